@@ -1,0 +1,388 @@
+"""The whole configuration as typed models: YAML file + dotted overrides; unknown keys are errors.
+
+Each room takes its own part (`recipe.generator`, ...), never the whole. Units: steps are optimizer steps, lengths tokens,
+shares 0..1, log-probabilities nats. Nothing here loads torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pns.errors import UserError
+
+METHODS = ("rejection", "flip", "corruption", "pns")
+REGIMES = ("matched", "own")
+SPLITS = ("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev")
+
+
+class Part(BaseModel):
+    """Base of all parts: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Splits(Part):
+    """Problems in each split. The splits are disjoint by construction (see `pns.problems.splits`)."""
+
+    sft: int = Field(ge=1)
+    rlvr: int = Field(ge=1)
+    reward: int = Field(ge=4, description="problems for the reward model, its calibration and its held-out worth")
+    audit: int = Field(ge=4, description="problems for the audit model")
+    generator: int = Field(ge=1)
+    pairs: int = Field(ge=1, description="fresh problems for preference pairs")
+    dev: int = Field(ge=1, description="held-out problems for choices made while tuning, and for the generator's yield")
+
+
+class ProblemsPart(Part):
+    """Where problems come from."""
+
+    source: Literal["embedded", "jsonl"] = "embedded"
+    splits: Splits
+    benchmark_size: int = Field(300, ge=1, description="problems a benchmark; files with fewer rows give all of them")
+    misread_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the SFT solutions that carry a self-consistent misreading (embedded only)"
+    )
+    train_file: Path | None = Field(None, description="JSONL with id, problem, answer, solution (source: jsonl)")
+    benchmarks: dict[str, Path] = Field(default_factory=dict, description="name -> JSONL file (source: jsonl)")
+
+    @model_validator(mode="after")
+    def _files(self) -> ProblemsPart:
+        if self.source == "jsonl" and (self.train_file is None or not self.benchmarks):
+            raise ValueError("source: jsonl needs train_file and benchmarks")
+        if self.source == "embedded" and (self.train_file is not None or self.benchmarks):
+            raise ValueError("train_file and benchmarks belong to source: jsonl")
+        if self.source == "jsonl" and self.misread_share:
+            raise ValueError("misread_share belongs to source: embedded")
+        return self
+
+
+class ModelPart(Part):
+    """The policy's start: a tiny Llama from scratch, or a pretrained model on disk, in a package, or on the hub."""
+
+    kind: Literal["scratch", "pretrained"] = "scratch"
+    hidden: int = Field(96, ge=8)
+    layers: int = Field(3, ge=1)
+    heads: int = Field(4, ge=1)
+    feed_forward: int = Field(256, ge=8)
+    max_positions: int = Field(256, ge=16)
+    path: str | None = Field(None, description="directory or hub id (pretrained)")
+    revision: str | None = Field(None, description="hub revision to pin (pretrained)")
+    gguf_package: str | None = Field(None, description="installed Python package that carries a GGUF file (pretrained)")
+    gguf_file: str | None = Field(None, description="file name inside gguf_package, or inside path")
+
+    @model_validator(mode="after")
+    def _start(self) -> ModelPart:
+        if self.kind == "pretrained" and not (self.path or self.gguf_package):
+            raise ValueError("kind: pretrained needs path or gguf_package")
+        if self.kind == "scratch" and (self.path or self.gguf_package or self.gguf_file):
+            raise ValueError("path and gguf_* belong to kind: pretrained")
+        if self.gguf_package and not self.gguf_file:
+            raise ValueError("gguf_package needs gguf_file")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class RuntimePart(Part):
+    """The machine. Only `threads` and `device` may change results, so only they enter fingerprints."""
+
+    jobs: int = Field(2, ge=1, description="stages that may run side by side")
+    threads: int = Field(1, ge=1, description="OpenMP threads a process; fixed, since it changes floating-point sums")
+    device: Literal["cpu", "cuda"] = "cpu"
+    checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints")
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
+
+
+class SftPart(Part):
+    """Supervised fine-tuning."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(24, ge=1)
+    learning_rate: float = Field(4e-3, gt=0)
+    warmup: float = Field(0.03, ge=0, le=1)
+    max_length: int = Field(192, ge=8, description="prompt and completion, tokens; longer rows are an error")
+
+
+class SamplePart(Part):
+    """How completions are drawn."""
+
+    n: int = Field(8, ge=1, description="completions a problem")
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: int = Field(72, ge=1)
+    batch_size: int = Field(256, ge=1, description="sequences in one generate call; also the size of a shard")
+
+
+class GrpoPart(Part):
+    """One GRPO training: a single pass over its problems, one update a generation (the resumable setting)."""
+
+    steps: int = Field(ge=1)
+    prompts_per_step: int = Field(ge=1)
+    num_generations: int = Field(8, ge=2)
+    micro_batch: int | None = Field(None, ge=1, description="completions a forward pass; None: all of a step")
+    learning_rate: float = Field(gt=0)
+    beta: float = Field(0.0, ge=0, description="KL coefficient to the start model: the dial of method.md")
+    temperature: float = Field(1.0, gt=0)
+    max_new_tokens: int = Field(72, ge=1)
+
+    @model_validator(mode="after")
+    def _batches(self) -> GrpoPart:
+        rows = self.prompts_per_step * self.num_generations
+        if self.micro_batch is not None and rows % self.micro_batch:
+            raise ValueError(f"micro_batch must divide prompts_per_step x num_generations = {rows}")
+        return self
+
+
+class RlvrPart(GrpoPart):
+    """RLVR: accuracy + format reward."""
+
+    format_weight: float = Field(0.1, ge=0, description="credit for a well-formed response; a correct one earns 1 more")
+
+
+class RewardModelPart(Part):
+    """Centre-regularised Bradley-Terry reward model, trained on pairs within one problem."""
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(5e-4, gt=0)
+    center: float = Field(0.01, ge=0, description="lambda of the centre term (method.md: 0.01, ours)")
+    pairs_per_problem: int = Field(4, ge=1)
+    max_length: int = Field(192, ge=8, description="tokens; a pair that is longer is an error, never dropped")
+    holdout: float = Field(0.25, gt=0, lt=1, description="share of its problems kept for calibration and worth")
+
+
+class RewardPart(Part):
+    """The composite reward (method.md). Gates first, then w_A + w_M M + w_C C."""
+
+    answer_format: Literal["boxed", "gsm8k", "answer_tag", "think_boxed"] = "boxed"
+    malformed: float = Field(-1.0, description="score of a malformed or response-undecidable completion")
+    weight_inversion: float = Field(0.4, ge=0)
+    weight_reward_model: float = Field(0.2, ge=0)
+    weight_judge: float = Field(0.4, ge=0)
+    judge: Literal["steps", "none"] = "steps"
+    max_chars: int = Field(20_000, ge=1)
+    cpu_seconds: float = Field(5.0, gt=0, description="CPU time for one verification outside the exact path")
+    max_unscored: float = Field(0.05, ge=0, le=1, description="share over 20 steps above which a stage stops")
+
+
+class NegativesPart(Part):
+    """How negatives are made and selected."""
+
+    methods: tuple[Literal["rejection", "flip", "corruption", "pns"], ...] = METHODS
+    sample: SamplePart = SamplePart()
+    reward_model_quantile: float = Field(0.25, ge=0, le=1, description="M gate: quantile of correct responses")
+    min_rubric: int = Field(9, ge=0, le=12, description="C gate: least sum of the four dimensions")
+    select: Literal["likely", "best", "random"] = Field(
+        "likely", description="among the accepted: highest policy log-probability a token, highest score, or any"
+    )
+    gate_all: bool = Field(False, description="put rejection samples through the plausibility gates too")
+
+    @model_validator(mode="after")
+    def _some(self) -> NegativesPart:
+        if len(set(self.methods)) != len(self.methods) or not self.methods:
+            raise ValueError("methods must be a non-empty list without repeats")
+        return self
+
+
+class PairsPart(Part):
+    """How pairs are put together."""
+
+    n: int = Field(ge=1, description="most pairs a method and regime")
+    regimes: tuple[Literal["matched", "own"], ...] = REGIMES
+    chosen: Literal["policy", "policy_or_reference"] = Field(
+        "policy", description="fall back to the reference solution where no sampled response is correct"
+    )
+    min_pairs: int = Field(4, ge=1, description="fewer pairs than this for a method stop the run with a message")
+
+
+class AlignPart(Part):
+    """Preference training (DPO) of the RL-trained policy."""
+
+    epochs: int = Field(1, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(gt=0)
+    beta: float = Field(0.1, gt=0)
+    nll_weight: float = Field(0.0, ge=0, description="weight of the NLL of chosen beside the DPO loss")
+    sft_learning_rate: float | None = Field(None, gt=0, description="step size of the sft_chosen control; default the same")
+    max_length: int = Field(192, ge=8, description="tokens; a pair that is longer is an error, never cut")
+
+
+class EvaluatePart(Part):
+    """Greedy and sampled accuracy on every benchmark."""
+
+    k: int = Field(4, ge=1, description="samples a problem for avg@k, pass@k, maj@k at temperature 1")
+    max_new_tokens: int = Field(72, ge=1)
+    batch_size: int = Field(300, ge=1)
+    bootstrap: int = Field(2000, ge=100)
+
+
+class ReportPart(Part):
+    """The page."""
+
+    examples: int = Field(10, ge=0)
+
+
+class Recipe(Part):
+    """Everything that a run depends on."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    about: str = Field("", description="what it costs and what it gave, for the reader")
+    seed: int = Field(0, ge=0, lt=2**31)
+    problems: ProblemsPart
+    model: ModelPart = ModelPart()
+    runtime: RuntimePart = RuntimePart()
+    sft: SftPart
+    rlvr: RlvrPart
+    rollouts: SamplePart = SamplePart()
+    reward_model: RewardModelPart
+    reward: RewardPart = RewardPart()
+    generator: GrpoPart
+    negatives: NegativesPart = NegativesPart()
+    pairs: PairsPart
+    align: AlignPart
+    evaluate: EvaluatePart = EvaluatePart()
+    report: ReportPart = ReportPart()
+
+    @model_validator(mode="after")
+    def _one_pass(self) -> Recipe:
+        for part, split in (("rlvr", "rlvr"), ("generator", "generator")):
+            grpo: GrpoPart = getattr(self, part)
+            need, have = grpo.steps * grpo.prompts_per_step, getattr(self.problems.splits, split)
+            if need > have:
+                raise ValueError(
+                    f"{part}.steps x {part}.prompts_per_step = {need} needs as many problems, and problems.splits.{split} "
+                    f"is {have}: GRPO makes a single pass, because only that resumes exactly"
+                )
+        return self
+
+
+def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple[Recipe, dict[str, str]]:
+    """Read a recipe and apply `key=value` overrides.
+
+    Returns:
+        the recipe, and for each leaf key in dotted form where its value came from: `default`, the file, or `override`.
+
+    Raises:
+        UserError: missing file, broken YAML, unknown key (with the nearest known one), wrong type, broken rule.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError("no such recipe", file=path, remedy=_nearby_recipes(path))
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(
+            f"not valid YAML: {getattr(error, 'problem', None) or error}",
+            file=path,
+            line=None if mark is None else mark.line + 1,
+            remedy="mend the syntax; keys and values are written `key: value`",
+        ) from None
+    if not isinstance(data, dict):
+        raise UserError("a recipe is a mapping of keys to values", file=path, remedy="see recipes/embedded.yaml")
+    sources = {key: str(path) for key in _leaves(data)}
+    for text in overrides:
+        key, value = _override(text)
+        _set(data, key, value, text)
+        sources.update(dict.fromkeys(_leaves(value, key) if isinstance(value, dict) else [key], "override"))
+    recipe = parse_recipe(data, path, sources)
+    resolved = _leaves(recipe.model_dump(mode="json"))
+    return recipe, {key: sources.get(key, "default") for key in resolved}
+
+
+def parse_recipe(data: dict[str, Any], path: Path, sources: dict[str, str] | None = None) -> Recipe:
+    """Validate a mapping as a recipe; relative paths in it are taken from the working directory, then from the recipe's."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise _as_user_error(error, path, sources or {}) from None
+
+
+def _as_user_error(error: ValidationError, path: Path, sources: dict[str, str]) -> UserError:
+    first = error.errors()[0]
+    loc = [str(p) for p in first["loc"]]
+    key = ".".join(loc)
+    file: Path | str = "override" if sources.get(key) == "override" else path
+    more = len(error.errors()) - 1
+    tail = f" (and {more} more)" if more else ""
+    if first["type"] == "extra_forbidden":
+        near = _nearest(loc)
+        remedy = f"did you mean `{near}`?" if near else "`pns recipe RECIPE` lists every key"
+        return UserError(f"unknown key{tail}", file=file, field=key, remedy=remedy)
+    if first["type"] == "missing":
+        return UserError(f"this key is required{tail}", file=file, field=key, remedy=f"add `{key}: ...`")
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    return UserError(f"{message}{given}{tail}", file=file, field=key or None, remedy="change the value")
+
+
+def _nearest(loc: list[str]) -> str | None:
+    """The known key nearest to an unknown one: among its siblings first, then among all keys by last name."""
+    siblings: list[str] = _fields_at(loc[:-1])
+    close = difflib.get_close_matches(loc[-1], siblings, n=1, cutoff=0.6)
+    if close:
+        return ".".join([*loc[:-1], close[0]])
+    every = _all_keys(Recipe)
+    by_last: dict[str, list[str]] = {}
+    for key in every:
+        by_last.setdefault(key.split(".")[-1], []).append(key)
+    close = difflib.get_close_matches(loc[-1], list(by_last), n=1, cutoff=0.6)
+    return by_last[close[0]][0] if close else None
+
+
+def _fields_at(loc: list[str]) -> list[str]:
+    model: Any = Recipe
+    for name in loc:
+        field = getattr(model, "model_fields", {}).get(name)
+        if field is None:
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            keys += _all_keys(inner, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise UserError(f"`{text}` is not key=value", file="override", remedy="write e.g. align.beta=0.2")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"the value of `{text}` is not valid YAML", file="override", remedy="quote it") from None
+
+
+def _set(data: dict[str, Any], key: str, value: Any, text: str) -> None:
+    *parents, last = key.split(".")
+    node: Any = data
+    for name in parents:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise UserError(f"`{name}` holds a value, not keys", file="override", field=text, remedy="`pns recipe RECIPE` lists every key")
+    node[last] = value
+
+
+def _leaves(data: Any, prefix: str = "") -> list[str]:
+    if isinstance(data, dict) and data:
+        return [leaf for k, v in data.items() for leaf in _leaves(v, f"{prefix}.{k}" if prefix else str(k))]
+    return [prefix] if prefix else []
+
+
+def _nearby_recipes(path: Path) -> str:
+    here = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, here, n=1, cutoff=0.5) or here[:3]
+    return f"there: {', '.join(near)}" if near else "check the path; the recipes are under recipes/"
