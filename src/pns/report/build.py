@@ -1,0 +1,176 @@
+"""The report of a run: one self-contained HTML page that loads nothing and runs no script."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pns.records import Pair
+from pns.report import plots, view, words
+from pns.report.diff import printable
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def build_report(
+    results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text: str, out_dir: Path, *, examples: int = 10
+) -> Path:
+    """Write `index.html`, replacing an older one in one move.
+
+    The same arguments give the same bytes. Any block of `results` may be missing: the page shows what is there.
+
+    Args:
+        results: the contents of results.json.
+        pairs: preference pairs to show; the first `examples` of them appear.
+        recipe_text: the recipe as YAML text.
+        out_dir: where the page goes; made if missing.
+        examples: how many pairs to show, >= 0.
+
+    Returns:
+        the path of the page.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # Model text is untrusted, so everything is escaped; only our own drawings are marked as safe.
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("index.html.j2").render(page_context(results, pairs[:examples], recipe_text))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    return _write(out_dir / "index.html", page)
+
+
+def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text: str) -> dict[str, Any]:
+    """Everything that the template names, as text, tables and drawings."""
+    plausibility = words.dig(results, "plausibility") or {}
+    return {
+        "title": printable(str(results.get("recipe") or "a run")),
+        "facts": _head(results),
+        "verdict": words.verdict(results),
+        "sampled_verdict": words.sampled_verdict(results),
+        "tiles": _tiles(results),
+        "k": words.dig(results, "sampled", "k") or "k",
+        "comparison": view.comparison(results),
+        "readings": view.readings(),
+        "accuracy_plot": plots.accuracy_by_method(results),
+        "benchmarks": view.benchmark_table(results),
+        "own": view.own_coverage(results),
+        "pairs": view.pair_table(words.dig(results, "pairs")),
+        "pairs_own": view.pair_table(words.dig(results, "pairs_own")),
+        "pair_notes": words.pair_notes(words.dig(results, "pairs") or {}),
+        "generator": view.facts(words.dig(results, "generator"), view.GENERATOR_FACTS),
+        "generator_plots": _generator_plots(results),
+        "plausibility": view.plausibility_table(results),
+        "auc_note": view.auc_note(results),
+        "auc_plot": plots.auc_by_method(plausibility),
+        "score_plot": plots.score_distributions(words.dig(plausibility, "scores") or {}),
+        "reward_models": [{**m, "note": words.reward_model_note(m["block"])} for m in view.reward_models(results)],
+        "misread": _misread(results),
+        "policy": view.policy_rows(results),
+        "policy_plot": plots.training_curve(
+            words.dig(results, "policy", "rlvr_curve") or [], {"reward": "reward"}, "mean reward, RLVR"
+        ),
+        "examples": [view.example(pair) for pair in pairs],
+        "stages": view.stage_times(results),
+        "total": words.duration(results.get("total_seconds")),
+        "recipe": printable(recipe_text),
+        "environment": [(words.label(k), words.anything(v)) for k, v in (results.get("environment") or {}).items()],
+        "notes": [printable(str(note)) for note in results.get("notes") or []],
+    }
+
+
+def _head(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    named = (("Recipe", "recipe"), ("Seed", "seed"), ("pns", "version"), ("Made", "created"))
+    found = [(name, printable(str(results[key]))) for name, key in named if results.get(key) is not None]
+    seconds = results.get("total_seconds")
+    return found if seconds is None else [*found, ("Took", words.duration(seconds))]
+
+
+def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The few numbers on top: what pns and rejection changed, where the policy stood, what the generator yields."""
+    tiles = []
+    for method in ("pns", "rejection"):
+        row = words.dig(results, "paired", method) or {}
+        if words.number(row.get("difference_to_policy")) is not None:
+            change, ci = words.points(row["difference_to_policy"]), row.get("ci95")
+            kind = words.reading(ci)
+            under = " · ".join(x for x in (words.span(ci, signed=True), view.readings().get(kind, "")) if x)
+            tiles.append(
+                {
+                    "name": f"{method} against the policy",
+                    "value": change,
+                    "unit": "points",
+                    "under": under,
+                    "kind": kind,
+                }
+            )
+    policy = words.dig(results, "mean", "policy")
+    if words.number(policy) is not None:
+        ci = words.span(words.dig(results, "mean_ci95", "policy"))
+        tiles.append({"name": "policy, greedy", "value": words.percent(policy), "unit": "%", "under": ci, "kind": ""})
+    plausible = words.dig(results, "generator", "plausible")
+    if words.number(plausible) is not None:
+        under = "of the generator's samples"
+        tiles.append(
+            {"name": "plausible negatives", "value": words.percent(plausible), "unit": "%", "under": under, "kind": ""}
+        )
+    return tiles
+
+
+def _generator_plots(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """(caption, drawing) of the generator's training, without those that have no numbers."""
+    curve = words.dig(results, "generator", "curve") or []
+    gates = {"share_scored": "wrong, scored", "share_correct": "correct", "share_malformed": "malformed"}
+    drawings = [
+        (
+            "What became of its samples, by the gate that decided.",
+            plots.training_curve(curve, gates, "share, %", share=True),
+        ),
+        ("The composite reward R, mean of a step.", plots.training_curve(curve, {"reward": "reward"}, "mean reward")),
+        (
+            "The two plausibility terms, mean over the samples that reached them.",
+            plots.training_curve(
+                curve, {"mean_judge": "judge C", "mean_reward_model": "reward model M"}, "term, 0 to 1"
+            ),
+        ),
+        (
+            "Distance to the policy that it started from.",
+            plots.training_curve(curve, {"kl": "KL"}, "KL to the policy, nats"),
+        ),
+    ]
+    return [(caption, drawing) for caption, drawing in drawings if drawing is not None]
+
+
+def _misread(results: Mapping[str, Any]) -> str:
+    share = words.number(words.dig(results, "policy", "misread_share"))
+    if share is None:
+        return ""
+    if share == 0:
+        return "All solutions that the policy learned from in SFT were correct."
+    return (
+        f"The policy learned from a mixed corpus: {words.percent(share, 0)} % of its SFT solutions carry a "
+        "self-consistent misreading of the problem. Real base models learn from such text too."
+    )
+
+
+def _write(path: Path, text: str) -> Path:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files that only their owner can read; a report is to be shown.
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
