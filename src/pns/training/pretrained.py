@@ -238,9 +238,9 @@ def _pad_token(tokenizer: Any, rows: int, name: str) -> str:
     """An existing token to pad with, other than the end token: else the reward model pools at the wrong position.
 
     A token named for it, or the last special token that neither the template nor the tokenizer uses: vocabularies
-    reserve such tokens. In SmolLM2 it is `<empty_output>`, whose embedding equals those of nine other reserved tokens,
-    so never trained; `<|endoftext|>` is a document end that the model does produce. The unknown token is the last
-    resort.
+    reserve such tokens. In SmolLM2 it is `<empty_output>`: its embedding is bit for bit that of four other reserved
+    tokens, so never trained, while `<|endoftext|>` is a document end that the model does produce. The unknown token is
+    the last resort.
     """
     added = sorted(tokenizer.added_tokens_decoder.items())
     special = [token.content for index, token in added if token.special and index < rows]
