@@ -1,0 +1,169 @@
+"""The rewards as TRL's GRPOTrainer calls them (`reward_funcs`, TRL 1.16). This module needs neither TRL nor torch.
+
+TRL calls `f(prompts=, completions=, completion_ids=, <dataset columns>=, trainer_state=, log_extra=, log_metric=)`
+and takes a list of float or None; None leaves a completion out of its group's baseline and gives it advantage 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, get_args
+
+from pns.errors import StageStopped, UserError
+from pns.records import Gate, Problem, Scores
+from pns.rewards.composite import Composite, Finish
+from pns.rewards.format import format_failures
+from pns.verify import Verifier
+
+RewardFunction = Callable[..., list[float | None]]
+
+
+def composite_reward(
+    composite: Composite,
+    problems: Mapping[str, Problem],
+    *,
+    max_unscored: float,
+    eos_ids: Collection[int],
+    window_steps: int = 20,
+    metrics: Callable[[dict[str, float]], None] | None = None,
+) -> RewardFunction:
+    """The generator's reward.
+
+    Args:
+        problems: by id; the data set needs a column `problem_id`.
+        max_unscored: share (0..1) of unscored responses over the last `window_steps` calls above which the returned
+            function raises StageStopped with the commonest cause; it does so as soon as a full window could no longer
+            be below it.
+        eos_ids: token ids that end a completion; one that ends on none of them was cut off.
+        metrics: also given each call's means: shares of the five gates, `mean_M`, `mean_C` (where any was scored).
+    """
+    window: deque[tuple[int, int, Counter[str]]] = deque(maxlen=window_steps)
+
+    def reward(
+        *,
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        problem_id: Sequence[str] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        log_extra: Callable[[str, list[Any]], None] | None = None,
+        **rest: Any,
+    ) -> list[float | None]:
+        rows = _problems(problems, problem_id, len(completions))
+        texts = [completion_text(c) for c in completions]
+        scores = composite(rows, texts, [finish_of(ids, eos_ids) for ids in completion_ids])
+        means = _means(scores)
+        if log_metric is not None:
+            for name, value in means.items():
+                log_metric(f"composite/{name}", value)
+        if log_extra is not None:
+            log_extra("gate", [s.gate for s in scores])
+        if metrics is not None:
+            metrics(means)
+        causes = Counter(s.unscored_cause or "unknown" for s in scores if s.gate == "unscored")
+        window.append((causes.total(), len(scores), causes))
+        _stop_if_unscored(window, max_unscored, window_steps)
+        return [s.score for s in scores]
+
+    reward.__name__ = "composite"
+    return reward
+
+
+def rlvr_reward(
+    verifier: Verifier,
+    problems: Mapping[str, Problem],
+    *,
+    format_weight: float,
+    answer_format: str,
+    max_chars: int,
+    eos_ids: Collection[int],
+) -> RewardFunction:
+    """RLVR's reward: 1 for a correct and well-formed response, and `format_weight` for a well-formed one.
+
+    A malformed response gets 0. A well-formed one whose answer cannot be decided because of the response is paid like a
+    wrong one; where gold answer or system were the cause the reward is None.
+    """
+
+    def reward(
+        *,
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        problem_id: Sequence[str] | None = None,
+        log_metric: Callable[[str, float], None] | None = None,
+        **rest: Any,
+    ) -> list[float | None]:
+        rows = _problems(problems, problem_id, len(completions))
+        texts = [completion_text(c) for c in completions]
+        rules: dict[str, Any] = {"answer_format": answer_format, "max_chars": max_chars}
+        finishes = [finish_of(ids, eos_ids) for ids in completion_ids]
+        failures = [
+            format_failures(text, problem=row.problem, finish=finish, **rules)
+            for row, text, finish in zip(rows, texts, finishes, strict=True)
+        ]
+        formed = [i for i, failed in enumerate(failures) if not failed]
+        out: list[float | None] = [0.0] * len(texts)
+        correct = undecided = 0
+        for i, verdict in zip(
+            formed, verifier.verify([rows[i].answer for i in formed], [texts[i] for i in formed]), strict=True
+        ):
+            right = verdict.outcome == "correct"
+            blameless = verdict.outcome == "undecided" and verdict.cause != "response"
+            out[i] = None if blameless else float(right) + format_weight
+            correct, undecided = correct + right, undecided + (verdict.outcome == "undecided")
+        if log_metric is not None and texts:
+            for name, count in (("well_formed", len(formed)), ("correct", correct), ("undecided", undecided)):
+                log_metric(f"rlvr/{name}", count / len(texts))
+        return out
+
+    reward.__name__ = "rlvr"
+    return reward
+
+
+def completion_text(completion: Any) -> str:
+    """The text of a completion, which TRL gives as a string or as a list of messages."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(str(message["content"] or "") for message in completion if message.get("role") == "assistant")
+
+
+def finish_of(ids: Sequence[int], eos_ids: Collection[int]) -> Finish:
+    """`stop` if the completion's last token ends it, else `length`."""
+    return "stop" if len(ids) and int(ids[-1]) in eos_ids else "length"
+
+
+def _problems(problems: Mapping[str, Problem], ids: Sequence[str] | None, n: int) -> list[Problem]:
+    if ids is None or len(ids) != n:
+        raise UserError(
+            "the training data need a problem id for each prompt", field="problem_id", remedy="add the column"
+        )
+    try:
+        return [problems[i] for i in ids]
+    except KeyError as error:
+        raise UserError(
+            f"unknown problem {error}", field="problem_id", remedy="give the problems of this data set"
+        ) from None
+
+
+def _means(scores: Sequence[Scores]) -> dict[str, float]:
+    n = max(1, len(scores))
+    means = {gate: sum(s.gate == gate for s in scores) / n for gate in get_args(Gate)}
+    for name, values in (
+        ("mean_M", [s.reward_model for s in scores if s.gate == "scored" and s.reward_model is not None]),
+        ("mean_C", [s.rubric.value for s in scores if s.gate == "scored" and s.rubric is not None]),
+    ):
+        if values:
+            means[name] = sum(values) / len(values)
+    return means
+
+
+def _stop_if_unscored(window: deque[tuple[int, int, Counter[str]]], limit: float, steps: int) -> None:
+    """Stop when the window is over the limit: a full one, or one that good steps could not bring below it again."""
+    unscored = sum(count for count, _, _ in window)
+    seen = sum(n for _, n, _ in window)
+    full = max(seen, seen / len(window) * steps) if window else 0
+    if unscored > limit * full:
+        causes: Counter[str] = sum((c for _, _, c in window), Counter())
+        raise StageStopped(
+            f"{unscored} of the last {seen} responses could not be scored (limit {limit:.0%} over {steps} steps); "
+            f"commonest cause: {causes.most_common(1)[0][0]}"
+        )

@@ -1,0 +1,194 @@
+"""The term M: a scalar reward model, and its calibration on correct responses to problems that it was not trained on.
+
+Reward model as a term: paper. Squash and calibration: ours (docs: method).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pns.errors import UserError
+
+VERSION: Literal[1] = 1
+FILE = "calibration.json"
+QUANTILES = tuple(round(0.05 * i, 2) for i in range(1, 20))
+MIN_SCALE = 1e-6
+
+
+class Calibration(BaseModel):
+    """Median and scale of the raw scores of correct responses, and the quantiles of M on them.
+
+    `n` counts those responses; `quantiles` maps "0.05", "0.10", ... "0.95" to values of M in 0..1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: Literal[1] = VERSION
+    n: int = Field(ge=1)
+    median: float = Field(allow_inf_nan=False)
+    scale: float = Field(gt=0, allow_inf_nan=False)
+    quantiles: dict[str, float]
+
+    @classmethod
+    def fit(cls, scores: Sequence[float]) -> Calibration:
+        """From raw scores of correct responses to held-out problems.
+
+        The scale is the interquartile range / 1.349 (a normal distribution's standard deviation); where that is
+        nothing, the standard deviation; at least 1e-6. Raises UserError without scores, or with one that is not finite.
+        """
+        raw = [float(score) for score in scores]
+        if not raw or not all(math.isfinite(score) for score in raw):
+            raise UserError(
+                f"the reward model cannot be calibrated on {len(raw)} scores of correct responses, all of them finite",
+                remedy="more problems or samples for it, so that some held-out responses are correct",
+            )
+        scale = (_quantile(raw, 0.75) - _quantile(raw, 0.25)) / 1.349 or statistics.pstdev(raw)
+        bare = cls(n=len(raw), median=statistics.median(raw), scale=max(scale, MIN_SCALE), quantiles={})
+        squashed = [bare.squash(score) for score in raw]
+        return bare.model_copy(update={"quantiles": {f"{q:.2f}": _quantile(squashed, q) for q in QUANTILES}})
+
+    def squash(self, raw: float) -> float:
+        """M = sigmoid((raw - median) / scale), 0..1; 0.5 is as good as the middle correct response."""
+        z = (raw - self.median) / self.scale
+        return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(max(z, -700)) / (1 + math.exp(max(z, -700)))
+
+    def quantile(self, q: float) -> float:
+        """M of correct responses at quantile `q` (0..1), linear between the stored ones, flat outside 0.05..0.95."""
+        if q <= QUANTILES[0] or q >= QUANTILES[-1]:
+            return self.quantiles[f"{QUANTILES[0] if q <= QUANTILES[0] else QUANTILES[-1]:.2f}"]
+        low = min(int(q / 0.05 + 1e-9), len(QUANTILES) - 1) - 1
+        a, b = self.quantiles[f"{QUANTILES[low]:.2f}"], self.quantiles[f"{QUANTILES[low + 1]:.2f}"]
+        share = (q - QUANTILES[low]) / 0.05
+        return a * (1 - share) + b * share
+
+    def save(self, directory: str | Path) -> Path:
+        """Write calibration.json; the directory is made if need be."""
+        path = Path(directory) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Calibration:
+        """Read calibration.json. Raises UserError where it is missing, broken, or of another version."""
+        path = Path(directory) / FILE
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                "no such file", file=path, remedy="train the reward model: `pns stage reward_model`"
+            ) from None
+        except ValueError as error:
+            raise UserError(
+                f"not valid JSON ({error})", file=path, remedy="run the reward model's stage again"
+            ) from None
+        version = data.get("version") if isinstance(data, dict) else None
+        if version != VERSION:
+            raise UserError(
+                f"is version {version!r}, and this program reads version {VERSION}",
+                file=path, field="version", remedy="run the reward model's stage again",
+            )  # fmt: skip
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(p) for p in first["loc"])
+            raise UserError(first["msg"], file=path, field=field, remedy="run the reward model's stage again") from None
+
+
+def _quantile(values: Sequence[float], q: float) -> float:
+    """Quantile with linear interpolation between order statistics."""
+    ordered = sorted(values)
+    at = q * (len(ordered) - 1)
+    low = int(at)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
+
+
+class RewardModel:
+    """A sequence classifier with one label, as a scorer.
+
+    Args:
+        path: a directory with model and tokenizer, or a hub id. Code that comes with a model is never run.
+        device: a torch device. The weights keep the dtype that they were saved in.
+        batch_size: sequences in one forward pass.
+    Raises UserError where there is no tokenizer or chat template, more than one label, or a padding token that is
+    missing or the same as the end token (engines would pool different positions).
+    """
+
+    def __init__(self, path: str | Path, *, device: str = "cpu", batch_size: int = 128) -> None:
+        from transformers import AutoModelForSequenceClassification
+
+        self.path, self.device, self.batch_size = str(path), device, batch_size
+        self.tokenizer = _tokenizer(self.path)
+        try:
+            model: Any = AutoModelForSequenceClassification.from_pretrained(
+                self.path, dtype="auto", trust_remote_code=False
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"not a sequence classifier ({error})", file=self.path, remedy="give a reward model"
+            ) from None
+        config = model.config
+        if config.num_labels != 1:
+            raise UserError(f"has {config.num_labels} labels, a reward model has 1", file=self.path, field="num_labels")
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        if config.pad_token_id is None or config.pad_token_id in [*ends, self.tokenizer.eos_token_id]:
+            raise UserError(
+                "the padding token is missing, or is the end token",
+                file=self.path, field="pad_token_id", remedy="give model and tokenizer a padding token of their own",
+            )  # fmt: skip
+        self.max_length = getattr(config, "max_position_embeddings", None)
+        self.model = model.to(device).eval()
+
+    def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float]:
+        """Raw scores, any real number, in the order given.
+
+        Each is read as a user and an assistant message in the model's chat template. Raises ValueError where a
+        sequence is longer than the model's positions; nothing is cut.
+        """
+        import torch
+
+        ids = [self._encode(problem, text) for problem, text in zip(problems, texts, strict=True)]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        scores = [0.0] * len(ids)
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            inputs = self.tokenizer.pad(
+                {"input_ids": [ids[i] for i in batch]}, padding=True, padding_side="right", return_tensors="pt"
+            ).to(self.device)
+            with torch.inference_mode():
+                logits = self.model(**inputs).logits[:, 0].float().tolist()
+            for i, value in zip(batch, logits, strict=True):
+                scores[i] = value
+        return scores
+
+    def _encode(self, problem: str, text: str) -> list[int]:
+        messages = [{"role": "user", "content": problem}, {"role": "assistant", "content": text}]
+        ids: list[int] = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+        if self.max_length is not None and len(ids) > self.max_length:
+            raise ValueError(f"a sequence of {len(ids)} tokens, and the reward model has {self.max_length} positions")
+        return ids
+
+
+def _tokenizer(path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    missing = UserError("no tokenizer there", file=path, remedy="save the tokenizer beside the model")
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise missing
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError):
+        raise missing from None
+    if not tokenizer.chat_template:
+        raise UserError("the tokenizer has no chat template", file=path, remedy="give it the policy's chat template")
+    return tokenizer

@@ -1,0 +1,173 @@
+"""The composite: its gates, its failures, and every known hack below an honest plausible wrong solution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from pns.errors import UserError
+from pns.recipe import RewardPart
+from pns.records import Problem, Rubric, Verdict
+from pns.rewards import Calibration, Composite, inversion
+from pns.verify import Verifier
+
+P = Problem(
+    id="a",
+    problem="Mia has 12 apples. Mia finds 5 apples. Mia gives 3 apples to Tom. How many apples does Mia have now?",
+    answer="14",
+)
+HONEST_WRONG = "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20\nThe answer is \\boxed{20}"
+CORRECT = "Step 1: 12 + 5 = 17\nStep 2: 17 - 3 = 14\nThe answer is \\boxed{14}"
+CALIBRATION = Calibration.fit([float(x) for x in range(11)])
+
+
+class Model:
+    """A reward model that likes everything the same, and remembers what it was asked."""
+
+    def __init__(self, answer: Any = 5.0) -> None:
+        self.answer, self.seen = answer, []  # type: Any, list[str]
+
+    def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float]:
+        self.seen += texts
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return [self.answer] * len(texts)
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[Verifier]:
+    with Verifier() as v:
+        yield v
+
+
+def score(composite: Composite, *texts: str, finish: Any = "stop") -> list[Any]:
+    return composite([P] * len(texts), texts, [finish] * len(texts))
+
+
+def test_inversion() -> None:
+    assert inversion(Verdict(outcome="wrong")) == 1.0
+    assert inversion(Verdict(outcome="correct")) == 0.0
+    assert inversion(Verdict(outcome="undecided", cause="response")) is None
+
+
+def test_the_four_gates_and_what_they_save(verifier: Verifier) -> None:
+    model = Model()
+    composite = Composite(RewardPart(), verifier, model, CALIBRATION)
+    malformed, undecided, correct, scored = score(
+        composite, "no box", HONEST_WRONG.replace("{20}", r"{\text{twenty}}"), CORRECT, HONEST_WRONG
+    )
+    assert (malformed.gate, malformed.score, malformed.format_failures) == ("malformed", -1.0, ("no_answer",))
+    assert (undecided.gate, undecided.score, undecided.inversion) == ("undecided", -1.0, None)
+    assert (correct.gate, correct.score, correct.rubric, correct.reward_raw) == ("correct", 0.0, None, None)
+    assert (scored.gate, scored.reward_raw, scored.reward_model, scored.rubric.total) == ("scored", 5.0, 0.5, 12)
+    assert scored.score == pytest.approx(0.4 + 0.2 * 0.5 + 0.4)
+    assert model.seen == [HONEST_WRONG]
+    counts = composite.counts
+    assert [counts[g] for g in ("malformed", "undecided", "correct", "scored", "unscored")] == [1, 1, 1, 1, 0]
+    assert (counts["verifier_calls"], counts["verifier_saved"]) == (3, 1)
+    assert (counts["reward_model_calls"], counts["reward_model_saved"]) == (1, 3)
+    assert (counts["judge_calls"], counts["judge_saved"]) == (1, 3)
+
+
+def test_a_missing_term_adds_nothing(verifier: Verifier) -> None:
+    [without_model] = score(Composite(RewardPart(), verifier), HONEST_WRONG)
+    assert (without_model.score, without_model.reward_model) == (pytest.approx(0.8), None)
+    [bare] = score(Composite(RewardPart(), verifier, judge="none"), HONEST_WRONG)
+    assert (bare.score, bare.rubric) == (pytest.approx(0.4), None)
+
+
+def test_a_judge_of_ones_own(verifier: Verifier) -> None:
+    def judge(problem: str, response: str, answer: str | None) -> tuple[Rubric, str]:
+        assert (problem, answer) == (P.problem, "20")
+        return Rubric(relevance=3, coherence=0, completeness=0, consistency=0), "said"
+
+    [scores] = score(Composite(RewardPart(), verifier, judge=judge), HONEST_WRONG)
+    assert (scores.score, scores.judge_text) == (pytest.approx(0.4 + 0.4 * 3 / 12), "said")
+
+
+@pytest.mark.parametrize(
+    ("model", "judge", "words"),
+    [
+        (Model(RuntimeError("out of memory")), "steps", "reward model: RuntimeError: out of memory"),
+        (Model(float("nan")), "steps", "reward model: the score is nan"),
+        (Model(), lambda *a: 1 / 0, "judge: ZeroDivisionError: division by zero"),
+        (Model(), lambda *a: "3", "judge: TypeError: the judge gave a str, not a Rubric"),
+    ],
+)
+def test_a_failed_part_is_unscored_with_its_cause(verifier: Verifier, model: Model, judge: Any, words: str) -> None:
+    composite = Composite(RewardPart(), verifier, model, CALIBRATION, judge)
+    wrong, correct = score(composite, HONEST_WRONG, CORRECT)
+    assert (wrong.gate, wrong.score, wrong.unscored_cause) == ("unscored", None, words)
+    assert correct.score == 0.0
+
+
+def test_a_failed_verifier_or_gold_is_unscored(verifier: Verifier) -> None:
+    class Broken(Verifier):
+        def verify(self, golds: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+            raise OSError("no worker")
+
+    [scores] = score(Composite(RewardPart(), Broken()), HONEST_WRONG)
+    assert (scores.gate, scores.unscored_cause) == ("unscored", "verifier (system): OSError: no worker")
+    odd = P.model_copy(update={"answer": "3:30 p.m."})
+    [scores] = Composite(RewardPart(), verifier)([odd], [HONEST_WRONG], ["stop"])
+    assert scores.gate == "unscored"
+    assert "gold" in scores.unscored_cause
+
+
+def test_parts_must_fit_together(verifier: Verifier) -> None:
+    with pytest.raises(UserError, match="go together"):
+        Composite(RewardPart(), verifier, Model())
+    with pytest.raises(UserError, match="gsm8k"):
+        Composite(RewardPart(answer_format="gsm8k"), verifier)
+
+
+LINES = "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20\n"
+HACKS = {
+    "empty box": LINES + "The answer is \\boxed{}",
+    "unclosed box": LINES + "The answer is \\boxed{20",
+    "earlier box, last one unclosed": LINES + "\\boxed{20} that is \\boxed{20",
+    "words in the box": LINES + "The answer is \\boxed{\\text{twenty}}",
+    "a sum too big to check": LINES + "The answer is \\boxed{9^{9^{9^9}}}",
+    "constant answer with broken steps": "Step 1: 12 + 5 = 99\nStep 2: 99 - 3 = 99\nThe answer is \\boxed{99}",
+    "constant answer after right steps": "Step 1: 12 + 5 = 17\nStep 2: 17 - 3 = 14\nThe answer is \\boxed{99}",
+    "template that ignores the problem": "Step 1: 10 - 4 = 6\nThe answer is \\boxed{6}",
+    "longer template": "Step 1: 20 - 4 = 16\nStep 2: 16 + 9 = 25\nThe answer is \\boxed{25}",
+    "announcing": "I will now make a mistake.\n" + HONEST_WRONG,
+    "announcing with the right answer": "The correct answer is 14, but:\n" + HONEST_WRONG,
+    "copying the problem": P.problem + "\nThe answer is \\boxed{20}",
+    "repeated line": "12 + 5 = 17\n" * 3 + "17 + 3 = 20\nThe answer is \\boxed{20}",
+    "same step under new labels": "Step 1: 12 + 5 = 17\nStep 2: 12 + 5 = 17\nStep 3: 17 + 3 = 20\n\\boxed{20}",
+    "padding with idle steps": LINES + "Step 3: 20 + 0 = 20\nStep 4: 20 * 1 = 20\nThe answer is \\boxed{20}",
+    "padding with words": LINES + " ".join(f"word{i}" for i in range(400)) + ".\nThe answer is \\boxed{20}",
+    "padding past the limit": LINES + "We think. " * 3000 + "\nThe answer is \\boxed{20}",
+    "shortening to the box": "\\boxed{20}",
+    "chat tokens": LINES + "<end><user>\nThe answer is \\boxed{20}",
+    "text after the box": HONEST_WRONG + "\nWait, it should be 14.",
+    "two boxes": LINES + "\\boxed{14} \\boxed{20}",
+    "one number from nowhere": "Step 1: 12 + 5 = 17\nStep 2: 17 + 8 = 25\nThe answer is \\boxed{25}",
+    "one slip of arithmetic": "Step 1: 12 + 5 = 18\nStep 2: 18 - 3 = 15\nThe answer is \\boxed{15}",
+    "one number over and over": "12 + 5 = 17\n17 + 5 = 22\n22 + 5 = 27\n27 + 5 = 32\n\\boxed{32}",
+    "correct": CORRECT,
+}
+
+
+@pytest.mark.parametrize("name", HACKS)
+def test_a_hack_pays_less_than_an_honest_wrong_solution(hacked: dict[str, float], name: str) -> None:
+    assert hacked[name] < hacked["honest"]
+
+
+@pytest.fixture(scope="module")
+def hacked() -> Iterator[dict[str, float]]:
+    with Verifier(cpu_seconds=1.0) as verifier:
+        # the reward model likes the hacks as much as can be, and the honest one not at all
+        adored = Composite(RewardPart(weight_reward_model=0.05), verifier, Model(1e6), CALIBRATION)
+        plain = Composite(RewardPart(weight_reward_model=0.05), verifier, Model(-1e6), CALIBRATION)
+        scores = {name: s.score for name, s in zip(HACKS, score(adored, *HACKS.values()), strict=True)}
+        yield {**scores, "honest": score(plain, HONEST_WRONG)[0].score}
+
+
+def test_a_cut_response_is_malformed_whatever_it_says(verifier: Verifier) -> None:
+    [scores] = score(Composite(RewardPart(), verifier), HONEST_WRONG, finish="length")
+    assert (scores.score, scores.format_failures) == (-1.0, ("truncated",))

@@ -1,0 +1,127 @@
+"""The format gate: each check fails what it names and lets honest text pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pns.rewards import CHECKS, format_failures
+
+PROBLEM = "Mia has 12 apples. Mia finds 5 apples. Mia gives 3 apples to Tom. How many apples does Mia have now?"
+GOOD = "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20\nThe answer is \\boxed{20}"
+RULES = {"problem": PROBLEM, "finish": "stop", "answer_format": "boxed", "max_chars": 2000}
+
+
+def failures(text: str, **changes: object) -> tuple[str, ...]:
+    return format_failures(text, **{**RULES, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        GOOD + ".",
+        GOOD + "$.\n",
+        "She has 12 + 5 = 17 and gives away 3, so $17 - 3 = \\boxed{14}$.",
+        "We add the apples first.\nThat gives seventeen.\n\\[ \\boxed{17} \\]",
+        "I made no mistake here: 12 + 5 = 17.\n\\boxed{17}",
+        "If 3 is wrong, 5 remains; 12 + 5 = 17. \\boxed{17}",
+    ],
+)
+def test_well_formed(text: str) -> None:
+    assert failures(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("check", "text"),
+    [
+        ("no_answer", "Step 1: 12 + 5 = 17"),
+        ("no_answer", "Step 1: 12 + 5 = 17\n\\boxed{}"),
+        ("no_answer", "Step 1: 12 + 5 = 17\n\\boxed{17"),
+        ("many_answers", "Step 1: 12 + 5 = 17\n\\boxed{17} or \\boxed{20}"),
+        ("many_answers", GOOD + " \\boxed{"),
+        ("answer_not_last", GOOD + "\nBut let us check this again."),
+        ("answer_not_last", GOOD + "." * 50),
+        ("no_reasoning", "\\boxed{20}"),
+        ("no_reasoning", "The answer is \\boxed{20}"),
+        ("chat_tokens", "<|im_start|>" + GOOD),
+        ("chat_tokens", "<s>" + GOOD),
+        ("chat_tokens", "[INST]" + GOOD),
+        ("chat_tokens", GOOD.replace("Step 2", "<user> Step 2")),
+        ("chat_tokens", GOOD.replace("Step 2", "<assistant>Step 2")),
+        ("chat_tokens", GOOD.replace("Step 2", "<end> Step 2")),
+        ("announces_error", "I will now make a mistake.\n" + GOOD),
+        ("announces_error", "This is deliberately wrong.\n" + GOOD),
+        ("announces_error", "Here comes an incorrect answer on purpose.\n" + GOOD),
+        ("announces_error", "Let me introduce a subtle error.\n" + GOOD),
+        ("announces_error", "A plausible but wrong solution:\n" + GOOD),
+        ("announces_error", "The correct answer is 14, but we write another.\n" + GOOD),
+        ("repetition", "Step: 12 + 5 = 17\n" * 3 + GOOD),
+        ("repetition", "so we add the five apples to get it and " * 4 + GOOD),
+        ("repetition", "word " * 12 + GOOD),
+        ("repetition", "hahaha" * 20 + GOOD),
+        ("copies_problem", PROBLEM + "\n\\boxed{20}"),
+        ("copies_problem", PROBLEM + " So it is as said.\nThe answer is \\boxed{20}"),
+        ("too_long", "x y. " * 1000 + GOOD),
+    ],
+)
+def test_each_check_catches_its_own(check: str, text: str) -> None:
+    assert check in failures(text)
+
+
+def test_truncated_is_about_the_end_token() -> None:
+    assert failures(GOOD, finish="length") == ("truncated",)
+
+
+def test_tagged_formats() -> None:
+    tag = {"answer_format": "answer_tag"}
+    assert failures("12 + 5 = 17\n<answer>17</answer>", **tag) == ()
+    assert failures("<think>12 + 5 = 17</think>\n<answer>17</answer>", **tag) == ()
+    assert failures("12 + 5 = 17</think> <answer>17</answer>", **tag) == ()
+    assert "outside_tags" in failures("<think>12 + 5 = 17</think> so <answer>17</answer>", **tag)
+    assert "outside_tags" in failures("hm <think>12 + 5 = 17</think><answer>17</answer>", **tag)
+    assert "outside_tags" in failures("<think>12 + 5 = 17 <answer>17</answer>", **tag)
+    think = {"answer_format": "think_boxed"}
+    assert failures("<think>12 + 5 = 17</think>\n\\boxed{17}", **think) == ()
+    assert "outside_tags" in failures("hm <think>12 + 5 = 17</think>\n\\boxed{17}", **think)
+    assert "no_answer" in failures("<think>12 + 5 = 17 \\boxed{17}</think>", **think)
+    assert failures("12 + 5 = 17\n#### 17", answer_format="gsm8k") == ()
+
+
+@given(st.text(max_size=300), st.sampled_from(["boxed", "gsm8k", "answer_tag", "think_boxed"]))
+def test_any_text_is_judged(text: str, answer_format: str) -> None:
+    found = failures(text, answer_format=answer_format)
+    assert set(found) <= set(CHECKS)
+    if not found:
+        assert text.strip()
+
+
+@pytest.mark.parametrize(
+    "unit", ["\\boxed{", "a ", "deliberately ", "<|", "ab", "I will make ", "1+", "<think>", "x\n"]
+)
+def test_hostile_text_is_judged_in_bounded_time(unit: str) -> None:
+    begin = time.process_time()
+    failures(unit * (20_000 // len(unit)), max_chars=20_000)
+    failures(unit * (1_000_000 // len(unit)), max_chars=20_000)
+    assert time.process_time() - begin < 10
+
+
+def test_human_solutions_are_well_formed() -> None:
+    given_path = os.environ.get("PNS_DATA")
+    root = Path(given_path) if given_path else Path(__file__).parents[3] / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip("no data directory: set PNS_DATA")
+    rows = [json.loads(line) for line in (root / "math" / "gsm8k.test.jsonl").read_text().splitlines()]
+    bad = 0
+    for row in rows:
+        text = f"{row['solution']}\nThe answer is \\boxed{{{row['answer']}}}"
+        bad += (
+            format_failures(text, problem=row["problem"], finish="stop", answer_format="boxed", max_chars=20_000) != ()
+        )
+    assert bad <= 0.02 * len(rows)

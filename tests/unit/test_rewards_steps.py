@@ -1,0 +1,179 @@
+"""The step-checking judge: what it reads, and what each fault costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pns.rewards import find_steps, judge_steps
+from pns.rewards.problem_numbers import problem_numbers
+
+PROBLEM = "Mia has 12 apples. Mia finds 5 apples. Mia gives 3 apples to Tom. How many apples does Mia have now?"
+HONEST_WRONG = "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20\nThe answer is \\boxed{20}"
+
+
+def total(response: str, answer: str | None, problem: str = PROBLEM) -> int:
+    return judge_steps(problem, response, answer).total
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "right"),
+    [
+        ("Step 1: 12 + 5 = 17", "17", True),
+        ("12 + 5 = 18", "18", False),
+        ("48/2 = <<48/2=24>>24 clips", "24", True),
+        ("<<48/2=24>>", "24", True),
+        ("12 * 3 = $<<12*3=36>>40", "40", False),
+        (r"$2 \times 3.50 = 7$", "7", True),
+        (r"6 \div 4 \cdot 2 = 3", "3", True),
+        (r"\frac{48}{2} = 24", "24", True),
+        (r"12 + 2 = \boxed{14}", "14", True),
+        ("3 apples + 4 apples = 7 apples", "7", True),
+        ("5 hours * $3/hour = $15", "15", True),
+        ("20% of 50 = 10", "10", True),
+        ("1,000 + 1 = 1,001.", "1001", True),
+        ("- 12 + 5 = 17", "17", True),
+        ("5 - 8 = -3", "-3", True),
+        ("10 / 3 = 3.33", "333/100", True),
+        ("10 / 3 = 3.3", "33/10", False),
+        ("(12 + 5) * 2 = 34", "34", True),
+        ("2 + 3 * 4 = 14", "14", True),
+        ("2 + 3 * 4 = 20", "20", False),
+        ("x = 3 + 4 = 7", "7", True),
+        ("12 + 5\n= 17", "17", True),
+        ("6 * 2 = 12 + 3 = 15", "15", False),
+    ],
+)
+def test_one_statement(text: str, result: str, right: bool) -> None:
+    [step] = find_steps(text)
+    assert (step.result, step.right) == (Fraction(result), right)
+
+
+@pytest.mark.parametrize("text", ["2x + 3 = 7", "2^3 + 1 = 9", "x = 5", "10 + = 10", "5 / 0 = 3", "12", "", "= = 3"])
+def test_what_cannot_be_read_is_left_out(text: str) -> None:
+    assert not any(step.right for step in find_steps(text))
+    assert len(find_steps(text)) <= (text == "5 / 0 = 3")
+
+
+def test_a_calculator_mark_counts_once() -> None:
+    steps = find_steps("He has 8 + 3 = <<8+3=11>>11 and then 11 x 2 = <<11*2=22>>22.")
+    assert [step.result for step in steps] == [11, 22]
+
+
+@given(st.integers(0, 99), st.sampled_from("+-*"), st.integers(0, 99), st.integers(-3, 3))
+def test_arithmetic_is_exact(a: int, op: str, b: int, slip: int) -> None:
+    value = {"+": a + b, "-": a - b, "*": a * b}[op]
+    [step] = find_steps(f"Step 1: {a} {op} {b} = {value + slip}")
+    assert step.right == (slip == 0)
+    assert step.operands == (a, b)
+
+
+@given(st.text(alphabet="0123456789+-*/=()<>$%.,\\ xfrac{}\n", max_size=200))
+def test_any_text_can_be_read(text: str) -> None:
+    for step in find_steps(text):
+        assert 0 <= step.start <= step.end <= len(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["((((1+" * 20000, "1=1+" * 25000, "<<1+1=2>>" * 11000, "(" * 20000 + "=1", "\\frac{" * 9000]
+)
+def test_hostile_text_is_read_in_bounded_time(text: str) -> None:
+    begin = time.process_time()
+    find_steps(text)
+    assert time.process_time() - begin < 10
+
+
+def test_numbers_of_a_problem() -> None:
+    written, implied = problem_numbers("Twenty-five boxes, 1,200 cm, half of them, 20% off, two dozen, three hundred.")
+    for value in (25, 1200, 20, 2, 300):
+        assert value in written
+    for value in (Fraction(1, 2), 2, Fraction(1, 5), Fraction(4, 5), 100, 12):
+        assert Fraction(value) in implied
+
+
+def test_an_honest_wrong_solution_gets_full_marks() -> None:
+    assert total(HONEST_WRONG, "20") == 12
+
+
+def test_halves_and_doubles_give_two() -> None:
+    problem = "Ben has 8 coins. Then the number of coins halves. Then the number of coins doubles. How many now?"
+    assert total("Step 1: 8 / 2 = 4\nStep 2: 4 * 2 = 8\nThe answer is \\boxed{8}", "8", problem) == 12
+
+
+def test_two_branches_that_meet_are_a_chain() -> None:
+    problem = "Ann has 3 bags of 4 nuts. Bob has 5 bags of 6 nuts. How many more nuts has Bob?"
+    text = "3 * 4 = 12\n5 * 6 = 30\n30 - 12 = 18\n\\boxed{18}"
+    assert judge_steps(problem, text, "18").coherence == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "answer"),
+    [
+        ("another number in the box", "Step 1: 12 + 5 = 17\nStep 2: 17 - 3 = 14\nThe answer is \\boxed{99}", "99"),
+        ("an earlier result in the box", "Step 1: 12 + 5 = 17\nStep 2: 17 - 3 = 14\nThe answer is \\boxed{17}", "17"),
+        ("template that ignores the problem", "Step 1: 10 - 4 = 6\nThe answer is \\boxed{6}", "6"),
+        ("longer template", "Step 1: 10 - 4 = 6\nStep 2: 6 + 7 = 13\nThe answer is \\boxed{13}", "13"),
+        ("a number from nowhere", "Step 1: 12 + 5 = 17\nStep 2: 17 + 8 = 25\nThe answer is \\boxed{25}", "25"),
+        ("broken arithmetic", "Step 1: 12 + 5 = 19\nStep 2: 19 - 3 = 11\nThe answer is \\boxed{11}", "11"),
+        ("unlinked steps", "Step 1: 12 + 5 = 17\nStep 2: 12 - 3 = 9\nStep 3: 5 - 3 = 2\n\\boxed{2}", "2"),
+        ("no steps", "It is clear from the story that she must have many apples. \\boxed{20}", "20"),
+        ("no answer", "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20", None),
+        ("answer that is no number", HONEST_WRONG, "many"),
+    ],
+)
+def test_hacks_fall_below_the_plausible_threshold(name: str, text: str, answer: str | None) -> None:
+    assert total(text, answer) < 9, judge_steps(PROBLEM, text, answer)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "answer"),
+    [
+        ("one slip", "Step 1: 12 + 5 = 18\nStep 2: 18 - 3 = 15\nThe answer is \\boxed{15}", "15"),
+        ("idle steps", "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20\nStep 3: 20 + 0 = 20\n\\boxed{20}", "20"),
+        ("idle factor", "Step 1: 12 + 5 = 17\nStep 2: 17 * 1 = 17\nStep 3: 17 + 3 = 20\n\\boxed{20}", "20"),
+        ("gap in the numbering", "Step 1: 12 + 5 = 17\nStep 3: 17 + 3 = 20\nThe answer is \\boxed{20}", "20"),
+        ("empty step", "Step 1: 12 + 5 = 17\nStep 2:\nStep 3: 17 + 3 = 20\nThe answer is \\boxed{20}", "20"),
+        ("same step twice", "Step 1: 12 + 5 = 17\nStep 2: 12 + 5 = 17\nStep 3: 17 + 3 = 20\n\\boxed{20}", "20"),
+        ("data used over and over", "12 + 5 = 17\n17 + 5 = 22\n22 + 5 = 27\n27 + 3 = 30\n\\boxed{30}", "30"),
+        (
+            "padded with words",
+            HONEST_WRONG.replace("\n", "\n" + "so we go on and think about it " * 40 + "\n", 1),
+            "20",
+        ),
+    ],
+)
+def test_faults_cost_something(name: str, text: str, answer: str) -> None:
+    assert total(text, answer) < total(HONEST_WRONG, "20"), judge_steps(PROBLEM, text, answer)
+
+
+def test_more_slips_cost_more_than_their_share() -> None:
+    """The pilot's lesson: a mean over steps would pay 2/3, 1/3 here and teach broken arithmetic."""
+    one = judge_steps(PROBLEM, "12 + 5 = 18\n18 - 3 = 15\n\\boxed{15}", "15")
+    two = judge_steps(PROBLEM, "12 + 5 = 18\n18 - 3 = 14\n\\boxed{14}", "14")
+    assert (one.coherence, two.coherence) == (1, 0)
+
+
+def data() -> Path:
+    given_path = os.environ.get("PNS_DATA")
+    root = Path(given_path) if given_path else Path(__file__).parents[3] / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip("no data directory: set PNS_DATA")
+    return root
+
+
+def test_human_solutions_are_plausible() -> None:
+    """At least three quarters of GSM8K's own solutions reach 9 of 12, so that the judge's sharpness is not deafness."""
+    good = n = 0
+    for line in (data() / "math" / "gsm8k.test.jsonl").read_text().splitlines()[:500]:
+        row = json.loads(line)
+        text = f"{row['solution']}\nThe answer is \\boxed{{{row['answer']}}}"
+        good += total(text, row["answer"], row["problem"]) >= 9
+        n += 1
+    assert good >= 0.75 * n

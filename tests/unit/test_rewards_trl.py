@@ -1,0 +1,121 @@
+"""The adapters for TRL, called as `GRPOTrainer._calculate_rewards` calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from pns.errors import StageStopped, UserError
+from pns.recipe import RewardPart
+from pns.records import Problem, Verdict
+from pns.rewards import Calibration, Composite
+from pns.rewards.adapters.trl import completion_text, composite_reward, rlvr_reward
+from pns.verify import Verifier
+
+P = Problem(id="a", problem="Mia has 12 apples. Mia finds 5 apples. Mia gives 3 to Tom. How many now?", answer="14")
+WRONG = "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20\nThe answer is \\boxed{20}"
+CORRECT = "Step 1: 12 + 5 = 17\nStep 2: 17 - 3 = 14\nThe answer is \\boxed{14}"
+UNDECIDED = WRONG.replace("{20}", r"{\text{twenty}}")
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[Verifier]:
+    with Verifier() as v:
+        yield v
+
+
+def call(
+    reward: Any, texts: Sequence[str], *, cut: bool = False, chat: bool = True, **extra: Any
+) -> list[float | None]:
+    completions = [[{"role": "assistant", "content": t}] if chat else t for t in texts]
+    ids = [[5, 6] if cut else [5, 6, 1] for _ in texts]
+    columns = {"problem_id": ["a"] * len(texts), "trainer_state": None, **extra}
+    prompts = [[{"role": "user", "content": P.problem}]] * len(texts)
+    return reward(prompts=prompts, completions=completions, completion_ids=ids, **columns)  # type: ignore[no-any-return]
+
+
+class Dead:
+    def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float]:
+        raise ConnectionError("server down")
+
+
+def test_composite_rewards_and_metrics(verifier: Verifier) -> None:
+    logged: dict[str, float] = {}
+    extra: dict[str, list[Any]] = {}
+    rows: list[dict[str, float]] = []
+    composite = Composite(RewardPart(), verifier)
+    reward = composite_reward(composite, {"a": P}, max_unscored=0.05, eos_ids={1, 2}, metrics=rows.append)
+    out = call(
+        reward, [WRONG, CORRECT, "nothing", UNDECIDED], log_metric=logged.__setitem__, log_extra=extra.__setitem__
+    )
+    assert out == [pytest.approx(0.8), 0.0, -1.0, -1.0]
+    shares = dict.fromkeys(("malformed", "undecided", "correct", "scored"), 0.25)
+    assert rows == [{**shares, "unscored": 0.0, "mean_C": 1.0}]
+    assert logged == {f"composite/{k}": v for k, v in rows[0].items()}
+    assert extra == {"gate": ["scored", "correct", "malformed", "undecided"]}
+    assert reward.__name__ == "composite"
+    assert call(reward, [WRONG], chat=False) == [pytest.approx(0.8)]
+    assert call(reward, [WRONG], cut=True) == [-1.0]
+
+
+def test_a_dead_reward_model_gives_none_and_then_stops_the_stage(verifier: Verifier) -> None:
+    composite = Composite(RewardPart(), verifier, Dead(), Calibration.fit([0.0, 1.0]))
+    reward = composite_reward(composite, {"a": P}, max_unscored=0.05, eos_ids={1}, window_steps=20)
+    assert call(reward, [WRONG]) == [None]  # 1 of 20 responses in a full window is exactly the limit
+    with pytest.raises(StageStopped, match="ConnectionError: server down"):
+        call(reward, [WRONG])
+
+
+def test_rare_failures_do_not_stop_it_and_old_ones_are_forgotten(verifier: Verifier) -> None:
+    fails: list[bool] = []
+
+    def judge(*args: Any) -> Any:
+        if fails.pop():
+            raise TimeoutError("slow")
+        from pns.records import Rubric
+
+        return Rubric(relevance=3, coherence=3, completeness=3, consistency=3)
+
+    composite = Composite(RewardPart(), verifier, judge=judge)
+    reward = composite_reward(composite, {"a": P}, max_unscored=0.25, eos_ids={1}, window_steps=4)
+    for fail in (True, False, False, False) * 3:
+        fails.append(fail)
+        call(reward, [WRONG])
+    fails.append(True)
+    call(reward, [WRONG])
+    fails.append(True)
+    with pytest.raises(StageStopped, match="TimeoutError"):
+        call(reward, [WRONG])
+
+
+def test_rlvr(verifier: Verifier) -> None:
+    logged: dict[str, float] = {}
+    reward = rlvr_reward(verifier, {"a": P}, format_weight=0.1, answer_format="boxed", max_chars=2000, eos_ids={1})
+    out = call(reward, [CORRECT, WRONG, UNDECIDED, "\\boxed{14}", CORRECT + " so there"], log_metric=logged.__setitem__)
+    assert out == [pytest.approx(1.1), pytest.approx(0.1), pytest.approx(0.1), 0.0, 0.0]
+    assert logged == {"rlvr/well_formed": 0.6, "rlvr/correct": 0.2, "rlvr/undecided": 0.2}
+    assert call(reward, [CORRECT], cut=True) == [0.0]
+
+
+def test_rlvr_is_silent_where_the_gold_answer_or_the_system_failed() -> None:
+    class Broken(Verifier):
+        def verify(self, golds: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+            return [Verdict(outcome="undecided", cause=c) for c in ("gold", "system", "response")]  # type: ignore[arg-type]
+
+    reward = rlvr_reward(Broken(), {"a": P}, format_weight=0.1, answer_format="boxed", max_chars=2000, eos_ids={1})
+    assert call(reward, [WRONG] * 3) == [None, None, 0.1]
+
+
+def test_problem_ids_must_be_there_and_known(verifier: Verifier) -> None:
+    reward = composite_reward(Composite(RewardPart(), verifier), {"a": P}, max_unscored=0.05, eos_ids={1})
+    with pytest.raises(UserError, match="problem_id"):
+        call(reward, [WRONG], problem_id=None)
+    with pytest.raises(UserError, match="unknown problem"):
+        call(reward, [WRONG], problem_id=["b"])
+
+
+def test_the_text_of_a_completion() -> None:
+    assert completion_text("a") == "a"
+    assert completion_text([{"role": "assistant", "content": "a"}, {"role": "tool", "content": "x"}]) == "a"
