@@ -18,6 +18,10 @@ from pns.verify.check import normalise, unwrap
 from pns.verify.numbers import parse_plain, rounds_to
 
 Phase = Literal["gold", "answer"]
+# `\frac\pi 2` is TeX for pi over 2, but the parser reads another number; a false `wrong` would be paid for
+_ONE = r"(\\(?!sqrt|frac)[A-Za-z]+|[0-9A-Za-z])"
+_BARE_FIRST = re.compile(r"\\frac\s*" + _ONE)
+_BARE_SECOND = re.compile(r"\\frac\s*\{([^{}]*)\}\s*" + _ONE)
 _APART = re.compile(r"[0-9}]\s+[0-9{]")
 
 
@@ -64,9 +68,10 @@ def compare(
 def parse(text: str) -> Any | None:
     """A SymPy object, or None. Numbers side by side (`5 6`) are no number: math-verify would add them up."""
     bare = unwrap(text)
-    if _APART.search(bare) and "frac" not in bare:
+    spaced = bare.replace("\\ ", " ")
+    if "\\" not in spaced and _APART.search(spaced):
         return None
-    return _parse(bare)
+    return _parse(_BARE_SECOND.sub(r"\\frac{\1}{\2}", _BARE_FIRST.sub(r"\\frac{\1}", bare)))
 
 
 @lru_cache(maxsize=64)
