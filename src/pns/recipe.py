@@ -15,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pns.errors import UserError
 
-METHODS = ("rejection", "flip", "corruption", "pns")
-REGIMES = ("matched", "own")
+Method = Literal["rejection", "flip", "corruption", "pns"]
+Regime = Literal["matched", "own"]
+METHODS: tuple[Method, ...] = ("rejection", "flip", "corruption", "pns")
+REGIMES: tuple[Regime, ...] = ("matched", "own")
 SPLITS = ("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev")
 
 
@@ -93,6 +95,7 @@ class RuntimePart(Part):
 
     jobs: int = Field(2, ge=1, description="stages that may run side by side")
     threads: int = Field(1, ge=1, description="OpenMP threads a process; fixed, since it changes floating-point sums")
+    solo_threads: int = Field(1, ge=1, description="the same for the stages that nothing can run beside (sft, rlvr)")
     device: Literal["cpu", "cuda"] = "cpu"
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints")
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
@@ -173,7 +176,7 @@ class RewardPart(Part):
 class NegativesPart(Part):
     """How negatives are made and selected."""
 
-    methods: tuple[Literal["rejection", "flip", "corruption", "pns"], ...] = METHODS
+    methods: tuple[Method, ...] = METHODS
     sample: SamplePart = SamplePart()
     reward_model_quantile: float = Field(0.25, ge=0, le=1, description="M gate: quantile of correct responses")
     min_rubric: int = Field(9, ge=0, le=12, description="C gate: least sum of the four dimensions")
@@ -193,7 +196,7 @@ class PairsPart(Part):
     """How pairs are put together."""
 
     n: int = Field(ge=1, description="most pairs a method and regime")
-    regimes: tuple[Literal["matched", "own"], ...] = REGIMES
+    regimes: tuple[Regime, ...] = REGIMES
     chosen: Literal["policy", "policy_or_reference"] = Field(
         "policy", description="fall back to the reference solution where no sampled response is correct"
     )

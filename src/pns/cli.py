@@ -1,0 +1,312 @@
+"""The command line: parses, calls, prints. `--help` needs none of the heavy libraries."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import sys
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import pns
+from pns.errors import StageStopped, UserError
+
+app = typer.Typer(
+    name="pns",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Plausible negative samples: train a model to write wrong answers that teach, and measure what they teach.\n\n"
+    "Examples:\n\n"
+    "  pns run recipes/embedded.yaml\n\n"
+    "  pns run recipes/embedded.yaml align.beta=0.2 --run-dir runs/beta02\n\n"
+    "  pns show runs/embedded\n\n"
+    "  pns inspect runs/embedded --method pns --n 3",
+)
+
+BAD_INPUT, BUG, STOPPED, INTERRUPTED = 2, 1, 3, 130
+
+
+class OnExisting(str, Enum):
+    """What to do with a run directory that is there already."""
+
+    resume = "resume"
+    new = "new"
+    fail = "fail"
+
+
+RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Dotted overrides, e.g. align.beta=0.2 seed=1.", metavar="[KEY=VALUE ...]", show_default=False)
+]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Where the run lives. Default: runs/<recipe name>.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN", show_default=False)]
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """One message and an exit code for what users can mend; tracebacks are for bugs of ours only."""
+    try:
+        yield
+    except UserError as error:
+        _fail(f"error: {error}", BAD_INPUT)
+    except StageStopped as error:
+        _fail(f"stopped: {error}\n  -> mend the cause; the same command goes on from there", STOPPED)
+    except KeyboardInterrupt:
+        _fail("\nInterrupted. Nothing is lost: the same command goes on from the last checkpoint or shard.", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _fail(
+            f"error: {error.filename or 'output'}: the disk is full\n"
+            "  -> free some space and run the same command again: it goes on where it stopped",
+            BAD_INPUT,
+        )
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage (a name or a group, e.g. generator, align).", show_default=False)] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="Run this stage, and all that depends on it, again.", show_default=False)] = None,
+    on_existing: Annotated[OnExisting, typer.Option(help="A run directory that exists: go on with it, start beside it, or fail.")] = OnExisting.resume,
+) -> None:
+    """Run a recipe from problems to the report. What is done is not done again; Ctrl-C stops, the same command goes on.
+
+    Examples:
+
+      pns run recipes/embedded.yaml
+
+      pns run recipes/embedded.yaml seed=1 --run-dir runs/seed1
+
+      pns run recipes/embedded.yaml --until generator
+
+      pns run recipes/embedded.yaml align.learning_rate=1e-4   (only align and what follows runs again)
+    """
+    with _errors():
+        _run(recipe, overrides or [], run_dir, until=until, again=from_, on_existing=on_existing.value)
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="Stage or group of stages, e.g. reward_model, negatives, align-pns-matched.", show_default=False)],
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+) -> None:
+    """Run one stage (again), on the results that its inputs left in the run directory.
+
+    Examples:
+
+      pns stage generator recipes/embedded.yaml
+
+      pns stage negatives-pns recipes/embedded.yaml negatives.select=best
+    """
+    with _errors():
+        _run(recipe, overrides or [], run_dir, only=name, on_existing="resume")
+
+
+def _run(
+    recipe_file: Path,
+    overrides: list[str],
+    run_dir: Path | None,
+    *,
+    on_existing: str,
+    until: str | None = None,
+    again: str | None = None,
+    only: str | None = None,
+) -> None:
+    from rich.console import Console
+
+    from pns.display import Display
+    from pns.driver import StageFailed, execute
+    from pns.recipe import load_recipe
+    from pns.run import Run, read_json
+
+    recipe, _ = load_recipe(recipe_file, overrides)
+    _need_libraries()
+    one = Run.create(run_dir or Path("runs") / recipe.name, on_existing)
+    console = Console()
+    try:
+        with Display(console) as display:
+            execute(
+                recipe,
+                one,
+                display,
+                until=[until] if until else [],
+                again=[again] if again else [],
+                only=[only] if only else [],
+                command=sys.argv[:],
+            )
+    except StageFailed as error:
+        _fail(str(error), BUG)
+    page = one.folder / "report" / "index.html"
+    if until is None and only is None and page.is_file():
+        from pns.report.console import results_table
+
+        console.print(results_table(read_json(one.folder / "report" / "results.json")))
+        typer.echo(f"report: {page}")
+    else:
+        typer.echo(f"run: {one.folder}  (`pns show {one.folder}`)")
+
+
+def _need_libraries() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "transformers", "trl", "datasets", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"not installed: {', '.join(missing)}", remedy='pip install "plausible-negatives[train]" (see the README for torch)'
+        )
+
+
+@app.command()
+def show(run_dir: RunArgument) -> None:
+    """State of each stage of a run, with sizes, times and peak memory.
+
+    Example:
+
+      pns show runs/embedded
+    """
+    with _errors():
+        from rich.console import Console
+        from rich.table import Table
+
+        from pns.display import clock
+        from pns.driver import state_rows
+        from pns.run import Run
+
+        one = Run.open(run_dir)
+        table = Table(title=str(run_dir), title_justify="left")
+        for column in ("stage", "state", "time", "size", "peak memory", "digest"):
+            table.add_column(column, justify="right" if column in ("time", "size", "peak memory") else "left")
+        rows = state_rows(one)
+        for row in rows:
+            known = "seconds" in row
+            table.add_row(
+                row["name"],
+                row["state"],
+                clock(row["seconds"]) if known else "",
+                _size(row["bytes"]) if known else "",
+                _size(row["peak_memory_bytes"]) if known else "",
+                row["digest"][:12] if known else "",
+            )
+        console = Console()
+        console.print(table)
+        total = sum(row.get("seconds", 0.0) for row in rows)
+        typer.echo(f"{sum(r['state'] == 'done' for r in rows)} of {len(rows)} stages done, {clock(total)} of stage time")
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit in ("B", "KiB") else f"{count:.1f} {unit}"
+        count /= 1024
+    return ""
+
+
+@app.command()
+def inspect(
+    run_dir: RunArgument,
+    method: Annotated[str, typer.Option(help="rejection, flip, corruption or pns.")] = "pns",
+    n: Annotated[int, typer.Option("--n", min=1, help="How many pairs.")] = 5,
+    regime: Annotated[str, typer.Option(help="matched or own.")] = "matched",
+) -> None:
+    """Pairs of a run: problem, chosen and rejected side by side, the differing steps marked, the scores.
+
+    Example:
+
+      pns inspect runs/embedded --method pns --n 3
+    """
+    with _errors():
+        from rich.console import Console
+
+        from pns.records import Pair, read_parquet
+        from pns.report.console import inspect_pairs
+        from pns.run import Run
+
+        one = Run.open(run_dir)
+        folder = next(one.stages.glob("*-pairs"), None)
+        made = sorted(folder.glob("*.parquet")) if folder else []
+        path = next((p for p in made if p.stem == f"{regime}-{method}"), None)
+        if path is None:
+            there = ", ".join(p.stem for p in made) or "none yet: run the pairs stage"
+            raise UserError(f"no {regime} pairs of {method!r} in this run", file=run_dir, remedy=f"there: {there}")
+        inspect_pairs(read_parquet(path, Pair)[:n], Console())
+
+
+@app.command()
+def recipe(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """The whole configuration as it will be used, and where each value comes from.
+
+    Example:
+
+      pns recipe recipes/embedded.yaml align.beta=0.2
+    """
+    with _errors():
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        from pns.recipe import load_recipe
+
+        found, sources = load_recipe(recipe, overrides or [])
+        data = found.model_dump(mode="json")
+        table = Table()
+        for column in ("key", "value", "from"):
+            table.add_column(column)
+        for key, source in sources.items():
+            value: Any = data
+            for name in key.split("."):
+                value = value[name]
+            table.add_row(Text(key), Text(value if isinstance(value, str) else json.dumps(value)), Text(source))
+        Console().print(table)
+
+
+@app.command()
+def report(run_dir: RunArgument) -> None:
+    """Build the page of a finished run again.
+
+    Example:
+
+      pns report runs/embedded
+    """
+    with _errors():
+        from pns.driver import render, state_rows
+        from pns.run import Run, read_json
+
+        one = Run.open(run_dir)
+        seconds = {row["name"]: row["seconds"] for row in state_rows(one) if "seconds" in row}
+        typer.echo(f"report: {render(one, seconds, examples=10)}")
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"pns {pns.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the `pns` command."""
+    app()

@@ -1,0 +1,298 @@
+"""Runs the stages of a recipe in a run directory: what is done is not done again, what can run side by side does."""
+
+from __future__ import annotations
+
+import multiprocessing.connection
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import pns
+from pns import pipeline
+from pns.display import Display
+from pns.errors import StageStopped, UserError
+from pns.pipeline import Stage
+from pns.recipe import Recipe
+from pns.run import Run, read_json, write_atomic, write_json
+from pns.worker import Job, server, work
+
+
+class StageFailed(Exception):
+    """A bug of ours in a stage: `str(error)` is its traceback."""
+
+
+@dataclass
+class _Active:
+    process: Any
+    pipe: Any
+    begun: float
+
+
+@dataclass
+class _Plan:
+    nodes: Mapping[str, Stage]
+    marks: Mapping[str, str]
+    labels: Mapping[str, str]
+    wanted: set[str]
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def execute(
+    recipe: Recipe,
+    run: Run,
+    display: Display,
+    *,
+    until: Iterable[str] = (),
+    again: Iterable[str] = (),
+    only: Iterable[str] = (),
+    command: list[str],
+) -> dict[str, Any]:
+    """Run what is not done yet, and return {stage: stage.json} of the wanted stages.
+
+    Args:
+        until: stop after these stages (and what they need); all of them when empty.
+        again: run these, and what depends on them, though they are done.
+        only: run these alone; what they need must be done.
+
+    Raises:
+        UserError, StageStopped, StageFailed. KeyboardInterrupt leaves a run that the same command goes on with.
+    """
+    nodes = pipeline.stages(recipe)
+    marks, labels = pipeline.fingerprints(recipe, nodes), pipeline.labels(nodes)
+    wanted = pipeline.upstream(pipeline.resolve(until, nodes), nodes) if until else set(nodes)
+    single = pipeline.resolve(only, nodes)
+    if single:
+        wanted = set(single)
+    with run.lock():
+        _drop_foreign(run, labels)
+        write_atomic(run.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
+        stale = pipeline.downstream(pipeline.resolve(again, nodes), nodes)
+        plan = _Plan(nodes, marks, labels, wanted)
+        for name in nodes:
+            state = run.state(labels[name])
+            fresh = state is not None and state["fingerprint"] == marks[name]
+            if fresh and state is not None and not (name in stale and name in wanted):
+                plan.done[name] = state
+        _check_inputs(plan, single)
+        _save_manifest(run, recipe, plan, command)
+        try:
+            _loop(recipe, run, plan, display)
+        finally:
+            _save_manifest(run, recipe, plan, command)
+        if "report" in plan.done and "report" in wanted:
+            _page(run, recipe, plan)
+    return {name: plan.done[name] for name in nodes if name in wanted and name in plan.done}
+
+
+def _check_inputs(plan: _Plan, single: list[str]) -> None:
+    for name in single:
+        missing = [n for n in plan.nodes[name].needs if n not in plan.done]
+        if missing:
+            raise UserError(
+                f"stage {name} needs {', '.join(missing)}, not done with this recipe",
+                remedy=f"`pns run RECIPE --until {missing[-1]}` first",
+            )
+        plan.done.pop(name, None)
+
+
+def _drop_foreign(run: Run, labels: Mapping[str, str]) -> None:
+    """Results of stages that this recipe does not have, or has under another number, and remains of interrupted renames."""
+    known = set(labels.values())
+    for path in run.stages.iterdir():
+        if path.name.endswith(".old") or path.name.removesuffix(".work") not in known:
+            target = next((label for label in known if label[3:] == path.name[3:]), None)
+            if target and not path.name.endswith((".old", ".work")) and not (run.stages / target).exists():
+                path.rename(run.stages / target)
+            else:
+                shutil.rmtree(path)
+
+
+def _loop(recipe: Recipe, run: Run, plan: _Plan, display: Display) -> None:
+    todo = [n for n in plan.nodes if n in plan.wanted and n not in plan.done]
+    display.begin(total=len([n for n in plan.nodes if n in plan.wanted]), done=len(plan.wanted) - len(todo))
+    if not todo:
+        return
+    context = server()
+    active: dict[str, _Active] = {}
+    try:
+        while todo or active:
+            for name in _startable(recipe, plan, todo, active):
+                todo.remove(name)
+                active[name] = _start(context, recipe, run, plan, name)
+                display.stage(name)
+            _wait(active, plan, run, display)
+    finally:
+        for one in active.values():
+            one.process.kill()
+            one.process.join()
+
+
+def _startable(recipe: Recipe, plan: _Plan, todo: list[str], active: Mapping[str, _Active]) -> list[str]:
+    """Stages to start now: in the order of the flow, a solo stage only when nothing else runs."""
+    slots = recipe.runtime.jobs - len(active)
+    if any(plan.nodes[n].solo for n in active):
+        slots = 0
+    out: list[str] = []
+    for name in todo:
+        ready = all(n in plan.done for n in plan.nodes[name].needs)
+        if not ready or slots <= 0:
+            continue
+        if plan.nodes[name].solo and (active or out):
+            continue
+        out.append(name)
+        slots = 0 if plan.nodes[name].solo else slots - 1
+    return out
+
+
+def _start(context: Any, recipe: Recipe, run: Run, plan: _Plan, name: str) -> _Active:
+    stage, label = plan.nodes[name], plan.labels[name]
+    job = Job(
+        stage=stage,
+        recipe=recipe,
+        out=run.begin(label, plan.marks[name]),
+        inputs={n: run.published(plan.labels[n]) for n in stage.needs},
+        log=run.folder / "logs" / f"{name}.log",
+        lock=run.folder / "logs" / f"{name}.lock",
+        threads=recipe.runtime.solo_threads if stage.solo else recipe.runtime.threads,
+    )
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(job, theirs), name=name)
+    process.start()
+    theirs.close()
+    return _Active(process, ours, time.time())
+
+
+def _wait(active: dict[str, _Active], plan: _Plan, run: Run, display: Display) -> None:
+    ready = multiprocessing.connection.wait([a.pipe for a in active.values()], timeout=0.5)
+    display.tick()
+    for name, one in list(active.items()):
+        if one.pipe not in ready:
+            continue
+        try:
+            kind, value = one.pipe.recv()
+        except EOFError:
+            one.process.join()
+            raise StageFailed(_died(name, one.process.exitcode, run)) from None
+        if kind == "progress":
+            display.progress(name, *value)
+        elif kind == "done":
+            one.process.join()
+            del active[name]
+            plan.done[name] = _publish(run, plan, name, one, value)
+            display.finished(name, plan.done[name]["seconds"])
+        elif kind == "user":
+            raise UserError(f"stage {name}: {value}")
+        elif kind == "stopped":
+            raise StageStopped(f"stage {name} stopped: {value}")
+        else:
+            raise StageFailed(f"stage {name} failed; its log is {run.folder / 'logs' / (name + '.log')}\n{value}")
+
+
+def _died(name: str, code: int | None, run: Run) -> str:
+    why = "killed, perhaps for memory" if code == -9 else f"exit code {code}"
+    log = run.folder / "logs" / f"{name}.log"
+    return f"the process of stage {name} ended without a word ({why}); its log is {log}. The same command goes on from there."
+
+
+def _publish(run: Run, plan: _Plan, name: str, one: _Active, value: Mapping[str, Any]) -> dict[str, Any]:
+    label = plan.labels[name]
+    state = {
+        "name": name,
+        "fingerprint": plan.marks[name],
+        "version": plan.nodes[name].version,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.begun)),
+        "seconds": round(value["seconds"], 3),
+        "peak_memory_bytes": value["peak_memory_bytes"],
+    }
+    run.publish(label, state)
+    found = run.state(label)
+    assert found is not None
+    return found
+
+
+def _save_manifest(run: Run, recipe: Recipe, plan: _Plan, command: list[str]) -> None:
+    old = run.manifest()
+    names = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "pyarrow", "math-verify")
+    run.update_manifest(
+        recipe=recipe.name,
+        seed=recipe.seed,
+        command=command,
+        created=old.get("created") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        versions={"pns": pns.__version__, "python": sys.version.split()[0], **_versions(names)},
+        inputs=pipeline.input_hashes(recipe),
+        stages={
+            name: {k: plan.done[name][k] for k in ("fingerprint", "digest", "seconds", "peak_memory_bytes", "bytes")}
+            for name in plan.nodes
+            if name in plan.done
+        },
+    )
+
+
+def _versions(names: Iterable[str]) -> dict[str, str]:
+    out = {}
+    for name in names:
+        try:
+            out[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            out[name] = "not installed"
+    return out
+
+
+def _page(run: Run, recipe: Recipe, plan: _Plan) -> None:
+    """report/results.json and report/index.html from the report stage's result and the times of all stages."""
+    if not (run.folder / "report" / "index.html").is_file() or _page_mark(plan) != _mark_of(run):
+        render(run, {name: state["seconds"] for name, state in plan.done.items()}, recipe.report.examples)
+        write_json(run.folder / "report" / "source.json", {"stages": _page_mark(plan)})
+
+
+def _page_mark(plan: _Plan) -> str:
+    return str(plan.done["report"]["digest"])
+
+
+def _mark_of(run: Run) -> str | None:
+    path = run.folder / "report" / "source.json"
+    return str(read_json(path)["stages"]) if path.is_file() else None
+
+
+def render(run: Run, seconds: Mapping[str, float], examples: int) -> Path:
+    """Build the page of a finished run. Raises UserError when the report stage is not done."""
+    from pns.records import Pair, read_parquet
+    from pns.report.build import build_report
+
+    folder = next(run.stages.glob("*-report"), None)
+    if folder is None or not (folder / "results.json").is_file():
+        raise UserError("this run has no results yet", file=run.folder, remedy="`pns run RECIPE` to the end, then again")
+    results = read_json(folder / "results.json")
+    results["created"] = run.manifest().get("created")
+    results["seconds"] = dict(seconds)
+    results["total_seconds"] = round(sum(seconds.values()), 3)
+    out = run.folder / "report"
+    write_json(out / "results.json", results)
+    pairs = read_parquet(folder / "examples.parquet", Pair)
+    text = (run.folder / "recipe.yaml").read_text(encoding="utf-8")
+    return build_report(results, pairs, text, out, examples=examples)
+
+
+def state_rows(run: Run) -> list[dict[str, Any]]:
+    """For `pns show`: what is on disk of each stage of the run's recipe."""
+    from pns.recipe import parse_recipe
+
+    path = run.folder / "recipe.yaml"
+    recipe = parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+    nodes = pipeline.stages(recipe)
+    marks, rows = pipeline.fingerprints(recipe, nodes), []
+    for name, label in pipeline.labels(nodes).items():
+        state = run.state(label)
+        partial = run.work(label).is_dir()
+        kind = "done" if state and state["fingerprint"] == marks[name] else "stale" if state else "waiting"
+        rows.append({"name": name, "state": "interrupted" if partial and kind != "done" else kind, **(state or {})})
+    return rows
+
+

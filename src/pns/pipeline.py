@@ -1,0 +1,204 @@
+"""The one flow: which stage needs which, and what of the recipe it depends on. Nothing else knows the order.
+
+Heavy libraries are imported by the stages themselves, in the process that runs them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pns.errors import UserError
+from pns.recipe import Recipe
+from pns.run import file_hash, fingerprint
+
+# Keys that a stage's samples and verdicts depend on wherever a verifier or a model runs.
+_VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
+_FORM = ("reward.answer_format", "reward.max_chars")
+_TRAIN = ("runtime.device", "runtime.threads")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of the flow.
+
+    Attributes:
+        call: dotted path `module:function` under pns.stages, called with the context and `args`.
+        needs: names of the stages whose results it reads.
+        keys: dotted recipe keys (a whole part, or a leaf) that its result depends on; the seed always counts.
+        version: raised when the meaning of its result changes.
+        solo: nothing else can run beside it, so it may use `runtime.solo_threads`.
+    """
+
+    name: str
+    call: str
+    needs: tuple[str, ...]
+    keys: tuple[str, ...]
+    args: tuple[str, ...] = ()
+    version: int = 1
+    solo: bool = False
+
+
+def stages(recipe: Recipe) -> dict[str, Stage]:
+    """All stages of a recipe, by name, in an order in which every stage comes after those it needs."""
+    methods, regimes = recipe.negatives.methods, recipe.pairs.regimes
+    solo = "runtime.solo_threads"
+    nodes = [
+        Stage("problems", "data:make_problems", (), ("problems", *_VERIFY)),
+        Stage("start", "policy:make_start", (), ("model", "runtime.device")),
+        Stage("sft", "policy:sft", ("problems", "start"), ("sft", *_TRAIN, solo), solo=True),
+        Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *_VERIFY, *_FORM, solo), solo=True),
+        *(
+            Stage(f"rollouts-{s}", "policy:rollouts", ("problems", "rlvr"), ("rollouts", *_VERIFY, *extra), args=(s,))
+            for s, extra in (("reward", ()), ("audit", ()), ("pairs", ("pairs.chosen", *_FORM)))
+        ),
+        *(
+            Stage(
+                name,
+                "models:reward_model",
+                ("problems", "rlvr", f"rollouts-{split}"),
+                ("reward_model", "rollouts.n", *_TRAIN),
+                args=(split,),
+            )
+            for name, split in (("reward_model", "reward"), ("audit_model", "audit"))
+        ),
+        *_pns_stages(recipe),
+        *(
+            Stage(
+                f"negatives-{m}",
+                "negatives:negatives",
+                ("problems", "rlvr", "rollouts-pairs", "reward_model", *(("generator",) if m == "pns" else ())),
+                (*_selection_keys(m), "reward", *_TRAIN),
+                args=(m,),
+            )
+            for m in methods
+        ),
+        Stage(
+            "pairs",
+            "negatives:pairs",
+            ("problems", "rollouts-pairs", *(f"negatives-{m}" for m in methods)),
+            ("pairs", "negatives.methods"),
+        ),
+        Stage(
+            "audit",
+            "negatives:audit",
+            ("problems", "rollouts-pairs", "audit_model", "reward_model", *(f"negatives-{m}" for m in methods)),
+            ("negatives.methods", *_TRAIN),
+        ),
+    ]
+    models = {"policy": "rlvr", "sft": "sft", "sft_chosen": "align-sft_chosen", "rlvr_more": "rlvr_more"}
+    nodes.append(Stage("align-sft_chosen", "align:sft_chosen", ("rlvr", "pairs"), ("align", "pairs.regimes", *_TRAIN)))
+    for regime in regimes:
+        for m in methods:
+            name = f"align-{m}-{regime}"
+            models[m if regime == regimes[0] else f"{m}-own"] = name
+            nodes.append(Stage(name, "align:align", ("rlvr", "pairs"), ("align", *_TRAIN), args=(m, regime)))
+    for label, stage in models.items():
+        keys = ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *_VERIFY)
+        nodes.append(Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), keys, args=(stage,)))
+    every = tuple(n.name for n in nodes if n.name != "start" and not n.name.startswith("rollouts"))
+    nodes.append(Stage("report", "summary:summarise", every, ("evaluate.bootstrap", "report", "name", "pairs.regimes")))
+    return {n.name: n for n in nodes}
+
+
+def _pns_stages(recipe: Recipe) -> list[Stage]:
+    more = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *_VERIFY, *_FORM)
+    found = []
+    if "pns" in recipe.negatives.methods:
+        found.append(
+            Stage("generator", "models:generator", ("problems", "rlvr", "reward_model"), ("generator", "reward", *_TRAIN))
+        )
+    found.append(Stage("rlvr_more", "policy:rlvr_more", ("problems", "rlvr"), more))
+    return found
+
+
+def _selection_keys(method: str) -> tuple[str, ...]:
+    """What one method's negatives depend on, so that a changed PNS threshold does not make rejection run again."""
+    gates = tuple(f"negatives.{k}" for k in ("reward_model_quantile", "min_rubric", "select"))
+    if method == "pns":
+        return ("negatives.sample", *gates)
+    return ("negatives.gate_all", *gates) if method == "rejection" else ()
+
+
+def labels(nodes: Mapping[str, Stage]) -> dict[str, str]:
+    """Folder name of each stage: its number in the flow, and its name."""
+    return {name: f"{i:02d}-{name}" for i, name in enumerate(nodes, 1)}
+
+
+def fingerprints(recipe: Recipe, nodes: Mapping[str, Stage]) -> dict[str, str]:
+    """The fingerprint of every stage: name, version, seed, its part of the recipe, input files, and what it needs."""
+    data = recipe.model_dump(mode="json")
+    files = input_hashes(recipe)
+    out: dict[str, str] = {}
+    for name, stage in nodes.items():
+        out[name] = fingerprint(
+            name=name,
+            version=stage.version,
+            seed=recipe.seed,
+            args=stage.args,
+            part={key: _dig(data, key) for key in sorted(set(stage.keys))},
+            files=files if name in ("problems", "start") else {},
+            needs=[out[n] for n in stage.needs],
+        )
+    return out
+
+
+def input_hashes(recipe: Recipe) -> dict[str, str]:
+    """sha256 of every file that the recipe reads. Raises UserError when one is missing."""
+    part = recipe.problems
+    paths = [p for p in (part.train_file, *part.benchmarks.values()) if p is not None]
+    if recipe.model.path is not None and (folder := Path(recipe.model.path)).is_dir():
+        paths += sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".gguf", ".jinja"))
+    return {str(p): file_hash(Path(p)) for p in paths}
+
+
+def _dig(data: Any, key: str) -> Any:
+    for name in key.split("."):
+        data = data[name]
+    return data
+
+
+def resolve(names: Iterable[str], nodes: Mapping[str, Stage]) -> list[str]:
+    """Stage names from what a user wrote: a name, or a group such as `align` for `align-*`. Raises UserError."""
+    import difflib
+
+    out: list[str] = []
+    for name in names:
+        found = [n for n in nodes if n == name] or [n for n in nodes if n.startswith(f"{name}-")]
+        if not found:
+            groups = sorted({n.split("-")[0] for n in nodes} | set(nodes))
+            near = difflib.get_close_matches(name, groups, n=1)
+            hint = f"did you mean `{near[0]}`? " if near else ""
+            known = ", ".join(dict.fromkeys(n.split("-")[0] for n in nodes))
+            raise UserError(f"no stage called {name!r}", remedy=f"{hint}Stages: {known}")
+        out += found
+    return list(dict.fromkeys(out))
+
+
+def upstream(names: Iterable[str], nodes: Mapping[str, Stage]) -> set[str]:
+    """These stages and all that they need."""
+    todo, out = list(names), set[str]()
+    while todo:
+        name = todo.pop()
+        if name not in out:
+            out.add(name)
+            todo += nodes[name].needs
+    return out
+
+
+def downstream(names: Iterable[str], nodes: Mapping[str, Stage]) -> set[str]:
+    """These stages and all that depend on them."""
+    out = set(names)
+    for name, stage in nodes.items():
+        if any(n in out for n in stage.needs):
+            out.add(name)
+    return out
+
+
+def call(stage: Stage, context: Any) -> None:
+    """Run a stage's function in this process."""
+    module, _, function = stage.call.partition(":")
+    getattr(importlib.import_module(f"pns.stages.{module}"), function)(context, *stage.args)

@@ -1,0 +1,205 @@
+"""A run's directory: fingerprints, atomic publication, lock, manifest.
+
+    runs/<name>/{recipe.yaml, manifest.json, lock, logs/<stage>.log, stages/<nn>-<stage>/..., report/}
+
+A stage works in `stages/<nn>-<stage>.work` and is published by one rename; its `stage.json` is written last, so a
+directory with one is complete. An earlier result stays in place until the new one is complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pns.errors import UserError
+
+RUN_VERSION = 1
+# Files that hold times or paths; a stage's digest must not depend on them.
+VOLATILE = ("stage.json", "work.json", "resources.json")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON atomically, keys in the order given."""
+    write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of the run. Raises UserError when it is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("no such file", file=path, remedy="is this a run directory? `pns show RUN` looks at one") from None
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", file=path, remedy="delete the stage's folder and run again") from None
+
+
+def fingerprint(**parts: Any) -> str:
+    """A short hash of JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def seed_of(seed: int, name: str) -> int:
+    """The seed of a named part of a run, 0..2**31-1, split from the recipe's one seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:4], "big") % 2**31
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file. Raises UserError when it cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", file=path, remedy="check the path in the recipe") from None
+    return digest.hexdigest()
+
+
+def digest_of(folder: Path) -> str:
+    """sha256 over the names and bytes of all files of a published stage, times and paths left out."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in VOLATILE):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + file_hash(path).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class Run:
+    """One run directory. `create` makes or opens it; `lock` must be held while stages run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def stages(self) -> Path:
+        """Where stages are published."""
+        return self.folder / "stages"
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """An existing run. Raises UserError when it is none, or one of another version."""
+        if not (folder / "manifest.json").is_file():
+            raise UserError("not a run directory (no manifest.json)", file=folder, remedy="`pns run RECIPE --run-dir D` makes one")
+        run = cls(folder)
+        version = run.manifest().get("run_version")
+        if version != RUN_VERSION:
+            raise UserError(
+                f"this run was made by another version of pns (layout {version}, this is {RUN_VERSION})",
+                file=folder,
+                remedy="use --on-existing new, or another --run-dir",
+            )
+        return run
+
+    @classmethod
+    def create(cls, folder: Path, on_existing: str) -> Run:
+        """Make a run directory, or open one that is there: `resume` it, take a `new` name beside it, or `fail`."""
+        if (folder / "manifest.json").exists():
+            if on_existing == "fail":
+                raise UserError("this run exists", file=folder, remedy="--on-existing resume goes on with it, `new` starts beside it")
+            if on_existing == "resume":
+                return cls.open(folder)
+            number = 2
+            while (folder.parent / f"{folder.name}-{number}").exists():
+                number += 1
+            folder = folder.parent / f"{folder.name}-{number}"
+        elif folder.exists() and any(folder.iterdir()):
+            raise UserError("this folder holds other files", file=folder, remedy="choose another --run-dir")
+        run = cls(folder)
+        run.stages.mkdir(parents=True, exist_ok=True)
+        (folder / "logs").mkdir(exist_ok=True)
+        write_json(folder / "manifest.json", {"run_version": RUN_VERSION})
+        return run
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as it stands."""
+        data = read_json(self.folder / "manifest.json")
+        return data if isinstance(data, dict) else {}
+
+    def update_manifest(self, **values: Any) -> None:
+        """Add or replace keys of the manifest."""
+        write_json(self.folder / "manifest.json", {**self.manifest(), "run_version": RUN_VERSION, **values})
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run. Raises UserError when another process holds it; the system frees it however a process dies."""
+        path = self.folder / "lock"
+        with path.open("a+", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                stream.seek(0)
+                holder = stream.read().strip() or "unknown"
+                raise UserError(
+                    f"another process works on this run (process {holder})",
+                    file=self.folder,
+                    remedy="wait for it, stop it, or use another --run-dir",
+                ) from None
+            stream.seek(0)
+            stream.truncate()
+            stream.write(str(os.getpid()))
+            stream.flush()
+            yield
+
+    def published(self, label: str) -> Path:
+        """Where the stage `nn-name` is, or will be, published."""
+        return self.stages / label
+
+    def work(self, label: str) -> Path:
+        """Where it works until then."""
+        return self.stages / f"{label}.work"
+
+    def state(self, label: str) -> dict[str, Any] | None:
+        """stage.json of a published stage, or None. Finishes a publication that a crash interrupted between renames."""
+        published, work = self.published(label), self.work(label)
+        if not published.exists() and (work / "stage.json").is_file():
+            os.replace(work, published)
+        path = published / "stage.json"
+        return read_json(path) if path.is_file() else None
+
+    def begin(self, label: str, mark: str) -> Path:
+        """The work folder for this fingerprint: an unfinished one with the same mark is gone on with, others are cleared."""
+        work = self.work(label)
+        try:
+            same = json.loads((work / "work.json").read_text(encoding="utf-8")).get("fingerprint") == mark
+        except (OSError, ValueError, AttributeError):
+            same = False
+        if not same:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            write_json(work / "work.json", {"fingerprint": mark})
+        return work
+
+    def publish(self, label: str, state: Mapping[str, Any]) -> None:
+        """Make the work folder the stage's result, in place of an older one."""
+        published, work, old = self.published(label), self.work(label), self.stages / f"{label}.old"
+        size = sum(p.stat().st_size for p in work.rglob("*") if p.is_file())
+        write_json(work / "stage.json", {**state, "digest": digest_of(work), "bytes": size})
+        shutil.rmtree(old, ignore_errors=True)
+        if published.exists():
+            os.replace(published, old)
+        os.replace(work, published)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,60 @@
+"""What a stage is given: its part of the world, nothing of the order in which stages run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pns.recipe import Recipe
+from pns.records import Problem, read_parquet
+from pns.rewards.composite import Composite
+from pns.rewards.reward_model import Calibration, RewardModel
+from pns.run import read_json, seed_of
+from pns.verify import Verifier
+
+
+@dataclass(frozen=True)
+class Context:
+    """One stage at work.
+
+    Attributes:
+        out: the folder to write to; files of an interrupted attempt with the same fingerprint are still there.
+        inputs: published folders of the stages it needs, by name.
+        progress: call with (done, total).
+    """
+
+    recipe: Recipe
+    name: str
+    out: Path
+    inputs: Mapping[str, Path]
+    progress: Callable[[int, int], None]
+
+    @property
+    def seed(self) -> int:
+        """This stage's seed, split from the recipe's by name."""
+        return seed_of(self.recipe.seed, self.name)
+
+    def problems(self, split: str) -> list[Problem]:
+        """The problems of a split, or of `benchmark-<name>`."""
+        return read_parquet(self.inputs["problems"] / f"{split}.parquet", Problem)
+
+    def model(self, stage: str) -> Path:
+        """The model directory that a stage published."""
+        return self.inputs[stage] / "model"
+
+    def json(self, stage: str, name: str) -> Any:
+        """A JSON file that a stage published."""
+        return read_json(self.inputs[stage] / name)
+
+    def verifier(self) -> Verifier:
+        """The verifier of the recipe's answer format."""
+        reward = self.recipe.reward
+        return Verifier(reward.answer_format, cpu_seconds=reward.cpu_seconds)
+
+    def composite(self, verifier: Verifier) -> Composite:
+        """The one composite reward, with the run's reward model and its calibration."""
+        folder = self.inputs["reward_model"]
+        model = RewardModel(folder / "model", device=self.recipe.runtime.device)
+        return Composite(self.recipe.reward, verifier, model, Calibration.load(folder), self.recipe.reward.judge)

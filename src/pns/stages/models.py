@@ -1,0 +1,84 @@
+"""Reward model, audit model, generator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pns.errors import UserError
+from pns.records import Problem, Response, read_parquet
+from pns.rewards.adapters.trl import composite_reward
+from pns.rewards.reward_model import Calibration, RewardModel
+from pns.run import write_json
+from pns.stages.context import Context
+from pns.stages.policy import end_ids
+from pns.training.grpo import train_grpo
+from pns.training.reward_model import pairs_within, train_reward_model, worth
+
+
+def reward_model(context: Context, split: str) -> None:
+    """A reward model on the rollouts of a split: trained on most of its problems, calibrated and judged on the rest."""
+    recipe, part = context.recipe, context.recipe.reward_model
+    problems = {p.id: p for p in context.problems(split)}
+    responses = read_parquet(context.inputs[f"rollouts-{split}"] / "responses.parquet", Response)
+    cut = max(1, round(len(problems) * (1 - part.holdout)))
+    train_ids = set(list(problems)[:cut])  # the order of problems is random already
+    pairs = pairs_within(
+        problems, [r for r in responses if r.problem_id in train_ids], part.pairs_per_problem, context.seed
+    )
+    train_reward_model(
+        context.model("rlvr"),
+        pairs,
+        context.out,
+        part=part,
+        runtime=recipe.runtime,
+        seed=context.seed,
+        progress=context.progress,
+    )
+    held = [r for r in responses if r.problem_id not in train_ids]
+    raw = score(context, [problems[r.problem_id] for r in held], held)
+    right = [s for s, r in zip(raw, held, strict=True) if r.verdict and r.verdict.outcome == "correct"]
+    if not right:
+        raise UserError(
+            "no held-out rollout is correct, so the reward model cannot be calibrated",
+            field=f"problems.splits.{split}",
+            remedy="more problems in this split, or more samples (rollouts.n)",
+        )
+    calibration = Calibration.fit(right)
+    calibration.save(context.out)
+    groups: dict[str, list[tuple[float, bool]]] = {}
+    for s, r in zip(raw, held, strict=True):
+        groups.setdefault(r.problem_id, []).append((s, bool(r.verdict and r.verdict.outcome == "correct")))
+    write_json(
+        context.out / "worth.json",
+        {**worth(groups, recipe.rollouts.n), "n_training_pairs": len(pairs), "calibration": {"n": calibration.n, "median": calibration.median, "scale": calibration.scale}},
+    )
+
+
+def score(context: Context, problems: Sequence[Problem], responses: Sequence[Response]) -> list[float]:
+    """Raw scores by the model that this stage has just published into its own folder."""
+    model = RewardModel(context.out / "model", device=context.recipe.runtime.device)
+    return model.score([p.problem for p in problems], [r.text for r in responses])
+
+
+def generator(context: Context) -> None:
+    """Reverse RL: GRPO from the policy on the composite reward, with a KL term back to the policy."""
+    recipe = context.recipe
+    problems = context.problems("generator")
+    with context.verifier() as verifier:
+        composite = context.composite(verifier)
+        reward = composite_reward(
+            composite,
+            {p.id: p for p in problems},
+            max_unscored=recipe.reward.max_unscored,
+            eos_ids=end_ids(context, "rlvr"),
+        )
+        train_grpo(
+            context.model("rlvr"),
+            problems,
+            reward,
+            context.out,
+            part=recipe.generator,
+            runtime=recipe.runtime,
+            seed=context.seed,
+            progress=context.progress,
+        )

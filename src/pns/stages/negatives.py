@@ -1,0 +1,262 @@
+"""Negatives by each method, scored by the same composite; pairs in two regimes; the plausibility audit."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pns.errors import UserError
+from pns.evaluation.metrics import auc_with_ci
+from pns.negatives.rules import corruption, flip
+from pns.negatives.select import build_pairs, draw, matched_ids, pick
+from pns.recipe import METHODS, Method
+from pns.records import Pair, Problem, Response, read_parquet, write_parquet
+from pns.rewards.composite import Composite
+from pns.rewards.reward_model import Calibration, RewardModel
+from pns.run import seed_of, write_json
+from pns.sampling.engine import TransformersEngine
+from pns.sampling.shards import sample_shards
+from pns.stages.context import Context
+from pns.verify import Verifier
+
+RULES = {"flip": flip, "corruption": corruption}
+
+
+def negatives(context: Context, method: Method) -> None:
+    """All candidates of one method (candidates.parquet), and the selected one a problem (negatives.parquet)."""
+    part = context.recipe.negatives
+    with context.verifier() as verifier:
+        composite = context.composite(verifier)
+        if method == "pns":
+            candidates = _from_generator(context, composite, verifier)
+        elif method == "rejection":
+            candidates = _scored(context, composite, verifier, _wrong_rollouts(context))
+        else:
+            candidates = _by_rule(context, composite, verifier, method)
+    plausible = method == "pns" or (method == "rejection" and part.gate_all)
+    floor = _m_floor(context) if plausible else None
+    how = part.select if plausible else "random"
+    seed = seed_of(context.recipe.seed, f"select/{method}")
+    selected = pick(candidates, part, floor, plausible=plausible, how=how, seed=seed)
+    write_parquet(context.out / "candidates.parquet", candidates)
+    write_parquet(context.out / "negatives.parquet", [selected[i] for i in sorted(selected)])
+    stats = {"candidates": len(candidates), "problems_served": len(selected)}
+    if method == "pns":
+        stats |= _yield(context, candidates)
+    write_json(context.out / "stats.json", stats)
+
+
+def _m_floor(context: Context) -> float | None:
+    part = context.recipe.negatives
+    return Calibration.load(context.inputs["reward_model"]).quantile(part.reward_model_quantile)
+
+
+def _rows(context: Context) -> dict[str, Problem]:
+    return {p.id: p for p in context.problems("pairs")}
+
+
+def _with_scores(
+    composite: Composite, verifier: Verifier, problems: Sequence[Problem], responses: Sequence[Response]
+) -> list[Response]:
+    verdicts = verifier.verify([p.answer for p in problems], [r.text for r in responses])
+    scores = composite(problems, [r.text for r in responses], [r.finish for r in responses])
+    return [
+        r.model_copy(update={"verdict": v, "scores": s}) for r, v, s in zip(responses, verdicts, scores, strict=True)
+    ]
+
+
+def _scored(
+    context: Context, composite: Composite, verifier: Verifier, responses: Sequence[Response]
+) -> list[Response]:
+    problems = _rows(context)
+    return _with_scores(composite, verifier, [problems[r.problem_id] for r in responses], responses)
+
+
+def _wrong_rollouts(context: Context) -> list[Response]:
+    rows = read_parquet(context.inputs["rollouts-pairs"] / "responses.parquet", Response)
+    return [r.model_copy(update={"source": "rejection"}) for r in rows if r.verdict and r.verdict.outcome == "wrong"]
+
+
+def _by_rule(context: Context, composite: Composite, verifier: Verifier, method: Method) -> list[Response]:
+    """One candidate from each chosen response that the rule can change."""
+    reward = context.recipe.reward
+    top = context.json("problems", "summary.json")["largest_number"]
+    problems, out = _rows(context), []
+    for right in read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response):
+        rng = random.Random(seed_of(context.recipe.seed, f"{method}/{right.problem_id}"))
+        text = RULES[method](right.text, rng, answer_format=reward.answer_format, top=top)
+        if text is not None:
+            out.append(Response(problem_id=right.problem_id, text=text, index=0, source=method))
+    engine = TransformersEngine(context.model("rlvr"), device=context.recipe.runtime.device)
+    logps = engine.log_probabilities([problems[r.problem_id].problem for r in out], [r.text for r in out])
+    out = [r.model_copy(update={"policy_logp": lp, "n_tokens": n}) for r, (lp, n) in zip(out, logps, strict=True)]
+    return _scored(context, composite, verifier, out)
+
+
+def _from_generator(context: Context, composite: Composite, verifier: Verifier) -> list[Response]:
+    """Samples of the trained generator on problems that it was not trained on, with log p under it and the policy."""
+    recipe = context.recipe
+    device = recipe.runtime.device
+    writer = TransformersEngine(context.model("generator"), device=device)
+    policy = TransformersEngine(context.model("rlvr"), device=device)
+
+    def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
+        scored = _with_scores(composite, verifier, rows, responses)
+        texts, statements = [r.text for r in scored], [p.problem for p in rows]
+        own, base = writer.log_probabilities(statements, texts), policy.log_probabilities(statements, texts)
+        return [
+            r.model_copy(
+                update={"policy_logp": p, "n_tokens": n, "sampling": {**r.sampling, "generator_logp": round(q, 6)}}
+            )
+            for r, (q, _), (p, n) in zip(scored, own, base, strict=True)
+        ]
+
+    return sample_shards(
+        writer,
+        context.problems("pairs"),
+        recipe.negatives.sample,
+        context.out / "shards",
+        seed=context.seed,
+        source="pns",
+        finish=finish,
+        progress=context.progress,
+    )
+
+
+def _yield(context: Context, samples: Sequence[Response]) -> dict[str, Any]:
+    """The generator's yield over all its samples, in the words of method.md; shares 0..1, KL in nats a response."""
+    part, n = context.recipe.negatives, max(1, len(samples))
+    floor = Calibration.load(context.inputs["reward_model"]).quantile(0.25)
+    gates = [r.scores.gate if r.scores else "unscored" for r in samples]
+    plausible = sum(
+        r.scores is not None
+        and r.scores.gate == "scored"
+        and (r.scores.reward_model or 0.0) >= floor
+        and (r.scores.rubric is None or r.scores.rubric.total >= 9)
+        for r in samples
+    )
+    answers: dict[str, set[str]] = {}
+    for r in samples:
+        if r.verdict and r.verdict.outcome == "wrong" and r.verdict.answer:
+            answers.setdefault(r.problem_id, set()).add(r.verdict.answer)
+    gaps = [r.sampling["generator_logp"] - r.policy_logp for r in samples if r.policy_logp is not None]
+    return {
+        "n": len(samples),
+        "well_formed": sum(bool(r.scores and r.scores.well_formed) for r in samples) / n,
+        "wrong": gates.count("scored") / n,
+        "correct": gates.count("correct") / n,
+        "undecided": gates.count("undecided") / n,
+        "unscored": gates.count("unscored") / n,
+        "malformed": gates.count("malformed") / n,
+        "plausible": plausible / n,
+        "min_rubric": part.min_rubric,
+        "fully_consistent": _fully_consistent(samples),
+        "distinct_answers": statistics.fmean(len(a) for a in answers.values()) if answers else 0.0,
+        "kl_to_policy": statistics.fmean(gaps) if gaps else None,
+    }
+
+
+def _fully_consistent(rows: Sequence[Response]) -> float | None:
+    """Share of the decidedly wrong that the judge gives all 12 points."""
+    totals = [r.scores.rubric.total for r in rows if r.scores and r.scores.gate == "scored" and r.scores.rubric]
+    return sum(t == 12 for t in totals) / len(totals) if totals else None
+
+
+def load_negatives(context: Context) -> dict[str, dict[str, Response]]:
+    """Selected negatives of each method of the recipe, by problem."""
+    return {
+        m: {r.problem_id: r for r in read_parquet(context.inputs[f"negatives-{m}"] / "negatives.parquet", Response)}
+        for m in METHODS
+        if m in context.recipe.negatives.methods
+    }
+
+
+def pairs(context: Context) -> None:
+    """`<regime>-<method>.parquet` for each, and stats.json with coverage.
+
+    Raises UserError when a method has fewer pairs than `pairs.min_pairs`.
+    """
+    recipe, problems = context.recipe, _rows(context)
+    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
+    chosen = {r.problem_id: r for r in right}
+    found = load_negatives(context)
+    seed = seed_of(recipe.seed, "pairs")
+    common = matched_ids(chosen, found, recipe.pairs.n, seed)
+    stats: dict[str, Any] = {}
+    for regime in recipe.pairs.regimes:
+        for method, rows in found.items():
+            ids = common if regime == "matched" else draw(set(rows) & set(chosen), recipe.pairs.n, seed)
+            made = build_pairs(method, ids, problems, chosen, rows)
+            _enough(made, method, regime, recipe.pairs.min_pairs, {m: len(set(r) & set(chosen)) for m, r in found.items()})
+            write_parquet(context.out / f"{regime}-{method}.parquet", made)
+            stats[f"{regime}-{method}"] = {"coverage": len(rows) / len(problems), **describe(made)}
+    write_json(context.out / "stats.json", stats)
+
+
+def _enough(made: Sequence[Pair], method: str, regime: str, least: int, served: Mapping[str, int]) -> None:
+    if len(made) < least:
+        counts = ", ".join(f"{m} {n}" for m, n in served.items())
+        raise UserError(
+            f"{len(made)} {regime} pairs for {method}, fewer than pairs.min_pairs={least} (problems served: {counts})",
+            field="pairs.min_pairs",
+            remedy="more problems (problems.splits.pairs), more samples (rollouts.n, negatives.sample.n), or a longer-trained generator",
+        )
+
+
+def describe(rows: Sequence[Pair]) -> dict[str, Any]:
+    """Figures of a set of pairs that need no training: separation under the policy, lengths, repeats."""
+    known = [
+        (p.chosen_logp, p.rejected_logp, p) for p in rows if p.chosen_logp is not None and p.rejected_logp is not None
+    ]
+    n = max(1, len(known))
+    per_token = [(c / max(1, p.chosen_tokens), r / max(1, p.rejected_tokens)) for c, r, p in known]
+    return {
+        "n": len(rows),
+        "separated_before": sum(c > r for c, r, _ in known) / n,
+        "separated_before_per_token": sum(c > r for c, r in per_token) / n,
+        "chosen_logp": statistics.fmean(c for c, _, _ in known) if known else None,
+        "rejected_logp": statistics.fmean(r for _, r, _ in known) if known else None,
+        "rejected_logp_per_token": statistics.fmean(r for _, r in per_token) if known else None,
+        "length_difference": statistics.fmean(p.rejected_tokens - p.chosen_tokens for p in rows) if rows else None,
+        "duplicates": len(rows) - len({(p.prompt, p.rejected) for p in rows}),
+        "distinct_answers": len({p.rejected_answer for p in rows}),
+        "chosen_reference": sum(p.chosen_source == "reference" for p in rows),
+    }
+
+
+def audit(context: Context) -> None:
+    """How well an audit model tells negatives from correct responses; it selected nothing and shares no problems.
+
+    Each method's selected negatives against the chosen responses to the same problems. Beside it the AUC of length
+    alone, the reward model's M, and the share of fully consistent steps: a weak detector also gives 0.5.
+    """
+    recipe, problems = context.recipe, _rows(context)
+    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
+    detector = RewardModel(context.model("audit_model"), device=recipe.runtime.device)
+    judge = RewardModel(context.model("reward_model"), device=recipe.runtime.device)
+    calibration = Calibration.load(context.inputs["reward_model"])
+    groups: dict[str, list[Response]] = {"correct": right}
+    groups |= {m: list(rows.values()) for m, rows in load_negatives(context).items()}
+    scores: dict[str, dict[str, float]] = {}
+    out: dict[str, Any] = {k: {} for k in ("reward_model", "heldout_auc", "heldout_auc_ci95", "length_auc", "fully_consistent", "scores")}
+    for name, rows in groups.items():
+        statements, texts = [problems[r.problem_id].problem for r in rows], [r.text for r in rows]
+        scores[name] = dict(zip((r.problem_id for r in rows), detector.score(statements, texts), strict=True))
+        out["scores"][name] = list(scores[name].values())[:500]
+        raw = judge.score(statements, texts)
+        out["reward_model"][name] = statistics.fmean(map(calibration.squash, raw)) if raw else None
+        context.progress(len(out["scores"]), len(groups))
+    lengths = {r.problem_id: r.n_tokens for r in right}
+    for name, rows in list(groups.items())[1:]:
+        both = [r for r in rows if r.problem_id in scores["correct"]]
+        if not both:
+            continue
+        positive = [scores["correct"][r.problem_id] for r in both]
+        auc = auc_with_ci(positive, [scores[name][r.problem_id] for r in both], seed=context.seed)
+        out["heldout_auc"][name], out["heldout_auc_ci95"][name] = auc["auc"], list(auc["ci95"])
+        by_length = auc_with_ci([lengths[r.problem_id] for r in both], [r.n_tokens for r in both], seed=context.seed)
+        out["length_auc"][name] = by_length["auc"]
+        out["fully_consistent"][name] = _fully_consistent(rows)
+    write_json(context.out / "audit.json", out)

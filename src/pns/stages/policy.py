@@ -1,0 +1,208 @@
+"""The policy: its start, SFT, RLVR (and more of it as a control), and its verified rollouts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import torch
+from transformers import set_seed
+
+from pns.errors import UserError
+from pns.recipe import GrpoPart
+from pns.records import Problem, Response, write_parquet
+from pns.rewards.adapters.trl import rlvr_reward
+from pns.rewards.format import format_failures
+from pns.run import seed_of, write_json
+from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
+from pns.sampling.shards import sample_shards
+from pns.stages.context import Context
+from pns.training.common import save_model
+from pns.training.grpo import train_grpo
+from pns.training.pretrained import load_pretrained
+from pns.training.sft import train_sft
+from pns.training.tiny import build_model, build_tokenizer
+
+
+def make_start(context: Context) -> None:
+    """The model that SFT starts from, as a model directory."""
+    part = context.recipe.model
+    if part.kind == "pretrained":
+        model, tokenizer = load_pretrained(part, device=context.recipe.runtime.device)
+    else:
+        set_seed(context.seed)
+        tokenizer = build_tokenizer()
+        model = build_model(part, tokenizer)
+    save_model(model, tokenizer, context.out / "model")
+    write_json(context.out / "start.json", {"parameters": sum(p.numel() for p in model.parameters())})
+
+
+def sft(context: Context) -> None:
+    """Supervised fine-tuning on the solutions of the sft split."""
+    part, start = context.recipe.sft, context.model("start")
+    problems = context.problems("sft")
+    # Each row is seen once where there are enough; a smaller set is passed over again by the trainer.
+    rows = [(p.problem, p.solution or "") for p in problems[: part.steps * part.batch_size]]
+    train_sft(
+        load_causal(start, context.recipe.runtime.device),
+        load_tokenizer(start),
+        rows,
+        context.out,
+        runtime=context.recipe.runtime,
+        steps=part.steps,
+        batch_size=part.batch_size,
+        learning_rate=part.learning_rate,
+        warmup=part.warmup,
+        max_length=part.max_length,
+        seed=context.seed,
+        progress=context.progress,
+        key="sft.max_length",
+    )
+
+
+def rlvr(context: Context) -> None:
+    """RLVR of the SFT model: the policy that all methods start from."""
+    _rlvr(context, "sft", context.problems("rlvr"), context.recipe.rlvr)
+
+
+def more_steps(context_recipe_generator: GrpoPart, sampled: int) -> int:
+    """Steps of `rlvr_more`: the generator's, and as many again as its sampled negatives would have filled."""
+    rows = context_recipe_generator.prompts_per_step * context_recipe_generator.num_generations
+    return context_recipe_generator.steps + -(-sampled // rows)
+
+
+def rlvr_more(context: Context) -> None:
+    """RLVR continued on the problems that PNS used, with the rollouts that PNS cost: generator training and negatives."""
+    recipe = context.recipe
+    problems = [*context.problems("generator"), *context.problems("pairs")]
+    steps = more_steps(recipe.generator, recipe.problems.splits.pairs * recipe.negatives.sample.n)
+    size = recipe.generator.prompts_per_step
+    part = recipe.rlvr.model_copy(
+        update={
+            "steps": min(steps, len(problems) // size),
+            "prompts_per_step": size,
+            "num_generations": recipe.generator.num_generations,
+            "micro_batch": recipe.generator.micro_batch,
+        }
+    )
+    write_json(context.out / "budget.json", {"steps": part.steps, "steps_of_pns": steps})
+    _rlvr(context, "rlvr", problems, part)
+
+
+def _rlvr(context: Context, start: str, problems: Sequence[Problem], part: GrpoPart) -> None:
+    recipe = context.recipe
+    engine_ids = end_ids(context, start)
+    with context.verifier() as verifier:
+        reward = rlvr_reward(
+            verifier,
+            {p.id: p for p in problems},
+            format_weight=recipe.rlvr.format_weight,
+            answer_format=recipe.reward.answer_format,
+            max_chars=recipe.reward.max_chars,
+            eos_ids=engine_ids,
+        )
+        train_grpo(
+            context.model(start),
+            problems,
+            reward,
+            context.out,
+            part=part,
+            runtime=recipe.runtime,
+            seed=context.seed,
+            progress=context.progress,
+        )
+
+
+def end_ids(context: Context, stage: str) -> set[int]:
+    from transformers import GenerationConfig
+
+    eos = GenerationConfig.from_pretrained(context.model(stage)).eos_token_id
+    listed = [eos] if isinstance(eos, int) else list(eos or [])
+    return {load_tokenizer(context.model(stage)).eos_token_id, *listed}
+
+
+def rollouts(context: Context, split: str) -> None:
+    """`rollouts.n` verified samples of the policy for each problem of a split; for `pairs` also the chosen responses."""
+    recipe = context.recipe
+    problems = context.problems(split)
+    engine = TransformersEngine(context.model("rlvr"), device=recipe.runtime.device)
+    with context.verifier() as verifier:
+
+        def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
+            verdicts = verifier.verify([p.answer for p in rows], [r.text for r in responses])
+            done = [r.model_copy(update={"verdict": v}) for r, v in zip(responses, verdicts, strict=True)]
+            if split != "pairs":
+                return done
+            logps = engine.log_probabilities([p.problem for p in rows], [r.text for r in done])
+            return [r.model_copy(update={"policy_logp": lp}) for r, (lp, _) in zip(done, logps, strict=True)]
+
+        out = sample_shards(
+            engine,
+            problems,
+            recipe.rollouts,
+            context.out / "shards",
+            seed=context.seed,
+            source="policy",
+            finish=finish,
+            progress=context.progress,
+        )
+    write_parquet(context.out / "responses.parquet", out)
+    if split == "pairs":
+        chosen = _chosen(context, problems, out, engine)
+        write_parquet(context.out / "chosen.parquet", chosen)
+
+
+def _chosen(
+    context: Context, problems: Sequence[Problem], responses: Sequence[Response], engine: TransformersEngine
+) -> list[Response]:
+    """One correct, well-formed response a problem, drawn by seed; the same one serves every method."""
+    recipe = context.recipe
+    by_id: Mapping[str, Problem] = {p.id: p for p in problems}
+    correct: dict[str, list[Response]] = {}
+    for r in responses:
+        if r.verdict and r.verdict.outcome == "correct" and not _failures(context, by_id[r.problem_id], r):
+            correct.setdefault(r.problem_id, []).append(r)
+    rng = random.Random(seed_of(recipe.seed, "chosen"))
+    out = {identity: rng.choice(rows) for identity, rows in sorted(correct.items())}
+    if recipe.pairs.chosen == "policy_or_reference":
+        out.update(_references(context, [p for p in problems if p.id not in out], engine))
+    if not out:
+        raise UserError(
+            f"none of {len(responses)} rollouts on {len(problems)} problems is correct, so there is no chosen side",
+            field="pairs.chosen",
+            remedy="train the policy longer, draw more samples, or set pairs.chosen=policy_or_reference",
+        )
+    return [out[identity] for identity in sorted(out)]
+
+
+def _references(context: Context, problems: Sequence[Problem], engine: TransformersEngine) -> dict[str, Response]:
+    from pns.problems.files import to_boxed
+
+    texts = {p.id: p.solution if context.recipe.problems.source == "embedded" else to_boxed(p) for p in problems}
+    usable = [(p, text) for p in problems if (text := texts[p.id])]
+    logps = engine.log_probabilities([p.problem for p, _ in usable], [t for _, t in usable])
+    with context.verifier() as verifier:
+        verdicts = verifier.verify([p.answer for p, _ in usable], [t for _, t in usable])
+    return {
+        p.id: Response(
+            problem_id=p.id, text=t, index=0, source="reference", n_tokens=n, policy_logp=lp, verdict=verdict
+        )
+        for (p, t), (lp, n), verdict in zip(usable, logps, verdicts, strict=True)
+        if verdict.outcome == "correct"
+    }
+
+
+def _failures(context: Context, problem: Problem, response: Response) -> tuple[str, ...]:
+    reward = context.recipe.reward
+    return format_failures(
+        response.text,
+        problem=problem.problem,
+        finish=response.finish,
+        answer_format=reward.answer_format,
+        max_chars=reward.max_chars,
+    )
+
+
+def fixed_threads(count: int) -> None:
+    """Sums depend on how many threads share them, so their number is part of the recipe."""
+    torch.set_num_threads(count)

@@ -1,0 +1,224 @@
+"""results.json and the page: everything measured, joined."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+import pns
+from pns.evaluation.metrics import avg_at_k, bootstrap_ci, maj_at_k, mean_ci, paired_difference, pass_at_k
+from pns.records import Pair, Response, read_parquet
+from pns.run import read_json, seed_of, write_json
+from pns.stages.context import Context
+
+Table = dict[str, dict[str, dict[str, Any]]]
+
+CURVE_KEYS = {
+    "reward": "reward",
+    "kl": "kl",
+    "completions/mean_length": "length",
+    "composite/malformed": "share_malformed",
+    "composite/correct": "share_correct",
+    "composite/scored": "share_scored",
+    "composite/undecided": "share_undecided",
+    "composite/unscored": "share_unscored",
+    "composite/mean_M": "mean_reward_model",
+    "composite/mean_C": "mean_judge",
+    "rlvr/correct": "share_correct",
+    "rlvr/well_formed": "share_well_formed",
+}
+
+
+def summarise(context: Context) -> None:
+    """Write results.json and examples.parquet; times are added by the pipeline, which alone knows them."""
+    recipe = context.recipe
+    names: list[str] = context.json("problems", "summary.json")["benchmarks"]
+    table = _evaluations(context, names)
+    own = [m for m in table if m.endswith("-own")]
+    main = [m for m in table if m not in own]
+    samples, seed = recipe.evaluate.bootstrap, seed_of(recipe.seed, "bootstrap")
+    results: dict[str, Any] = {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "version": pns.__version__,
+        "mean": {m: _mean(table[m], "greedy") for m in main},
+        "mean_ci95": {m: mean_ci(_columns(table[m], "greedy"), samples=samples, seed=seed) for m in main},
+        "sampled": {
+            "k": recipe.evaluate.k,
+            "mean": {m: _mean(table[m], "sampled") for m in main},
+            "mean_ci95": {m: mean_ci(_columns(table[m], "sampled"), samples=samples, seed=seed) for m in main},
+            "pass_at_k": {m: float(np.mean([b["pass_at_k"] for b in table[m].values()])) for m in main},
+            "maj_at_k": {m: float(np.mean([b["maj_at_k"] for b in table[m].values()])) for m in main},
+        },
+        "benchmarks": {n: {m: _cell(table[m][n], samples, seed) for m in main} for n in names},
+        "paired": {m: _paired(table, m, samples, seed) for m in main if m not in ("policy", "sft")},
+        "own_coverage": {
+            "mean": {m.removesuffix("-own"): _mean(table[m], "greedy") for m in own},
+            "sampled": {m.removesuffix("-own"): _mean(table[m], "sampled") for m in own},
+            "paired": {m.removesuffix("-own"): _paired(table, m, samples, seed) for m in own},
+        },
+        "policy": {
+            "misread_share": context.json("problems", "summary.json")["misread_share"],
+            "sft": {"greedy": _mean(table["sft"], "greedy"), "sampled": _mean(table["sft"], "sampled")},
+            "rlvr": {"greedy": _mean(table["policy"], "greedy"), "sampled": _mean(table["policy"], "sampled")},
+            "rlvr_curve": _curve(context, "rlvr"),
+        },
+        "reward_model": context.json("reward_model", "worth.json"),
+        "audit_model": context.json("audit_model", "worth.json"),
+        "pairs": {},
+        "pairs_own": {},
+    }
+    _add_pns(context, results)
+    _add_pairs(context, results)
+    results["environment"] = environment()
+    results["notes"] = _notes(context, results)
+    write_json(context.out / "results.json", results)
+
+
+def _add_pns(context: Context, results: dict[str, Any]) -> None:
+    if "pns" in context.recipe.negatives.methods:
+        stats = context.json("negatives-pns", "stats.json")
+        results["generator"] = {**stats, "curve": _curve(context, "generator")}
+        if {"pns", "rejection"} <= set(results["paired"]):
+            table = {m: _load(context, m) for m in ("pns", "rejection")}
+            samples, seed = context.recipe.evaluate.bootstrap, seed_of(context.recipe.seed, "bootstrap")
+            results["paired"]["pns"]["difference_to_rejection"] = _difference(table, "pns", "rejection", "greedy", samples, seed)
+            results["paired"]["pns"]["sampled_difference_to_rejection"] = _difference(
+                table, "pns", "rejection", "sampled", samples, seed
+            )
+    audit = context.json("audit", "audit.json")
+    results["plausibility"] = audit
+
+
+def _add_pairs(context: Context, results: dict[str, Any]) -> None:
+    stats = context.json("pairs", "stats.json")
+    shown: dict[str, list[Pair]] = {}
+    for regime, method in itertools.product(context.recipe.pairs.regimes, context.recipe.negatives.methods):
+        block = results["pairs" if regime == "matched" else "pairs_own"]
+        block[method] = stats[f"{regime}-{method}"] | context.json(f"align-{method}-{regime}", "stats.json")
+        shown.setdefault(method, read_parquet(context.inputs["pairs"] / f"{regime}-{method}.parquet", Pair))
+    order = ["pns", "rejection", "corruption", "flip"]
+    columns = [shown[m] for m in order if m in shown]
+    mixed = [p for row in itertools.zip_longest(*columns) for p in row if p is not None]
+    from pns.records import write_parquet
+
+    write_parquet(context.out / "examples.parquet", _examples(mixed, context.recipe.report.examples))
+
+
+def _examples(mixed: list[Pair], most: int) -> list[Pair]:
+    """Half of the page's examples from PNS, the others from the other methods, each problem once."""
+    seen: set[str] = set()
+    out: list[Pair] = []
+    pns_pairs = [p for p in mixed if p.method == "pns"]
+    for pair in [*pns_pairs[: (most + 1) // 2], *[p for p in reversed(mixed) if p.method != "pns"]]:
+        if pair.problem_id not in seen and len(out) < most:
+            seen.add(pair.problem_id)
+            out.append(pair)
+    return out
+
+
+def _evaluations(context: Context, names: list[str]) -> Table:
+    order = ["policy", "sft", "sft_chosen", "rlvr_more"]
+    found = [n.removeprefix("evaluate-") for n in context.inputs if n.startswith("evaluate-")]
+    return {m: _load(context, m) for m in sorted(found, key=lambda m: order.index(m) if m in order else len(order))}
+
+
+def _load(context: Context, model: str) -> dict[str, dict[str, Any]]:
+    folder = context.inputs[f"evaluate-{model}"]
+    names: list[str] = context.json("problems", "summary.json")["benchmarks"]
+    out = {}
+    for name in names:
+        greedy = read_parquet(folder / f"greedy-{name}.parquet", Response)
+        sampled = read_parquet(folder / f"sampled-{name}.parquet", Response)
+        k = max(1, len(sampled) // max(1, len(greedy)))
+        right_NK = np.array([_right(r) for r in sampled], dtype=bool).reshape(len(greedy), k)
+        answers = [[_answer(r) for r in sampled[i * k : (i + 1) * k]] for i in range(len(greedy))]
+        out[name] = {
+            "greedy": np.array([_right(r) for r in greedy], dtype=float),
+            "sampled": right_NK.mean(1),
+            "avg": avg_at_k(right_NK),
+            "pass_at_k": pass_at_k(right_NK),
+            "maj_at_k": maj_at_k(answers, right_NK),
+            "undecided": sum(bool(r.verdict and r.verdict.outcome == "undecided") for r in greedy) / len(greedy),
+        }
+    return out
+
+
+def _right(response: Response) -> bool:
+    return response.verdict is not None and response.verdict.outcome == "correct"
+
+
+def _answer(response: Response) -> str | None:
+    return response.verdict.answer if response.verdict else None
+
+
+def _columns(block: dict[str, dict[str, Any]], kind: str) -> list[Any]:
+    return [cells[kind] for cells in block.values()]
+
+
+def _mean(block: dict[str, dict[str, Any]], kind: str) -> float:
+    return float(np.mean([cells[kind].mean() for cells in block.values()]))
+
+
+def _cell(cells: dict[str, Any], samples: int, seed: int) -> dict[str, Any]:
+    return {
+        "accuracy": float(cells["greedy"].mean()),
+        "n": len(cells["greedy"]),
+        "ci95": bootstrap_ci(cells["greedy"], samples=samples, seed=seed),
+        "sampled": cells["avg"],
+        "pass_at_k": cells["pass_at_k"],
+        "maj_at_k": cells["maj_at_k"],
+        "undecided": cells["undecided"],
+    }
+
+
+def _difference(table: Table, a: str, b: str, kind: str, samples: int, seed: int) -> dict[str, Any]:
+    found = paired_difference(_columns(table[a], kind), _columns(table[b], kind), samples=samples, seed=seed)
+    return {"difference": found["difference"], "ci95": list(found["ci95"]), "p_value": found["p_value"]}
+
+
+def _paired(table: Table, method: str, samples: int, seed: int) -> dict[str, Any]:
+    greedy = _difference(table, method, "policy", "greedy", samples, seed)
+    sampled = _difference(table, method, "policy", "sampled", samples, seed)
+    return {
+        "difference_to_policy": greedy["difference"],
+        "ci95": greedy["ci95"],
+        "p_value": greedy["p_value"],
+        "sampled_difference_to_policy": sampled["difference"],
+        "sampled_ci95": sampled["ci95"],
+    }
+
+
+def _curve(context: Context, stage: str) -> list[dict[str, Any]]:
+    import json
+
+    lines = (context.inputs[stage] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for line in lines if "reward" in (row := json.loads(line))]
+    return [{"step": row["step"], **{new: row[old] for old, new in CURVE_KEYS.items() if old in row}} for row in rows]
+
+
+def environment() -> dict[str, str]:
+    """Versions that results depend on."""
+    names = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy")
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{name: metadata.version(name) for name in names},
+    }
+
+
+def _notes(context: Context, results: dict[str, Any]) -> list[str]:
+    notes = list(context.json("problems", "summary.json")["notes"])
+    for name, cells in results["benchmarks"].items():
+        accuracy = cells["policy"]["accuracy"]
+        if not 0.15 <= accuracy <= 0.85:
+            notes.append(f"the policy's accuracy on {name} is {100 * accuracy:.0f} %: outside 15 to 85 % little can be seen there")
+    if "rlvr_more" in results["mean"]:
+        budget = read_json(context.inputs["rlvr_more"] / "budget.json")
+        if budget["steps"] < budget["steps_of_pns"]:
+            notes.append(f"rlvr_more made {budget['steps']} of the {budget['steps_of_pns']} steps that PNS cost: its problems ran out")
+    return notes

@@ -1,0 +1,132 @@
+"""What every trainer shares: arguments, exact resumption, metrics, progress, saving without pickles."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from pns.errors import UserError
+from pns.recipe import RuntimePart
+from pns.run import write_atomic
+from pns.sampling.engine import assistant, user
+
+Progress = Callable[[int, int], None]
+MARKER = "COMPLETE"
+
+
+class Durable(TrainerCallback):
+    """Marks a checkpoint complete once all of it is written, and keeps metrics.jsonl in step with the trainer's state."""
+
+    def __init__(self, out: Path, progress: Progress) -> None:
+        self.out, self.progress = out, progress
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """A resumed training must not log its steps twice, so the file starts from the checkpoint's own history."""
+        self.progress(state.global_step, state.max_steps)
+        self._write(state)
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The trainer has just appended to its history."""
+        self._write(state)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report optimizer steps."""
+        self.progress(state.global_step, state.max_steps)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Called after weights, optimizer, scheduler, random states and trainer state are on disk."""
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARKER).touch()
+
+    def _write(self, state: Any) -> None:
+        rows = [{k: v for k, v in row.items() if k not in TIMES} for row in state.log_history]
+        write_atomic(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+# Seconds and rates differ between machines and runs; they are kept out of published results.
+TIMES = frozenset(
+    {"train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time", "total_flos"}
+)
+
+
+def arguments(out: Path, runtime: RuntimePart, *, seed: int, steps: int, **own: Any) -> dict[str, Any]:
+    """Keyword arguments that all our trainer configs share; `own` is added last.
+
+    Training is budgeted in steps. Checkpoints hold what an exact resume needs; two are kept, since the older one is all
+    that is left when a kill hits the writing of the newer.
+    """
+    cpu = runtime.device == "cpu"
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "max_steps": steps,
+        "seed": seed,
+        "data_seed": seed,
+        "use_cpu": cpu,
+        "bf16": not cpu,
+        "gradient_checkpointing": False,
+        "report_to": list(runtime.report_to),
+        "save_strategy": "steps",
+        "save_steps": min(runtime.checkpoint_every, steps),
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "logging_first_step": True,
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "weight_decay": 0.0,
+        "max_grad_norm": 1.0,
+        **own,
+    }
+
+
+def last_checkpoint(out: Path) -> str | None:
+    """The newest complete checkpoint; half-written ones are removed."""
+    found = []
+    for path in (out / "checkpoints").glob("checkpoint-*"):
+        if (path / MARKER).is_file():
+            found.append((int(path.name.rsplit("-", 1)[1]), path))
+        else:
+            shutil.rmtree(path)
+    return str(max(found)[1]) if found else None
+
+
+def train(trainer: Any, out: Path, progress: Progress) -> list[dict[str, Any]]:
+    """Train to the end, from the last complete checkpoint if there is one; publish model, tokenizer and metrics.
+
+    Returns the trainer's log history, times left out.
+    """
+    trainer.add_callback(Durable(out, progress))
+    trainer.train(resume_from_checkpoint=last_checkpoint(out))
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    save_model(model, trainer.processing_class, out / "model")
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    history = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+        raise UserError("training ended with weights that are not numbers", file=out, remedy="lower the learning rate")
+    return history
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save weights (safetensors), configuration and tokenizer; never the pickled training arguments."""
+    for part in (model, tokenizer):
+        part.save_pretrained(folder)
+
+
+def check_lengths(tokenizer: Any, rows: Sequence[tuple[str, str]], limit: int, what: str, key: str) -> None:
+    """Refuse rows that a trainer would cut or drop. `rows` are (problem, response).
+
+    Raises UserError with how many of them are over `limit` tokens and how long the longest is.
+    """
+    texts = [tokenizer.apply_chat_template([user(p), assistant(r)], tokenize=False) for p, r in rows]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+    over = sum(n > limit for n in lengths)
+    if over:
+        raise UserError(
+            f"{over} of {len(lengths)} {what} are longer than {limit} tokens (the longest: {max(lengths)})",
+            field=key,
+            remedy=f"set {key}={max(lengths)} or leave the long problems out; a trainer would cut or drop them silently",
+        )

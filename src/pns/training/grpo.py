@@ -1,0 +1,72 @@
+"""GRPO through TRL: RLVR of the policy, more of it as a control, and reverse RL of the generator.
+
+One pass over the problems, one update a generation, checkpoints on generation boundaries: the setting in which a
+resumed training equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from pns.errors import UserError
+from pns.recipe import GrpoPart, RuntimePart
+from pns.records import Problem
+from pns.sampling.engine import load_tokenizer, prompt_rows
+from pns.training.common import Progress, arguments, train
+
+
+def train_grpo(
+    start: Path,
+    problems: Sequence[Problem],
+    reward: Callable[..., list[float | None]],
+    out: Path,
+    *,
+    part: GrpoPart,
+    runtime: RuntimePart,
+    seed: int,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """Train from the model saved at `start`, which is also the reference of the KL term. Returns the log history.
+
+    Raises UserError when there are fewer problems than one pass needs.
+    """
+    need = part.steps * part.prompts_per_step
+    if len(problems) < need:
+        raise UserError(f"{part.steps} steps of {part.prompts_per_step} prompts need {need} problems, not {len(problems)}")
+    rows = part.prompts_per_step * part.num_generations
+    micro = part.micro_batch or rows
+    tokenizer = load_tokenizer(start)
+    config = GRPOConfig(
+        **arguments(
+            out,
+            runtime,
+            seed=seed,
+            steps=part.steps,
+            per_device_train_batch_size=micro,
+            gradient_accumulation_steps=rows // micro,
+            steps_per_generation=rows // micro,
+            num_iterations=1,
+            num_generations=part.num_generations,
+            max_completion_length=part.max_new_tokens,
+            temperature=part.temperature,
+            learning_rate=part.learning_rate,
+            lr_scheduler_type="constant_with_warmup",
+            warmup_steps=min(5, part.steps // 4),
+            beta=part.beta,
+            shuffle_dataset=False,
+            model_init_kwargs={"dtype": "auto"},
+        )
+    )
+    trainer = GRPOTrainer(
+        model=str(start),
+        reward_funcs=reward,
+        args=config,
+        train_dataset=Dataset.from_list(prompt_rows(problems[:need])),
+        processing_class=tokenizer,
+    )
+    return train(trainer, out, progress)

@@ -1,0 +1,132 @@
+"""A stage in a process of its own: what goes wrong in it, or a kill, cannot take the driver with it.
+
+Workers are forked from a server that has imported the heavy libraries once (multiprocessing's forkserver), so a stage
+starts in a fraction of a second. A worker ends itself when its driver is gone, and holds a lock of its own, so that a
+resume never finds an old worker still writing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from pns.errors import StageStopped, UserError
+from pns.pipeline import Stage, call
+from pns.recipe import Recipe
+
+NO_SPACE = "the disk is full"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker is told."""
+
+    stage: Stage
+    recipe: Recipe
+    out: Path
+    inputs: Mapping[str, Path]
+    log: Path
+    lock: Path
+    threads: int
+
+
+def server() -> Any:
+    """The context that forks workers. Thread counts are set before its server starts, for they are read at import."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+    os.environ.update(TOKENIZERS_PARALLELISM="false", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRL_EXPERIMENTAL_SILENCE="1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pns.preload"])
+    return context
+
+
+def work(job: Job, pipe: Connection) -> None:
+    """Entry point of a worker: run one stage, tell the driver of progress and of the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    with job.log.open("a", encoding="utf-8") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+        sys.stdout = sys.stderr = log
+        print(f"--- {job.stage.name} {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)  # noqa: T201
+        try:
+            with _held(job.lock):
+                pipe.send(("done", _run(job, pipe)))
+        except UserError as error:
+            pipe.send(("user", str(error)))
+        except StageStopped as error:
+            pipe.send(("stopped", str(error)))
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send(("user", _disk_full(job)) if _out_of_space(error) else ("bug", traceback.format_exc()))
+
+
+def _run(job: Job, pipe: Connection) -> dict[str, Any]:
+    import resource
+
+    import torch
+
+    from pns.stages.context import Context
+
+    torch.set_num_threads(job.threads)
+    last = [0.0]
+
+    def progress(done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - last[0] > 0.2 or done >= total:
+            last[0] = now
+            with contextlib.suppress(BrokenPipeError):
+                pipe.send(("progress", (done, total)))
+
+    begun = time.monotonic()
+    call(job.stage, Context(job.recipe, job.stage.name, job.out, job.inputs, progress))
+    # Linux gives the peak in KiB, macOS in bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"seconds": time.monotonic() - begun, "peak_memory_bytes": peak}
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Any:
+    with path.open("a", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _out_of_space(error: BaseException) -> bool:
+    seen: BaseException | None = error
+    while seen is not None:
+        if (isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(seen):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _disk_full(job: Job) -> str:
+    return str(
+        UserError(
+            f"{NO_SPACE} while {job.stage.name} was writing",
+            file=job.out,
+            remedy="free some space and run the same command again: it goes on from the last checkpoint or shard",
+        )
+    )
