@@ -7,7 +7,7 @@ import errno
 import json
 import sys
 from collections.abc import Iterator
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ app = typer.Typer(
 BAD_INPUT, BUG, STOPPED, INTERRUPTED = 2, 1, 3, 130
 
 
-class OnExisting(str, Enum):
+class OnExisting(StrEnum):
     """What to do with a run directory that is there already."""
 
     resume = "resume"
@@ -44,9 +44,12 @@ class OnExisting(str, Enum):
 
 RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="Dotted overrides, e.g. align.beta=0.2 seed=1.", metavar="[KEY=VALUE ...]", show_default=False)
+    list[str] | None,
+    typer.Argument(help="Dotted overrides, e.g. align.beta=0.2 seed=1.", metavar="[KEY=VALUE ...]", show_default=False),
 ]
-RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Where the run lives. Default: runs/<recipe name>.", show_default=False)]
+RunDir = Annotated[
+    Path | None, typer.Option("--run-dir", help="Where the run lives. Default: runs/<recipe name>.", show_default=False)
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN", show_default=False)]
 
 
@@ -60,7 +63,9 @@ def _errors() -> Iterator[None]:
     except StageStopped as error:
         _fail(f"stopped: {error}\n  -> mend the cause; the same command goes on from there", STOPPED)
     except KeyboardInterrupt:
-        _fail("\nInterrupted. Nothing is lost: the same command goes on from the last checkpoint or shard.", INTERRUPTED)
+        _fail(
+            "\nInterrupted. Nothing is lost: the same command goes on from the last checkpoint or shard.", INTERRUPTED
+        )
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -81,9 +86,17 @@ def run(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     run_dir: RunDir = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this stage (a name or a group, e.g. generator, align).", show_default=False)] = None,
-    from_: Annotated[str | None, typer.Option("--from", help="Run this stage, and all that depends on it, again.", show_default=False)] = None,
-    on_existing: Annotated[OnExisting, typer.Option(help="A run directory that exists: go on with it, start beside it, or fail.")] = OnExisting.resume,
+    until: Annotated[
+        str | None,
+        typer.Option(help="Stop after this stage (a name or a group, e.g. generator, align).", show_default=False),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option("--from", help="Run this stage, and all that depends on it, again.", show_default=False),
+    ] = None,
+    on_existing: Annotated[
+        OnExisting, typer.Option(help="A run directory that exists: go on with it, start beside it, or fail.")
+    ] = OnExisting.resume,
 ) -> None:
     """Run a recipe from problems to the report. What is done is not done again; Ctrl-C stops, the same command goes on.
 
@@ -103,7 +116,12 @@ def run(
 
 @app.command()
 def stage(
-    name: Annotated[str, typer.Argument(help="Stage or group of stages, e.g. reward_model, negatives, align-pns-matched.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Stage or group of stages, e.g. reward_model, negatives, align-pns-matched.", show_default=False
+        ),
+    ],
     recipe: RecipeArgument,
     overrides: Overrides = None,
     run_dir: RunDir = None,
@@ -170,7 +188,8 @@ def _need_libraries() -> None:
     missing = [name for name in ("torch", "transformers", "trl", "datasets", "accelerate") if find_spec(name) is None]
     if missing:
         raise UserError(
-            f"not installed: {', '.join(missing)}", remedy='pip install "plausible-negatives[train]" (see the README for torch)'
+            f"not installed: {', '.join(missing)}",
+            remedy='pip install "plausible-negatives[train]" (see the README for torch)',
         )
 
 
@@ -208,7 +227,9 @@ def show(run_dir: RunArgument) -> None:
         console = Console()
         console.print(table)
         total = sum(row.get("seconds", 0.0) for row in rows)
-        typer.echo(f"{sum(r['state'] == 'done' for r in rows)} of {len(rows)} stages done, {clock(total)} of stage time")
+        typer.echo(
+            f"{sum(r['state'] == 'done' for r in rows)} of {len(rows)} stages done, {clock(total)} of stage time"
+        )
 
 
 def _size(count: float) -> str:
@@ -287,7 +308,7 @@ def report(run_dir: RunArgument) -> None:
     """
     with _errors():
         from pns.driver import render, state_rows
-        from pns.run import Run, read_json
+        from pns.run import Run
 
         one = Run.open(run_dir)
         seconds = {row["name"]: row["seconds"] for row in state_rows(one) if "seconds" in row}
@@ -302,7 +323,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     pass
 

@@ -6,7 +6,16 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskID,
+    TextColumn,
+)
 from rich.text import Text
 
 QUIET_SECONDS = 15.0
@@ -49,7 +58,7 @@ class Display:
             transient=True,
             refresh_per_second=4,
         )
-        self.tasks: dict[str, int] = {}
+        self.tasks: dict[str, TaskID] = {}
         self.state: dict[str, tuple[int, int, float]] = {}
         self.said: dict[str, float] = {}
         self.total = self.count = 0
@@ -60,7 +69,9 @@ class Display:
             self.bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.live:
             self.bars.stop()
 
@@ -102,7 +113,9 @@ class Display:
         del self.state[name]
         if self.live:
             self.bars.remove_task(self.tasks.pop(name))
-        self._line(f"[{self.count}/{self.total}] {name} done in {clock(seconds)} (run {clock(time.monotonic() - self.begun)})")
+        self._line(
+            f"[{self.count}/{self.total}] {name} done in {clock(seconds)} (run {clock(time.monotonic() - self.begun)})"
+        )
 
     def _line(self, text: str) -> None:
         self.console.print(Text(text), highlight=False)

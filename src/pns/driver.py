@@ -268,7 +268,9 @@ def render(run: Run, seconds: Mapping[str, float], examples: int) -> Path:
 
     folder = next(run.stages.glob("*-report"), None)
     if folder is None or not (folder / "results.json").is_file():
-        raise UserError("this run has no results yet", file=run.folder, remedy="`pns run RECIPE` to the end, then again")
+        raise UserError(
+            "this run has no results yet", file=run.folder, remedy="`pns run RECIPE` to the end, then again"
+        )
     results = read_json(folder / "results.json")
     results["created"] = run.manifest().get("created")
     results["seconds"] = dict(seconds)
@@ -294,5 +296,3 @@ def state_rows(run: Run) -> list[dict[str, Any]]:
         kind = "done" if state and state["fingerprint"] == marks[name] else "stale" if state else "waiting"
         rows.append({"name": name, "state": "interrupted" if partial and kind != "done" else kind, **(state or {})})
     return rows
-
-

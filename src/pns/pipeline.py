@@ -109,7 +109,9 @@ def _pns_stages(recipe: Recipe) -> list[Stage]:
     found = []
     if "pns" in recipe.negatives.methods:
         found.append(
-            Stage("generator", "models:generator", ("problems", "rlvr", "reward_model"), ("generator", "reward", *_TRAIN))
+            Stage(
+                "generator", "models:generator", ("problems", "rlvr", "reward_model"), ("generator", "reward", *_TRAIN)
+            )
         )
     found.append(Stage("rlvr_more", "policy:rlvr_more", ("problems", "rlvr"), more))
     return found

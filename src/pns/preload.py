@@ -15,4 +15,15 @@ import pns.stages.negatives
 import pns.stages.policy
 import pns.stages.summary
 
-__all__ = ["DPOTrainer", "GRPOTrainer", "RewardTrainer", "SFTTrainer", "datasets", "pns", "pyarrow", "torch", "transformers", "trl"]
+__all__ = [
+    "DPOTrainer",
+    "GRPOTrainer",
+    "RewardTrainer",
+    "SFTTrainer",
+    "datasets",
+    "pns",
+    "pyarrow",
+    "torch",
+    "transformers",
+    "trl",
+]

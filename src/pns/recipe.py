@@ -47,7 +47,10 @@ class ProblemsPart(Part):
     splits: Splits
     benchmark_size: int = Field(300, ge=1, description="problems a benchmark; files with fewer rows give all of them")
     misread_share: float = Field(
-        0.0, ge=0, lt=1, description="share of the SFT solutions that carry a self-consistent misreading (embedded only)"
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the SFT solutions that carry a self-consistent misreading (embedded only)",
     )
     train_file: Path | None = Field(None, description="JSONL with id, problem, answer, solution (source: jsonl)")
     benchmarks: dict[str, Path] = Field(default_factory=dict, description="name -> JSONL file (source: jsonl)")
@@ -211,7 +214,9 @@ class AlignPart(Part):
     learning_rate: float = Field(gt=0)
     beta: float = Field(0.1, gt=0)
     nll_weight: float = Field(0.0, ge=0, description="weight of the NLL of chosen beside the DPO loss")
-    sft_learning_rate: float | None = Field(None, gt=0, description="step size of the sft_chosen control; default the same")
+    sft_learning_rate: float | None = Field(
+        None, gt=0, description="step size of the sft_chosen control; default the same"
+    )
     max_length: int = Field(192, ge=8, description="tokens; a pair that is longer is an error, never cut")
 
 
@@ -375,7 +380,12 @@ def _set(data: dict[str, Any], key: str, value: Any, text: str) -> None:
     for name in parents:
         node = node.setdefault(name, {})
         if not isinstance(node, dict):
-            raise UserError(f"`{name}` holds a value, not keys", file="override", field=text, remedy="`pns recipe RECIPE` lists every key")
+            raise UserError(
+                f"`{name}` holds a value, not keys",
+                file="override",
+                field=text,
+                remedy="`pns recipe RECIPE` lists every key",
+            )
     node[last] = value
 
 

@@ -35,8 +35,8 @@ def write_atomic(path: Path, text: str) -> None:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -52,9 +52,13 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError("no such file", file=path, remedy="is this a run directory? `pns show RUN` looks at one") from None
+        raise UserError(
+            "no such file", file=path, remedy="is this a run directory? `pns show RUN` looks at one"
+        ) from None
     except ValueError as error:
-        raise UserError(f"not valid JSON ({error})", file=path, remedy="delete the stage's folder and run again") from None
+        raise UserError(
+            f"not valid JSON ({error})", file=path, remedy="delete the stage's folder and run again"
+        ) from None
 
 
 def fingerprint(**parts: Any) -> str:
@@ -76,7 +80,9 @@ def file_hash(path: Path) -> str:
             while chunk := stream.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", file=path, remedy="check the path in the recipe") from None
+        raise UserError(
+            f"cannot be read ({error.strerror})", file=path, remedy="check the path in the recipe"
+        ) from None
     return digest.hexdigest()
 
 
@@ -103,7 +109,9 @@ class Run:
     def open(cls, folder: Path) -> Run:
         """An existing run. Raises UserError when it is none, or one of another version."""
         if not (folder / "manifest.json").is_file():
-            raise UserError("not a run directory (no manifest.json)", file=folder, remedy="`pns run RECIPE --run-dir D` makes one")
+            raise UserError(
+                "not a run directory (no manifest.json)", file=folder, remedy="`pns run RECIPE --run-dir D` makes one"
+            )
         run = cls(folder)
         version = run.manifest().get("run_version")
         if version != RUN_VERSION:
@@ -119,7 +127,11 @@ class Run:
         """Make a run directory, or open one that is there: `resume` it, take a `new` name beside it, or `fail`."""
         if (folder / "manifest.json").exists():
             if on_existing == "fail":
-                raise UserError("this run exists", file=folder, remedy="--on-existing resume goes on with it, `new` starts beside it")
+                raise UserError(
+                    "this run exists",
+                    file=folder,
+                    remedy="--on-existing resume goes on with it, `new` starts beside it",
+                )
             if on_existing == "resume":
                 return cls.open(folder)
             number = 2
@@ -176,7 +188,7 @@ class Run:
         """stage.json of a published stage, or None. Finishes a publication that a crash interrupted between renames."""
         published, work = self.published(label), self.work(label)
         if not published.exists() and (work / "stage.json").is_file():
-            os.replace(work, published)
+            work.replace(published)
         path = published / "stage.json"
         return read_json(path) if path.is_file() else None
 
@@ -200,6 +212,6 @@ class Run:
         write_json(work / "stage.json", {**state, "digest": digest_of(work), "bytes": size})
         shutil.rmtree(old, ignore_errors=True)
         if published.exists():
-            os.replace(published, old)
-        os.replace(work, published)
+            published.replace(old)
+        work.replace(published)
         shutil.rmtree(old, ignore_errors=True)

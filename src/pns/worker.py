@@ -47,7 +47,9 @@ def server() -> Any:
     """The context that forks workers. Thread counts are set before its server starts, for they are read at import."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
-    os.environ.update(TOKENIZERS_PARALLELISM="false", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRL_EXPERIMENTAL_SILENCE="1")
+    os.environ.update(
+        TOKENIZERS_PARALLELISM="false", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRL_EXPERIMENTAL_SILENCE="1"
+    )
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pns.preload"])

@@ -43,7 +43,7 @@ def pick(
         if how == "random":
             out[identity] = rng.choice(rows)
         elif how == "best":
-            out[identity] = max(rows, key=lambda r: (r.scores.score if r.scores and r.scores.score is not None else -9.0))
+            out[identity] = max(rows, key=lambda r: r.scores.score if r.scores and r.scores.score is not None else -9.0)
         else:
             out[identity] = max(rows, key=_likelihood)
     return out

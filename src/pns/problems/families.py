@@ -15,11 +15,26 @@ from dataclasses import dataclass, replace
 
 LIMIT = 99  # the largest number a story or its solution may hold
 
-NAMES = (
-    "Mia Tom Ana Ben Zoe Max Eva Leo Ida Sam Nora Paul Rosa Finn Lena Hugo".split()
-)
-FEMALE = frozenset("Mia Ana Zoe Eva Ida Nora Rosa Lena".split())
-OBJECTS = "apples pears coins cards books pens stones shells stamps beads nuts plums".split()
+NAMES = [
+    "Mia",
+    "Tom",
+    "Ana",
+    "Ben",
+    "Zoe",
+    "Max",
+    "Eva",
+    "Leo",
+    "Ida",
+    "Sam",
+    "Nora",
+    "Paul",
+    "Rosa",
+    "Finn",
+    "Lena",
+    "Hugo",
+]
+FEMALE = frozenset(["Mia", "Ana", "Zoe", "Eva", "Ida", "Nora", "Rosa", "Lena"])
+OBJECTS = ["apples", "pears", "coins", "cards", "books", "pens", "stones", "shells", "stamps", "beads", "nuts", "plums"]
 
 # Pairings of name and object that training never shows; the `pairings` benchmark has nothing else.
 _HELD_OUT = frozenset(

@@ -46,7 +46,9 @@ def load_tokenizer(path: str | Path) -> Any:
             remedy="save the tokenizer beside the model: tokenizer.save_pretrained(directory)",
         ) from None
     if not tokenizer.chat_template:
-        raise UserError("the tokenizer has no chat template", file=path, remedy="set tokenizer.chat_template and save it")
+        raise UserError(
+            "the tokenizer has no chat template", file=path, remedy="set tokenizer.chat_template and save it"
+        )
     return tokenizer
 
 

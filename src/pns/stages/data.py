@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from pns.errors import UserError
 from pns.problems import embedded
@@ -54,7 +54,9 @@ def _embedded(context: Context) -> tuple[Groups, Groups, list[str]]:
     )
     notes = []
     if unknown:
-        notes.append(f"{len(unknown)} tokens of the benchmarks do not occur in the SFT problems: {sorted(unknown)[:10]}")
+        notes.append(
+            f"{len(unknown)} tokens of the benchmarks do not occur in the SFT problems: {sorted(unknown)[:10]}"
+        )
     return splits, benchmarks, notes
 
 
@@ -93,5 +95,7 @@ def _with_solutions(rows: Sequence[Problem], notes: list[str]) -> list[Problem]:
     if len(kept) < len(rows):
         notes.append(f"sft: {len(rows) - len(kept)} problems left out, they have no reference solution")
     if not kept:
-        raise UserError("no training problem has a solution", field="problems.train_file", remedy="SFT needs `solution`")
+        raise UserError(
+            "no training problem has a solution", field="problems.train_file", remedy="SFT needs `solution`"
+        )
     return kept

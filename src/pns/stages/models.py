@@ -50,7 +50,11 @@ def reward_model(context: Context, split: str) -> None:
         groups.setdefault(r.problem_id, []).append((s, bool(r.verdict and r.verdict.outcome == "correct")))
     write_json(
         context.out / "worth.json",
-        {**worth(groups, recipe.rollouts.n), "n_training_pairs": len(pairs), "calibration": {"n": calibration.n, "median": calibration.median, "scale": calibration.scale}},
+        {
+            **worth(groups, recipe.rollouts.n),
+            "n_training_pairs": len(pairs),
+            "calibration": {"n": calibration.n, "median": calibration.median, "scale": calibration.scale},
+        },
     )
 
 

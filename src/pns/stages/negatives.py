@@ -189,7 +189,9 @@ def pairs(context: Context) -> None:
         for method, rows in found.items():
             ids = common if regime == "matched" else draw(set(rows) & set(chosen), recipe.pairs.n, seed)
             made = build_pairs(method, ids, problems, chosen, rows)
-            _enough(made, method, regime, recipe.pairs.min_pairs, {m: len(set(r) & set(chosen)) for m, r in found.items()})
+            _enough(
+                made, method, regime, recipe.pairs.min_pairs, {m: len(set(r) & set(chosen)) for m, r in found.items()}
+            )
             write_parquet(context.out / f"{regime}-{method}.parquet", made)
             stats[f"{regime}-{method}"] = {"coverage": len(rows) / len(problems), **describe(made)}
     write_json(context.out / "stats.json", stats)
@@ -240,7 +242,9 @@ def audit(context: Context) -> None:
     groups: dict[str, list[Response]] = {"correct": right}
     groups |= {m: list(rows.values()) for m, rows in load_negatives(context).items()}
     scores: dict[str, dict[str, float]] = {}
-    out: dict[str, Any] = {k: {} for k in ("reward_model", "heldout_auc", "heldout_auc_ci95", "length_auc", "fully_consistent", "scores")}
+    out: dict[str, Any] = {
+        k: {} for k in ("reward_model", "heldout_auc", "heldout_auc_ci95", "length_auc", "fully_consistent", "scores")
+    }
     for name, rows in groups.items():
         statements, texts = [problems[r.problem_id].problem for r in rows], [r.text for r in rows]
         scores[name] = dict(zip((r.problem_id for r in rows), detector.score(statements, texts), strict=True))

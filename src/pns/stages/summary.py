@@ -86,7 +86,9 @@ def _add_pns(context: Context, results: dict[str, Any]) -> None:
         if {"pns", "rejection"} <= set(results["paired"]):
             table = {m: _load(context, m) for m in ("pns", "rejection")}
             samples, seed = context.recipe.evaluate.bootstrap, seed_of(context.recipe.seed, "bootstrap")
-            results["paired"]["pns"]["difference_to_rejection"] = _difference(table, "pns", "rejection", "greedy", samples, seed)
+            results["paired"]["pns"]["difference_to_rejection"] = _difference(
+                table, "pns", "rejection", "greedy", samples, seed
+            )
             results["paired"]["pns"]["sampled_difference_to_rejection"] = _difference(
                 table, "pns", "rejection", "sampled", samples, seed
             )
@@ -216,9 +218,13 @@ def _notes(context: Context, results: dict[str, Any]) -> list[str]:
     for name, cells in results["benchmarks"].items():
         accuracy = cells["policy"]["accuracy"]
         if not 0.15 <= accuracy <= 0.85:
-            notes.append(f"the policy's accuracy on {name} is {100 * accuracy:.0f} %: outside 15 to 85 % little can be seen there")
+            notes.append(
+                f"the policy's accuracy on {name} is {100 * accuracy:.0f} %: outside 15 to 85 % little can be seen there"
+            )
     if "rlvr_more" in results["mean"]:
         budget = read_json(context.inputs["rlvr_more"] / "budget.json")
         if budget["steps"] < budget["steps_of_pns"]:
-            notes.append(f"rlvr_more made {budget['steps']} of the {budget['steps_of_pns']} steps that PNS cost: its problems ran out")
+            notes.append(
+                f"rlvr_more made {budget['steps']} of the {budget['steps_of_pns']} steps that PNS cost: its problems ran out"
+            )
     return notes

@@ -18,6 +18,7 @@ from pns.sampling.engine import assistant, user
 
 Progress = Callable[[int, int], None]
 MARKER = "COMPLETE"
+METRICS = "metrics.jsonl"
 
 
 class Durable(TrainerCallback):
@@ -29,11 +30,12 @@ class Durable(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A resumed training must not log its steps twice, so the file starts from the checkpoint's own history."""
         self.progress(state.global_step, state.max_steps)
-        self._write(state)
+        write_atomic(self.out / METRICS, "".join(_line(row) for row in state.log_history))
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The trainer has just appended to its history."""
-        self._write(state)
+        with (self.out / METRICS).open("a", encoding="utf-8") as stream:
+            stream.write(_line(state.log_history[-1]))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Report optimizer steps."""
@@ -43,15 +45,13 @@ class Durable(TrainerCallback):
         """Called after weights, optimizer, scheduler, random states and trainer state are on disk."""
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARKER).touch()
 
-    def _write(self, state: Any) -> None:
-        rows = [{k: v for k, v in row.items() if k not in TIMES} for row in state.log_history]
-        write_atomic(self.out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-
 
 # Seconds and rates differ between machines and runs; they are kept out of published results.
-TIMES = frozenset(
-    {"train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time", "total_flos"}
-)
+TIMES = frozenset({"train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time", "total_flos"})
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps({k: v for k, v in row.items() if k not in TIMES}) + "\n"
 
 
 def arguments(out: Path, runtime: RuntimePart, *, seed: int, steps: int, **own: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def train(trainer: Any, out: Path, progress: Progress) -> list[dict[str, Any]]:
     model = trainer.accelerator.unwrap_model(trainer.model)
     save_model(model, trainer.processing_class, out / "model")
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    history = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    history = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
     if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
         raise UserError("training ended with weights that are not numbers", file=out, remedy="lower the learning rate")
     return history

@@ -37,7 +37,9 @@ def train_grpo(
     """
     need = part.steps * part.prompts_per_step
     if len(problems) < need:
-        raise UserError(f"{part.steps} steps of {part.prompts_per_step} prompts need {need} problems, not {len(problems)}")
+        raise UserError(
+            f"{part.steps} steps of {part.prompts_per_step} prompts need {need} problems, not {len(problems)}"
+        )
     rows = part.prompts_per_step * part.num_generations
     micro = part.micro_batch or rows
     tokenizer = load_tokenizer(start)

@@ -38,7 +38,10 @@ def train_dpo(
     rows = [(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
     check_lengths(tokenizer, rows, part.max_length, "sides of preference pairs", "align.max_length")
     data = Dataset.from_list(
-        [{"prompt": [user(p.prompt)], "chosen": [assistant(p.chosen)], "rejected": [assistant(p.rejected)]} for p in pairs]
+        [
+            {"prompt": [user(p.prompt)], "chosen": [assistant(p.chosen)], "rejected": [assistant(p.rejected)]}
+            for p in pairs
+        ]
     )
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if part.nll_weight:

@@ -67,7 +67,9 @@ def train_reward_model(
         )
     tokenizer = load_tokenizer(start)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise UserError("pad and end tokens are the same", file=start, remedy="give the tokenizer a pad token of its own")
+        raise UserError(
+            "pad and end tokens are the same", file=start, remedy="give the tokenizer a pad token of its own"
+        )
     rows = [(p, text) for p, right, wrong in pairs for text in (right, wrong)]
     check_lengths(tokenizer, rows, part.max_length, "responses of reward-model pairs", "reward_model.max_length")
     set_seed(seed)  # the head's start is random
@@ -94,9 +96,7 @@ def train_reward_model(
     return train(trainer, out, progress)
 
 
-def worth(
-    scores: Mapping[str, Sequence[tuple[float, bool]]], n: int
-) -> dict[str, float | int | None]:
+def worth(scores: Mapping[str, Sequence[tuple[float, bool]]], n: int) -> dict[str, float | int | None]:
     """What a reward model is worth on held-out problems, judged within problems.
 
     Args:
