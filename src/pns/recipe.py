@@ -158,6 +158,9 @@ class RewardModelPart(Part):
     learning_rate: float = Field(5e-4, gt=0)
     center: float = Field(0.01, ge=0, description="lambda of the centre term (method.md: 0.01, ours)")
     pairs_per_problem: int = Field(4, ge=1)
+    correct: Literal["policy", "policy_or_reference"] = Field(
+        "policy", description="use the reference solution where no sampled response to a problem is correct"
+    )
     max_length: int = Field(192, ge=8, description="tokens; a pair that is longer is an error, never dropped")
     holdout: float = Field(0.25, gt=0, lt=1, description="share of its problems kept for calibration and worth")
 

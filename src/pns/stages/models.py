@@ -10,7 +10,7 @@ from pns.rewards.adapters.trl import composite_reward
 from pns.rewards.reward_model import Calibration, RewardModel
 from pns.run import write_json
 from pns.stages.context import Context
-from pns.stages.policy import end_ids
+from pns.stages.policy import end_ids, with_references
 from pns.training.grpo import train_grpo
 from pns.training.reward_model import pairs_within, train_reward_model, worth
 
@@ -20,6 +20,8 @@ def reward_model(context: Context, split: str) -> None:
     recipe, part = context.recipe, context.recipe.reward_model
     problems = {p.id: p for p in context.problems(split)}
     responses = read_parquet(context.inputs[f"rollouts-{split}"] / "responses.parquet", Response)
+    if part.correct == "policy_or_reference":
+        responses = with_references(context, list(problems.values()), responses)
     cut = max(1, round(len(problems) * (1 - part.holdout)))
     train_ids = set(list(problems)[:cut])  # the order of problems is random already
     pairs = pairs_within(
@@ -41,12 +43,12 @@ def reward_model(context: Context, split: str) -> None:
         raise UserError(
             "no held-out rollout is correct, so the reward model cannot be calibrated",
             field=f"problems.splits.{split}",
-            remedy="more problems in this split, or more samples (rollouts.n)",
+            remedy="more problems in this split, more samples (rollouts.n), or reward_model.correct=policy_or_reference",
         )
     calibration = Calibration.fit(right)
     calibration.save(context.out)
     groups: dict[str, list[tuple[float, bool]]] = {}
-    for s, r in zip(raw, held, strict=True):
+    for s, r in ((s, r) for s, r in zip(raw, held, strict=True) if r.source == "policy"):
         groups.setdefault(r.problem_id, []).append((s, bool(r.verdict and r.verdict.outcome == "correct")))
     write_json(
         context.out / "worth.json",

@@ -9,6 +9,7 @@ import torch
 from transformers import set_seed
 
 from pns.errors import UserError
+from pns.problems.files import to_boxed
 from pns.recipe import GrpoPart
 from pns.records import Problem, Response, write_parquet
 from pns.rewards.adapters.trl import rlvr_reward
@@ -165,7 +166,10 @@ def _chosen(
     rng = random.Random(seed_of(recipe.seed, "chosen"))
     out = {identity: rng.choice(rows) for identity, rows in sorted(correct.items())}
     if recipe.pairs.chosen == "policy_or_reference":
-        out.update(_references(context, [p for p in problems if p.id not in out], engine))
+        found = references(context, [p for p in problems if p.id not in out])
+        logps = engine.log_probabilities([by_id[i].problem for i in found], [r.text for r in found.values()])
+        for (identity, r), (lp, n) in zip(found.items(), logps, strict=True):
+            out[identity] = r.model_copy(update={"policy_logp": lp, "n_tokens": n})
     if not out:
         raise UserError(
             f"none of {len(responses)} rollouts on {len(problems)} problems is correct, so there is no chosen side",
@@ -175,21 +179,23 @@ def _chosen(
     return [out[identity] for identity in sorted(out)]
 
 
-def _references(context: Context, problems: Sequence[Problem], engine: TransformersEngine) -> dict[str, Response]:
-    from pns.problems.files import to_boxed
-
-    texts = {p.id: p.solution if context.recipe.problems.source == "embedded" else to_boxed(p) for p in problems}
+def references(context: Context, problems: Sequence[Problem]) -> dict[str, Response]:
+    """Reference solutions in the trained format, as verified-correct responses, for the problems that have one."""
+    texts = {p.id: to_boxed(p) for p in problems}
     usable = [(p, text) for p in problems if (text := texts[p.id])]
-    logps = engine.log_probabilities([p.problem for p, _ in usable], [t for _, t in usable])
     with context.verifier() as verifier:
         verdicts = verifier.verify([p.answer for p, _ in usable], [t for _, t in usable])
     return {
-        p.id: Response(
-            problem_id=p.id, text=t, index=0, source="reference", n_tokens=n, policy_logp=lp, verdict=verdict
-        )
-        for (p, t), (lp, n), verdict in zip(usable, logps, verdicts, strict=True)
+        p.id: Response(problem_id=p.id, text=t, index=0, source="reference", verdict=verdict)
+        for (p, t), verdict in zip(usable, verdicts, strict=True)
         if verdict.outcome == "correct"
     }
+
+
+def with_references(context: Context, problems: Sequence[Problem], responses: Sequence[Response]) -> list[Response]:
+    """The responses, and the reference solution for each problem that no sampled response solves."""
+    solved = {r.problem_id for r in responses if r.verdict and r.verdict.outcome == "correct"}
+    return [*responses, *references(context, [p for p in problems if p.id not in solved]).values()]
 
 
 def _failures(context: Context, problem: Problem, response: Response) -> tuple[str, ...]:
