@@ -46,16 +46,17 @@ def train_dpo(
     losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
     if part.nll_weight:
         losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, part.nll_weight]}
+    steps = align_steps(len(pairs), part)
     config = DPOConfig(
         **arguments(
             out,
             runtime,
             seed=seed,
-            steps=align_steps(len(pairs), part),
+            steps=steps,
             per_device_train_batch_size=part.batch_size,
             learning_rate=part.learning_rate,
             lr_scheduler_type="linear",
-            warmup_ratio=0.1,
+            warmup_steps=round(0.1 * steps),
             beta=part.beta,
             max_length=part.max_length,
             **losses,
