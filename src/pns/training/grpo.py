@@ -61,6 +61,7 @@ def train_grpo(
             warmup_steps=min(5, part.steps // 4),
             beta=part.beta,
             shuffle_dataset=False,
+            cache_implementation="static",  # as in pns.sampling.engine
             model_init_kwargs={"dtype": "auto"},
         )
     )
