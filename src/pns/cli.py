@@ -312,7 +312,7 @@ def report(run_dir: RunArgument) -> None:
 
         one = Run.open(run_dir)
         seconds = {row["name"]: row["seconds"] for row in state_rows(one) if "seconds" in row}
-        typer.echo(f"report: {render(one, seconds, examples=10)}")
+        typer.echo(f"report: {render(one, seconds)}")
 
 
 def _version(value: bool) -> None:

@@ -81,6 +81,10 @@ class Display:
         if done:
             self._line(f"{done} of {total} stages are done already")
 
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+        self._line(text)
+
     def stage(self, name: str) -> None:
         """A stage has started."""
         if self.live:

@@ -71,7 +71,8 @@ def execute(
     if single:
         wanted = set(single)
     with run.lock():
-        _drop_foreign(run, labels)
+        for name in _drop_foreign(run, labels):
+            display.note(f"removed the result of {name}: this recipe has no such stage")
         write_atomic(run.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         stale = pipeline.downstream(pipeline.resolve(again, nodes), nodes)
         plan = _Plan(nodes, marks, labels, wanted)
@@ -87,7 +88,7 @@ def execute(
         finally:
             _save_manifest(run, recipe, plan, command)
         if "report" in plan.done and "report" in wanted:
-            _page(run, recipe, plan)
+            _page(run, plan)
     return {name: plan.done[name] for name in nodes if name in wanted and name in plan.done}
 
 
@@ -102,16 +103,23 @@ def _check_inputs(plan: _Plan, single: list[str]) -> None:
         plan.done.pop(name, None)
 
 
-def _drop_foreign(run: Run, labels: Mapping[str, str]) -> None:
-    """Results of stages that this recipe does not have, or has under another number, and remains of interrupted renames."""
-    known = set(labels.values())
-    for path in run.stages.iterdir():
-        if path.name.endswith(".old") or path.name.removesuffix(".work") not in known:
-            target = next((label for label in known if label[3:] == path.name[3:]), None)
-            if target and not path.name.endswith((".old", ".work")) and not (run.stages / target).exists():
-                path.rename(run.stages / target)
-            else:
-                shutil.rmtree(path)
+def _drop_foreign(run: Run, labels: Mapping[str, str]) -> list[str]:
+    """Give results that only changed their number their new label; remove those that the recipe does not have.
+
+    Returns the names of the removed ones.
+    """
+    known, gone = set(labels.values()), []
+    for path in sorted(run.stages.iterdir()):
+        name = path.name[3:]
+        if path.name in known or path.name.removesuffix(".work") in known:
+            continue
+        if name in labels and not (run.stages / labels[name]).exists():
+            path.rename(run.stages / labels[name])
+            continue
+        if not path.name.endswith((".old", ".work")):
+            gone.append(name)
+        shutil.rmtree(path)
+    return gone
 
 
 def _loop(recipe: Recipe, run: Run, plan: _Plan, display: Display) -> None:
@@ -135,20 +143,9 @@ def _loop(recipe: Recipe, run: Run, plan: _Plan, display: Display) -> None:
 
 
 def _startable(recipe: Recipe, plan: _Plan, todo: list[str], active: Mapping[str, _Active]) -> list[str]:
-    """Stages to start now: in the order of the flow, a solo stage only when nothing else runs."""
-    slots = recipe.runtime.jobs - len(active)
-    if any(plan.nodes[n].solo for n in active):
-        slots = 0
-    out: list[str] = []
-    for name in todo:
-        ready = all(n in plan.done for n in plan.nodes[name].needs)
-        if not ready or slots <= 0:
-            continue
-        if plan.nodes[name].solo and (active or out):
-            continue
-        out.append(name)
-        slots = 0 if plan.nodes[name].solo else slots - 1
-    return out
+    """Stages to start now, in the order of the flow."""
+    ready = [name for name in todo if all(n in plan.done for n in plan.nodes[name].needs)]
+    return ready[: max(0, recipe.runtime.jobs - len(active))]
 
 
 def _start(context: Any, recipe: Recipe, run: Run, plan: _Plan, name: str) -> _Active:
@@ -160,7 +157,7 @@ def _start(context: Any, recipe: Recipe, run: Run, plan: _Plan, name: str) -> _A
         inputs={n: run.published(plan.labels[n]) for n in stage.needs},
         log=run.folder / "logs" / f"{name}.log",
         lock=run.folder / "logs" / f"{name}.lock",
-        threads=recipe.runtime.solo_threads if stage.solo else recipe.runtime.threads,
+        threads=recipe.runtime.threads,
     )
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(job, theirs), name=name)
@@ -245,10 +242,10 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
     return out
 
 
-def _page(run: Run, recipe: Recipe, plan: _Plan) -> None:
+def _page(run: Run, plan: _Plan) -> None:
     """report/results.json and report/index.html from the report stage's result and the times of all stages."""
     if not (run.folder / "report" / "index.html").is_file() or _page_mark(plan) != _mark_of(run):
-        render(run, {name: state["seconds"] for name, state in plan.done.items()}, recipe.report.examples)
+        render(run, {name: state["seconds"] for name, state in plan.done.items()})
         write_json(run.folder / "report" / "source.json", {"stages": _page_mark(plan)})
 
 
@@ -261,7 +258,7 @@ def _mark_of(run: Run) -> str | None:
     return str(read_json(path)["stages"]) if path.is_file() else None
 
 
-def render(run: Run, seconds: Mapping[str, float], examples: int) -> Path:
+def render(run: Run, seconds: Mapping[str, float]) -> Path:
     """Build the page of a finished run. Raises UserError when the report stage is not done."""
     from pns.records import Pair, read_parquet
     from pns.report.build import build_report
@@ -279,7 +276,7 @@ def render(run: Run, seconds: Mapping[str, float], examples: int) -> Path:
     write_json(out / "results.json", results)
     pairs = read_parquet(folder / "examples.parquet", Pair)
     text = (run.folder / "recipe.yaml").read_text(encoding="utf-8")
-    return build_report(results, pairs, text, out, examples=examples)
+    return build_report(results, pairs, text, out, examples=len(pairs))
 
 
 def state_rows(run: Run) -> list[dict[str, Any]]:

@@ -30,7 +30,6 @@ class Stage:
         needs: names of the stages whose results it reads.
         keys: dotted recipe keys (a whole part, or a leaf) that its result depends on; the seed always counts.
         version: raised when the meaning of its result changes.
-        solo: nothing else can run beside it, so it may use `runtime.solo_threads`.
     """
 
     name: str
@@ -39,33 +38,22 @@ class Stage:
     keys: tuple[str, ...]
     args: tuple[str, ...] = ()
     version: int = 1
-    solo: bool = False
 
 
 def stages(recipe: Recipe) -> dict[str, Stage]:
-    """All stages of a recipe, by name, in an order in which every stage comes after those it needs."""
+    """All stages of a recipe, by name: each after those it needs, the longest chain first, for ready stages start in this order."""
     methods, regimes = recipe.negatives.methods, recipe.pairs.regimes
-    solo = "runtime.solo_threads"
     nodes = [
         Stage("problems", "data:make_problems", (), ("problems", *_VERIFY)),
         Stage("start", "policy:make_start", (), ("model", "runtime.device")),
-        Stage("sft", "policy:sft", ("problems", "start"), ("sft", *_TRAIN, solo), solo=True),
-        Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *_VERIFY, *_FORM, solo), solo=True),
-        *(
-            Stage(f"rollouts-{s}", "policy:rollouts", ("problems", "rlvr"), ("rollouts", *_VERIFY, *extra), args=(s,))
-            for s, extra in (("reward", ()), ("audit", ()), ("pairs", ("pairs.chosen", *_FORM)))
-        ),
-        *(
-            Stage(
-                name,
-                "models:reward_model",
-                ("problems", "rlvr", f"rollouts-{split}"),
-                ("reward_model", "rollouts.n", *_TRAIN),
-                args=(split,),
-            )
-            for name, split in (("reward_model", "reward"), ("audit_model", "audit"))
-        ),
-        *_pns_stages(recipe),
+        Stage("sft", "policy:sft", ("problems", "start"), ("sft", *_TRAIN)),
+        Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *_VERIFY, *_FORM)),
+        _rollouts("reward"),
+        _rollouts("pairs", "pairs.chosen", *_FORM),
+        _reward_model("reward_model", "reward"),
+        *_generator(recipe),
+        _rollouts("audit"),
+        _reward_model("audit_model", "audit"),
         *(
             Stage(
                 f"negatives-{m}",
@@ -82,6 +70,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             ("problems", "rollouts-pairs", *(f"negatives-{m}" for m in methods)),
             ("pairs", "negatives.methods"),
         ),
+        _rlvr_more(),
         Stage(
             "audit",
             "negatives:audit",
@@ -104,17 +93,27 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     return {n.name: n for n in nodes}
 
 
-def _pns_stages(recipe: Recipe) -> list[Stage]:
-    more = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *_VERIFY, *_FORM)
-    found = []
-    if "pns" in recipe.negatives.methods:
-        found.append(
-            Stage(
-                "generator", "models:generator", ("problems", "rlvr", "reward_model"), ("generator", "reward", *_TRAIN)
-            )
-        )
-    found.append(Stage("rlvr_more", "policy:rlvr_more", ("problems", "rlvr"), more))
-    return found
+def _rollouts(split: str, *extra: str) -> Stage:
+    keys = ("rollouts", *_VERIFY, *extra)
+    return Stage(f"rollouts-{split}", "policy:rollouts", ("problems", "rlvr"), keys, args=(split,))
+
+
+def _reward_model(name: str, split: str) -> Stage:
+    needs = ("problems", "rlvr", f"rollouts-{split}")
+    keys = ("reward_model", "rollouts.n", "problems.source", *_TRAIN)
+    return Stage(name, "models:reward_model", needs, keys, args=(split,))
+
+
+def _generator(recipe: Recipe) -> list[Stage]:
+    if "pns" not in recipe.negatives.methods:
+        return []
+    keys = ("generator", "reward", *_TRAIN)
+    return [Stage("generator", "models:generator", ("problems", "rlvr", "reward_model"), keys)]
+
+
+def _rlvr_more() -> Stage:
+    keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *_VERIFY, *_FORM)
+    return Stage("rlvr_more", "policy:rlvr_more", ("problems", "rlvr"), keys)
 
 
 def _selection_keys(method: str) -> tuple[str, ...]:
@@ -142,19 +141,24 @@ def fingerprints(recipe: Recipe, nodes: Mapping[str, Stage]) -> dict[str, str]:
             seed=recipe.seed,
             args=stage.args,
             part={key: _dig(data, key) for key in sorted(set(stage.keys))},
-            files=files if name in ("problems", "start") else {},
+            files=files.get(name, {}),
             needs=[out[n] for n in stage.needs],
         )
     return out
 
 
-def input_hashes(recipe: Recipe) -> dict[str, str]:
-    """sha256 of every file that the recipe reads. Raises UserError when one is missing."""
+def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
+    """sha256 of every file that the recipe reads, by stage and path. Raises UserError when one is missing."""
     part = recipe.problems
-    paths = [p for p in (part.train_file, *part.benchmarks.values()) if p is not None]
+    data = [p for p in (part.train_file, *part.benchmarks.values()) if p is not None]
+    model: list[Path] = []
     if recipe.model.path is not None and (folder := Path(recipe.model.path)).is_dir():
-        paths += sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".gguf", ".jinja"))
-    return {str(p): file_hash(Path(p)) for p in paths}
+        model = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".gguf", ".jinja"))
+    return {
+        name: {str(p): file_hash(Path(p)) for p in paths}
+        for name, paths in (("problems", data), ("start", model))
+        if paths
+    }
 
 
 def _dig(data: Any, key: str) -> Any:

@@ -7,11 +7,12 @@ shares 0..1, log-probabilities nats. Nothing here loads torch.
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pns.errors import UserError
 
@@ -37,7 +38,19 @@ class Splits(Part):
     audit: int = Field(ge=4, description="problems for the audit model")
     generator: int = Field(ge=1)
     pairs: int = Field(ge=1, description="fresh problems for preference pairs")
-    dev: int = Field(ge=1, description="held-out problems for choices made while tuning, and for the generator's yield")
+    dev: int = Field(
+        ge=1, description="held-out problems on which every model is scored, for choices made while tuning"
+    )
+
+
+def expand(path: str) -> str:
+    """A path with `$PNS_DATA` filled in: the environment variable, or ../shared/data where that exists."""
+    if "$PNS_DATA" not in path and "${PNS_DATA}" not in path:
+        return path
+    root = os.environ.get("PNS_DATA") or ("../shared/data" if Path("../shared/data").is_dir() else None)
+    if root is None:
+        raise ValueError("the environment variable PNS_DATA is not set, and there is no ../shared/data")
+    return path.replace("${PNS_DATA}", root).replace("$PNS_DATA", root)
 
 
 class ProblemsPart(Part):
@@ -54,6 +67,18 @@ class ProblemsPart(Part):
     )
     train_file: Path | None = Field(None, description="JSONL with id, problem, answer, solution (source: jsonl)")
     benchmarks: dict[str, Path] = Field(default_factory=dict, description="name -> JSONL file (source: jsonl)")
+
+    @field_validator("train_file", mode="before")
+    @classmethod
+    def _train_path(cls, value: Any) -> Any:
+        return expand(value) if isinstance(value, str) else value
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _benchmark_paths(cls, value: Any) -> Any:
+        return (
+            {k: expand(v) if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
+        )
 
     @model_validator(mode="after")
     def _files(self) -> ProblemsPart:
@@ -94,11 +119,10 @@ class ModelPart(Part):
 
 
 class RuntimePart(Part):
-    """The machine. Only `threads` and `device` may change results, so only they enter fingerprints."""
+    """The machine. Only `threads` and `device` change results, so only they enter fingerprints."""
 
     jobs: int = Field(2, ge=1, description="stages that may run side by side")
     threads: int = Field(1, ge=1, description="OpenMP threads a process; fixed, since it changes floating-point sums")
-    solo_threads: int = Field(1, ge=1, description="the same for the stages that nothing can run beside (sft, rlvr)")
     device: Literal["cpu", "cuda"] = "cpu"
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints")
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
@@ -260,6 +284,15 @@ class Recipe(Part):
     report: ReportPart = ReportPart()
 
     @model_validator(mode="after")
+    def _boxed(self) -> Recipe:
+        if self.reward.answer_format != "boxed":
+            raise ValueError(
+                f"reward.answer_format: {self.reward.answer_format} is for scoring alone: SFT targets are written with "
+                "\\boxed{}, and the policy would be trained on another form than it is paid for"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _one_pass(self) -> Recipe:
         for part, split in (("rlvr", "rlvr"), ("generator", "generator")):
             grpo: GrpoPart = getattr(self, part)
@@ -307,7 +340,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
 
 
 def parse_recipe(data: dict[str, Any], path: Path, sources: dict[str, str] | None = None) -> Recipe:
-    """Validate a mapping as a recipe; relative paths in it are taken from the working directory, then from the recipe's."""
+    """Validate a mapping as a recipe; relative paths in it are taken from the working directory."""
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:

@@ -13,9 +13,9 @@ from pns.stages.context import Context
 
 
 def evaluate(context: Context, model_stage: str) -> None:
-    """`greedy-<benchmark>.parquet` and `sampled-<benchmark>.parquet`: every response with its verdict.
+    """`greedy-<name>.parquet` and `sampled-<name>.parquet` for each benchmark and `dev`: every response with its verdict.
 
-    All models answer with the same seeds, so that paired differences share their luck.
+    `dev` is for choices made while tuning, so that the benchmarks need not be looked at for them. All models answer with the same seeds, so that paired differences share their luck.
     """
     part = context.recipe.evaluate
     engine = TransformersEngine(context.model(model_stage), device=context.recipe.runtime.device)
@@ -24,15 +24,16 @@ def evaluate(context: Context, model_stage: str) -> None:
         n=1, temperature=0.0, top_p=1.0, max_new_tokens=part.max_new_tokens, batch_size=part.batch_size
     )
     sampled = greedy.model_copy(update={"n": part.k, "temperature": 1.0})
-    total, done = len(names) * 2, 0
+    sets = {"dev": "dev", **{name: f"benchmark-{name}" for name in names}}
+    total, done = len(sets) * 2, 0
     with context.verifier() as verifier:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
             verdicts = verifier.verify([p.answer for p in rows], [r.text for r in responses])
             return [r.model_copy(update={"verdict": v}) for r, v in zip(responses, verdicts, strict=True)]
 
-        for name in names:
-            problems = context.problems(f"benchmark-{name}")
+        for name, split in sets.items():
+            problems = context.problems(split)
             for kind, how in (("greedy", greedy), ("sampled", sampled)):
                 rows = sample_shards(
                     engine,

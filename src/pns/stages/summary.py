@@ -67,24 +67,27 @@ def summarise(context: Context) -> None:
             "rlvr": {"greedy": _mean(table["policy"], "greedy"), "sampled": _mean(table["policy"], "sampled")},
             "rlvr_curve": _curve(context, "rlvr"),
         },
+        "dev": {
+            m: {kind: float(cells["dev"][kind].mean()) for kind in ("greedy", "sampled")}
+            for m, cells in _evaluations(context, ["dev"]).items()
+        },
         "reward_model": context.json("reward_model", "worth.json"),
         "audit_model": context.json("audit_model", "worth.json"),
         "pairs": {},
         "pairs_own": {},
     }
-    _add_pns(context, results)
+    _add_pns(context, results, table)
     _add_pairs(context, results)
     results["environment"] = environment()
     results["notes"] = _notes(context, results)
     write_json(context.out / "results.json", results)
 
 
-def _add_pns(context: Context, results: dict[str, Any]) -> None:
+def _add_pns(context: Context, results: dict[str, Any], table: Table) -> None:
     if "pns" in context.recipe.negatives.methods:
         stats = context.json("negatives-pns", "stats.json")
         results["generator"] = {**stats, "curve": _curve(context, "generator")}
         if {"pns", "rejection"} <= set(results["paired"]):
-            table = {m: _load(context, m) for m in ("pns", "rejection")}
             samples, seed = context.recipe.evaluate.bootstrap, seed_of(context.recipe.seed, "bootstrap")
             results["paired"]["pns"]["difference_to_rejection"] = _difference(
                 table, "pns", "rejection", "greedy", samples, seed
@@ -126,12 +129,13 @@ def _examples(mixed: list[Pair], most: int) -> list[Pair]:
 def _evaluations(context: Context, names: list[str]) -> Table:
     order = ["policy", "sft", "sft_chosen", "rlvr_more"]
     found = [n.removeprefix("evaluate-") for n in context.inputs if n.startswith("evaluate-")]
-    return {m: _load(context, m) for m in sorted(found, key=lambda m: order.index(m) if m in order else len(order))}
+    return {
+        m: _load(context, m, names) for m in sorted(found, key=lambda m: order.index(m) if m in order else len(order))
+    }
 
 
-def _load(context: Context, model: str) -> dict[str, dict[str, Any]]:
+def _load(context: Context, model: str, names: list[str]) -> dict[str, dict[str, Any]]:
     folder = context.inputs[f"evaluate-{model}"]
-    names: list[str] = context.json("problems", "summary.json")["benchmarks"]
     out = {}
     for name in names:
         greedy = read_parquet(folder / f"greedy-{name}.parquet", Response)

@@ -19,6 +19,7 @@ from pns.sampling.engine import assistant, user
 Progress = Callable[[int, int], None]
 MARKER = "COMPLETE"
 METRICS = "metrics.jsonl"
+TRAINED = "trained"
 
 
 class Durable(TrainerCallback):
@@ -97,17 +98,21 @@ def last_checkpoint(out: Path) -> str | None:
 def train(trainer: Any, out: Path, progress: Progress) -> list[dict[str, Any]]:
     """Train to the end, from the last complete checkpoint if there is one; publish model, tokenizer and metrics.
 
-    Returns the trainer's log history, times left out.
+    A training that had ended when its stage was killed is not repeated. Returns the log history, times left out.
     """
-    trainer.add_callback(Durable(out, progress))
-    trainer.train(resume_from_checkpoint=last_checkpoint(out))
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    save_model(model, trainer.processing_class, out / "model")
+    done = out / TRAINED
+    if not done.is_file():
+        trainer.add_callback(Durable(out, progress))
+        trainer.train(resume_from_checkpoint=last_checkpoint(out))
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
+            raise UserError(
+                "training ended with weights that are not numbers", file=out, remedy="lower the learning rate"
+            )
+        save_model(model, trainer.processing_class, out / "model")
+        done.touch()
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    history = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
-    if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
-        raise UserError("training ended with weights that are not numbers", file=out, remedy="lower the learning rate")
-    return history
+    return [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
