@@ -47,19 +47,31 @@ class Durable(TrainerCallback):
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARKER).touch()
 
 
-# Seconds and rates differ between machines and runs; they are kept out of published results.
-TIMES = frozenset({"train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time", "total_flos"})
+# Times differ between runs, and a resumed trainer counts tokens and its mean loss from the resume on; none of them may
+# stand in a published result. Keys are sorted because a history read from a checkpoint is.
+LEFT_OUT = frozenset(
+    {
+        "train_runtime",
+        "train_samples_per_second",
+        "train_steps_per_second",
+        "step_time",
+        "total_flos",
+        "train_loss",
+        "num_tokens",
+    }
+)
 
 
 def _line(row: dict[str, Any]) -> str:
-    return json.dumps({k: v for k, v in row.items() if k not in TIMES}) + "\n"
+    return json.dumps({k: v for k, v in row.items() if k not in LEFT_OUT}, sort_keys=True) + "\n"
 
 
 def arguments(out: Path, runtime: RuntimePart, *, seed: int, steps: int, **own: Any) -> dict[str, Any]:
     """Keyword arguments that all our trainer configs share; `own` is added last.
 
     Training is budgeted in steps. Checkpoints hold what an exact resume needs; two are kept, since the older one is all
-    that is left when a kill hits the writing of the newer.
+    that is left when a kill hits the writing of the newer. Every step is logged: a mean over several steps would forget
+    those before a checkpoint.
     """
     cpu = runtime.device == "cpu"
     return {

@@ -48,7 +48,6 @@ def train_sft(
             warmup_steps=round(warmup * steps),
             max_length=max_length,
             adam_beta2=0.98,
-            logging_steps=10,
         )
     )
     trainer = SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer)
