@@ -99,7 +99,9 @@ def pns(tmp_path: Path) -> Iterator[Command]:
     for process in command.started:
         if process.poll() is None:
             process.kill()
-        process.communicate()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 @pytest.fixture(scope="session")
