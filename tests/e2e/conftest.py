@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Micro:
         return Micro(folder, self.output)
 
 
-@pytest.fixture()
+@pytest.fixture
 def pns(tmp_path: Path) -> Iterator[Command]:
     """The command, run in a folder of its own; what is still running at the end of the test is ended."""
     command = Command(tmp_path)
@@ -119,15 +119,13 @@ def micro(tmp_path_factory: pytest.TempPathFactory) -> Micro:
     return Micro(folder, said.read_text(encoding="utf-8"))
 
 
-@pytest.fixture()
+@pytest.fixture
 def own(micro: Micro, tmp_path: Path) -> Micro:
     """A copy of the finished run that a test may change."""
     return micro.copy(tmp_path / "run")
 
 
-@pytest.fixture()
+@pytest.fixture
 def micro_recipe() -> Path:
     """The recipe of the shared run."""
     return MICRO
-
-

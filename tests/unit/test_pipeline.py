@@ -1,0 +1,146 @@
+"""The flow: its order, and that a changed key re-runs what depends on it and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from pns import pipeline
+from pns.errors import UserError
+from pns.recipe import METHODS, Recipe, load_recipe
+
+SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
+
+
+def recipe(*overrides: str, file: Path = SMOKE) -> Recipe:
+    return load_recipe(file, overrides)[0]
+
+
+def changed(*overrides: str) -> set[str]:
+    """Stages whose fingerprint an override changes."""
+    before, after = recipe(), recipe(*overrides)
+    nodes = pipeline.stages(before)
+    assert list(pipeline.stages(after)) == list(nodes)
+    old, new = pipeline.fingerprints(before, nodes), pipeline.fingerprints(after, pipeline.stages(after))
+    return {name for name in nodes if old[name] != new[name]}
+
+
+def group(*prefixes: str) -> set[str]:
+    return {n for n in pipeline.stages(recipe()) if n.startswith(prefixes)}
+
+
+ALL = set(pipeline.stages(recipe()))
+ALIGNED = {f"evaluate-{m}{own}" for m in METHODS for own in ("", "-own")} | {"evaluate-sft_chosen"}
+
+
+@pytest.mark.parametrize("methods", ["[pns]", "[rejection, pns]", "[flip, corruption]", None])
+@pytest.mark.parametrize("regimes", ["[matched]", "[own]", "[matched, own]"])
+def test_every_stage_comes_after_what_it_needs(methods: str | None, regimes: str) -> None:
+    overrides = [f"pairs.regimes={regimes}", *([f"negatives.methods={methods}"] if methods else [])]
+    nodes = pipeline.stages(recipe(*overrides))
+    seen: set[str] = set()
+    for name, stage in nodes.items():
+        assert stage.name == name
+        assert set(stage.needs) <= seen, name
+        seen.add(name)
+    assert ("generator" in nodes) == ("pns" in recipe(*overrides).negatives.methods)
+    assert pipeline.upstream(["report"], nodes) == set(nodes), "a stage that nothing reads"
+    assert len(set(pipeline.labels(nodes).values())) == len(nodes)
+
+
+def test_every_key_of_a_stage_is_a_key_of_the_recipe() -> None:
+    nodes = pipeline.stages(recipe())
+    marks = pipeline.fingerprints(recipe(), nodes)  # reads every key
+    assert len(set(marks.values())) == len(nodes), "two stages with one fingerprint"
+
+
+def test_the_seed_changes_every_stage() -> None:
+    assert changed("seed=1") == ALL
+
+
+@pytest.mark.parametrize(
+    "key", ["runtime.jobs=1", "runtime.checkpoint_every=7", "runtime.report_to=[tensorboard]", "about=other"]
+)
+def test_keys_that_change_no_result_change_no_fingerprint(key: str) -> None:
+    assert changed(key) == set()
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("align.beta=0.7", group("align-") | ALIGNED | {"report"}),
+        ("evaluate.k=3", group("evaluate-") | {"report"}),
+        ("evaluate.bootstrap=300", {"report"}),
+        ("report.examples=3", {"report"}),
+        ("name=other", {"report"}),
+        ("runtime.threads=2", ALL - {"start"}),
+        ("model.hidden=32", ALL - {"problems"}),
+        ("problems.misread_share=0.1", ALL - {"start"}),
+        ("sft.learning_rate=1e-3", ALL - {"problems", "start"}),
+        ("rlvr.beta=0.01", ALL - {"problems", "start", "sft", "evaluate-sft"}),
+    ],
+)
+def test_a_changed_key_changes_exactly_what_depends_on_it(key: str, expected: set[str]) -> None:
+    assert changed(key) == expected
+
+
+def test_selection_does_not_touch_methods_that_it_does_not_select() -> None:
+    found = changed("negatives.select=best")
+    assert {"negatives-pns", "negatives-rejection", "pairs", "audit", "report"} <= found
+    assert not found & {"negatives-flip", "negatives-corruption", "generator", "reward_model", "rollouts-pairs"}
+    only_pns = changed("negatives.sample.temperature=0.5")
+    assert only_pns & group("negatives-") == {"negatives-pns"}
+
+
+def test_the_reward_reaches_the_generator_and_not_the_policy() -> None:
+    found = changed("reward.weight_judge=0.1")
+    assert {"generator", *group("negatives-")} <= found
+    assert not found & {"rlvr", "rlvr_more", "reward_model", "audit_model", *group("rollouts-")}
+
+
+def test_the_generator_does_not_touch_the_other_methods() -> None:
+    found = changed("generator.beta=0.3")
+    assert {"generator", "negatives-pns", "rlvr_more", "pairs"} <= found
+    assert not found & {"negatives-rejection", "negatives-flip", "negatives-corruption", "reward_model", "audit_model"}
+
+
+def test_the_audit_model_never_reaches_the_negatives() -> None:
+    nodes = pipeline.stages(recipe())
+    reached = pipeline.downstream(["audit_model"], nodes)
+    assert reached == {"audit_model", "audit", "report"}
+    assert "reward_model" not in pipeline.upstream(["audit_model"], nodes)
+
+
+def test_the_content_of_input_files_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.jsonl", "bench.jsonl"):
+        Path(name).write_text("one")
+    overrides = ("problems.source=jsonl", "problems.misread_share=0", "problems.train_file=train.jsonl")
+    given = recipe(*overrides, "problems.benchmarks={b: bench.jsonl}")
+    nodes = pipeline.stages(given)
+    marks = [pipeline.fingerprints(given, nodes)]
+    for name in ("train.jsonl", "bench.jsonl"):
+        Path(name).write_text("two")
+        marks.append(pipeline.fingerprints(given, nodes))
+    for before, after in itertools.pairwise(marks):
+        assert before["problems"] != after["problems"]
+        assert before["report"] != after["report"]
+    Path("train.jsonl").write_text("one")
+    Path("bench.jsonl").write_text("one")
+    assert pipeline.fingerprints(given, nodes) == marks[0]
+    Path("bench.jsonl").unlink()
+    with pytest.raises(UserError, match=r"bench\.jsonl: cannot be read"):
+        pipeline.fingerprints(given, nodes)
+
+
+def test_names_and_groups_are_resolved_and_unknown_ones_get_a_suggestion() -> None:
+    nodes = pipeline.stages(recipe())
+    assert pipeline.resolve(["sft"], nodes) == ["sft"]
+    assert set(pipeline.resolve(["align"], nodes)) == group("align-")
+    assert pipeline.resolve(["pairs", "rollouts-pairs", "pairs"], nodes) == ["pairs", "rollouts-pairs"]
+    for wrong, near in (("generater", "`generator`"), ("aling", "`align`"), ("negatives-pn", "`negatives-pns`")):
+        with pytest.raises(UserError, match="no stage called") as caught:
+            pipeline.resolve([wrong], nodes)
+        assert near in (caught.value.remedy or "")

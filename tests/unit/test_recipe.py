@@ -1,0 +1,220 @@
+"""Recipes: what is refused and with which words, overrides, where values come from, and the recipes of the repository."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pns.errors import UserError
+from pns.recipe import METHODS, load_recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "problems": {"splits": dict.fromkeys(("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev"), 8)},
+    "sft": {"steps": 2},
+    "rlvr": {"steps": 2, "prompts_per_step": 4, "learning_rate": 1e-4},
+    "reward_model": {"steps": 2},
+    "generator": {"steps": 2, "prompts_per_step": 4, "learning_rate": 1e-4},
+    "pairs": {"n": 4},
+    "align": {"learning_rate": 1e-5},
+}
+
+
+def put(data: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of `data` with a dotted key set, or removed where the value is `...`."""
+    data = node = copy.deepcopy(data)
+    *parents, last = key.split(".")
+    for name in parents:
+        node = node.setdefault(name, {})
+    if value is ...:
+        del node[last]
+    else:
+        node[last] = value
+    return data
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(SMALL))
+    return path
+
+
+def refused(path: Path, data: dict[str, Any] | str, *overrides: str) -> UserError:
+    path.write_text(data if isinstance(data, str) else yaml.safe_dump(data))
+    with pytest.raises(UserError) as caught:
+        load_recipe(path, overrides)
+    assert caught.value.remedy
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "near"),
+    [
+        ("sead", 1, "`seed`"),
+        ("align.bata", 0.1, "`align.beta`"),
+        ("alignment", {"beta": 1}, "`align`"),
+        ("problems.splits.pears", 3, "`problems.splits.pairs`"),
+        ("negatives.sample.temprature", 1.0, "`negatives.sample.temperature`"),
+        ("learning_rate", 0.1, "learning_rate`"),  # known under other parts only
+        ("align.num_generations", 4, "num_generations`"),
+        ("qqqqqq", 1, "lists every key"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest_known_one(file: Path, key: str, value: Any, near: str) -> None:
+    error = refused(file, put(SMALL, key, value))
+    assert (error.file, error.field, error.message) == (file, key, "unknown key")
+    assert near in (error.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("seed", "many", "valid integer"),
+        ("seed", -1, "greater than or equal to 0"),
+        ("align.beta", 0, "greater than 0"),
+        ("align.learning_rate", "fast", "valid number"),
+        ("sft.steps", 1.5, "valid integer"),
+        ("problems.splits", [1, 2], "dictionary"),
+        ("problems.misread_share", 1, "less than 1"),
+        ("negatives.methods", ["pns", "pns"], "without repeats"),
+        ("negatives.methods", [], "non-empty"),
+        ("negatives.methods", ["guess"], "'rejection', 'flip', 'corruption' or 'pns'"),
+        ("name", "../up", "pattern"),
+        ("model.heads", 5, "multiple of heads"),
+        ("generator.micro_batch", 3, "micro_batch must divide"),
+        ("reward.answer_format", "gsm8k", "boxed"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_was_expected(file: Path, key: str, value: Any, words: str) -> None:
+    error = refused(file, put(SMALL, key, value))
+    assert words in error.message
+    assert error.file == file
+    # A rule over several keys is blamed on their part, an item of a list on its place in the list.
+    assert error.field in (key, f"{key}.0", key.rpartition(".")[0] or None, None)
+    assert (error.field or key.split(".")[-1]) in str(error)
+
+
+@pytest.mark.parametrize("key", ["name", "problems", "sft.steps", "align.learning_rate", "problems.splits.audit"])
+def test_a_missing_key_is_named(file: Path, key: str) -> None:
+    error = refused(file, put(SMALL, key, ...))
+    assert (error.field, error.message) == (key, "this key is required")
+    assert f"`{key}: ...`" in (error.remedy or "")
+
+
+def test_several_faults_are_counted(file: Path) -> None:
+    assert "(and 1 more)" in refused(file, put(put(SMALL, "sead", 1), "align.bata", 1)).message
+
+
+def test_broken_yaml_is_named_with_its_line(file: Path) -> None:
+    error = refused(file, "name: x\nseed: 1\nsft: {steps: 1\nrlvr: 3\n")
+    assert error.line in (3, 4)
+    assert "not valid YAML" in error.message
+    assert str(error).startswith(f"{file}:{error.line}: ")
+    assert "mapping" in refused(file, "- a\n- b\n").message
+    assert "mapping" in refused(file, "").message
+
+
+def test_a_missing_recipe_says_what_is_there(file: Path) -> None:
+    with pytest.raises(UserError, match="no such recipe") as caught:
+        load_recipe(file.with_name("smal.yaml"))
+    assert "small.yaml" in (caught.value.remedy or "")
+    with pytest.raises(UserError, match="no such recipe") as caught:
+        load_recipe(file.parent / "none" / "a.yaml")
+    assert caught.value.remedy
+
+
+def test_overrides_are_yaml_values_under_dotted_keys(file: Path) -> None:
+    recipe, _ = load_recipe(
+        file, ["align.beta=0.25", "negatives.methods=[pns, flip]", "about=a=b", "rollouts={n: 3}", "seed=7"]
+    )
+    assert (recipe.align.beta, recipe.seed, recipe.about, recipe.rollouts.n) == (0.25, 7, "a=b", 3)
+    assert recipe.negatives.methods == ("pns", "flip")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("align.beta", "not key=value"),
+        ("=3", "not key=value"),
+        ("seed.deep=3", "holds a value"),
+        ("about=[1", "not valid YAML"),
+        ("seed=soon", "valid integer"),
+        ("align.bata=0.1", "unknown key"),
+    ],
+)
+def test_a_bad_override_is_blamed_on_the_override(file: Path, text: str, words: str) -> None:
+    error = refused(file, put(SMALL, "seed", 1), text)
+    assert words in str(error)
+    assert error.file == "override"
+
+
+def test_each_value_says_where_it_comes_from(file: Path) -> None:
+    _, sources = load_recipe(file, ["align.beta=0.2", "rollouts={n: 4}"])
+    assert sources["align.learning_rate"] == str(file)
+    assert sources["align.beta"] == sources["rollouts.n"] == "override"
+    assert sources["rollouts.temperature"] == sources["seed"] == "default"
+    assert "problems.splits.pairs" in sources
+
+
+@pytest.mark.parametrize("part", ["rlvr", "generator"])
+def test_grpo_makes_a_single_pass(file: Path, part: str) -> None:
+    load_recipe(file, [f"{part}.prompts_per_step=4", f"{part}.steps=2"])
+    error = refused(file, put(SMALL, f"{part}.steps", 3))
+    assert f"{part}.steps x {part}.prompts_per_step = 12" in error.message
+    assert f"problems.splits.{part} is 8" in error.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": "jsonl"}, "needs train_file and benchmarks"),
+        ({"source": "jsonl", "train_file": "a.jsonl"}, "needs train_file and benchmarks"),
+        ({"train_file": "a.jsonl"}, "belong to source: jsonl"),
+        (
+            {"source": "jsonl", "train_file": "a.jsonl", "benchmarks": {"b": "b.jsonl"}, "misread_share": 0.1},
+            "misread_share belongs to source: embedded",
+        ),
+    ],
+)
+def test_sources_and_files_go_together(file: Path, changes: dict[str, Any], words: str) -> None:
+    assert words in refused(file, {**SMALL, "problems": {**SMALL["problems"], **changes}}).message
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ({"kind": "pretrained"}, "needs path or gguf_package"),
+        ({"path": "a"}, "belong to kind: pretrained"),
+        ({"kind": "pretrained", "gguf_package": "a"}, "needs gguf_file"),
+    ],
+)
+def test_kinds_of_models_and_their_places_go_together(file: Path, model: dict[str, Any], words: str) -> None:
+    assert words in refused(file, {**SMALL, "model": model}).message
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_of_the_repository_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PNS_DATA", "somewhere")
+    recipe, sources = load_recipe(path)
+    assert recipe.name == path.stem
+    assert recipe.about
+    assert recipe.negatives.methods == METHODS
+    assert {str(path)} < set(sources.values())
+
+
+def test_data_folders_come_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = {**SMALL["problems"], "source": "jsonl", "train_file": "$PNS_DATA/a", "benchmarks": {"b": "${PNS_DATA}/b"}}
+    file.write_text(yaml.safe_dump({**SMALL, "problems": data}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PNS_DATA", raising=False)
+    with pytest.raises(UserError, match="PNS_DATA is not set"):
+        load_recipe(file)
+    monkeypatch.setenv("PNS_DATA", "/data")
+    part = load_recipe(file)[0].problems
+    assert (part.train_file, part.benchmarks) == (Path("/data/a"), {"b": Path("/data/b")})
