@@ -43,10 +43,10 @@ _HELD_OUT = frozenset(
 
 # kind -> (operator, sentence templates). {a} the owner, {b} another person, {v} a number, {o} the object.
 EVENTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "gain": ("+", ("{a} finds {v} {o}.", "{a} buys {v} more {o}.", "{a} picks {v} {o}.")),
-    "receive": ("+", ("{b} gives {v} {o} to {a}.", "{b} hands {a} {v} {o}.")),
-    "give": ("-", ("{a} gives {v} {o} to {b}.", "{a} hands {b} {v} {o}.")),
-    "lose": ("-", ("{a} loses {v} {o}.", "{a} sells {v} {o}.", "{a} drops {v} {o}.")),
+    "gain": ("+", ("{a} finds {v} {o}.", "{a} buys {v} {o}.")),
+    "receive": ("+", ("{b} gives {v} {o} to {a}.",)),
+    "give": ("-", ("{a} gives {v} {o} to {b}.",)),
+    "lose": ("-", ("{a} loses {v} {o}.", "{a} sells {v} {o}.")),
     "double": ("*", ("the number of {o} doubles.",)),
     "halve": ("/", ("the number of {o} halves.",)),
 }

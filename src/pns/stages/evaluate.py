@@ -13,9 +13,10 @@ from pns.stages.context import Context
 
 
 def evaluate(context: Context, model_stage: str) -> None:
-    """`greedy-<name>.parquet` and `sampled-<name>.parquet` for each benchmark and `dev`: every response with its verdict.
+    """`greedy-<name>.parquet` and `sampled-<name>.parquet` of each benchmark and of `dev`: every response with its verdict.
 
-    `dev` is for choices made while tuning, so that the benchmarks need not be looked at for them. All models answer with the same seeds, so that paired differences share their luck.
+    `dev` is for choices made while tuning, so that the benchmarks need not be looked at for them. All models answer with
+    the same seeds, so that paired differences share their luck.
     """
     part = context.recipe.evaluate
     engine = TransformersEngine(context.model(model_stage), device=context.recipe.runtime.device)

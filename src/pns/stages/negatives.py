@@ -32,7 +32,7 @@ def negatives(context: Context, method: Method) -> None:
         if method == "pns":
             candidates = _from_generator(context, composite, verifier)
         elif method == "rejection":
-            candidates = _scored(context, composite, verifier, _wrong_rollouts(context))
+            candidates = _scored(context, composite, verifier, _wrong_rollouts(context, every=part.gate_all))
         else:
             candidates = _by_rule(context, composite, verifier, method)
     plausible = method == "pns" or (method == "rejection" and part.gate_all)
@@ -74,9 +74,17 @@ def _scored(
     return _with_scores(composite, verifier, [problems[r.problem_id] for r in responses], responses)
 
 
-def _wrong_rollouts(context: Context) -> list[Response]:
+def _wrong_rollouts(context: Context, *, every: bool) -> list[Response]:
+    """The policy's wrong rollouts; unless `every` one is to be gated, two drawn by seed a problem spare the scoring."""
     rows = read_parquet(context.inputs["rollouts-pairs"] / "responses.parquet", Response)
-    return [r.model_copy(update={"source": "rejection"}) for r in rows if r.verdict and r.verdict.outcome == "wrong"]
+    wrong: dict[str, list[Response]] = {}
+    for r in rows:
+        if r.verdict and r.verdict.outcome == "wrong":
+            wrong.setdefault(r.problem_id, []).append(r.model_copy(update={"source": "rejection"}))
+    rng = random.Random(seed_of(context.recipe.seed, "rejection"))
+    return [
+        r for _, found in sorted(wrong.items()) for r in (found if every else rng.sample(found, min(2, len(found))))
+    ]
 
 
 def _by_rule(context: Context, composite: Composite, verifier: Verifier, method: Method) -> list[Response]:
