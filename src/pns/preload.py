@@ -1,8 +1,11 @@
 """Imported once by the server that stage workers are forked from: the libraries that take seconds to import."""
 
+import threading
+
 import datasets
 import pyarrow.parquet
 import torch
+import tqdm
 import transformers
 import trl
 from trl import DPOTrainer, GRPOTrainer, RewardTrainer, SFTTrainer
@@ -14,6 +17,9 @@ import pns.stages.models
 import pns.stages.negatives
 import pns.stages.policy
 import pns.stages.summary
+
+# By default tqdm makes a semaphore to share bars between processes; one of a killed worker would be reported as leaked.
+tqdm.tqdm.set_lock(threading.RLock())
 
 __all__ = [
     "DPOTrainer",
