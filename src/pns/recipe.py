@@ -351,7 +351,8 @@ def _as_user_error(error: ValidationError, path: Path, sources: dict[str, str]) 
     first = error.errors()[0]
     loc = [str(p) for p in first["loc"]]
     key = ".".join(loc)
-    file: Path | str = "override" if sources.get(key) == "override" else path
+    given = [source for k, source in sources.items() if k == key or k.startswith(f"{key}.")]
+    file: Path | str = "override" if given and set(given) == {"override"} else path
     more = len(error.errors()) - 1
     tail = f" (and {more} more)" if more else ""
     if first["type"] == "extra_forbidden":
@@ -361,8 +362,8 @@ def _as_user_error(error: ValidationError, path: Path, sources: dict[str, str]) 
     if first["type"] == "missing":
         return UserError(f"this key is required{tail}", file=file, field=key, remedy=f"add `{key}: ...`")
     message = first["msg"].removeprefix("Value error, ")
-    given = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    return UserError(f"{message}{given}{tail}", file=file, field=key or None, remedy="change the value")
+    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+    return UserError(f"{message}{got}{tail}", file=file, field=key or None, remedy="change the value")
 
 
 def _nearest(loc: list[str]) -> str | None:
