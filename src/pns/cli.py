@@ -150,12 +150,16 @@ def _run(
 ) -> None:
     from rich.console import Console
 
+    from pns import pipeline
     from pns.display import Display
     from pns.driver import StageFailed, execute
     from pns.recipe import load_recipe
     from pns.run import Run, read_json
 
     recipe, _ = load_recipe(recipe_file, overrides)
+    # What can be refused is refused before a run directory is made.
+    pipeline.resolve([name for name in (until, again, only) if name], pipeline.stages(recipe))
+    pipeline.input_hashes(recipe)
     _need_libraries()
     one = Run.create(run_dir or Path("runs") / recipe.name, on_existing)
     console = Console()

@@ -83,9 +83,13 @@ def execute(
                 plan.done[name] = state
         _check_inputs(plan, single)
         _save_manifest(run, recipe, plan, command)
+        begun = time.monotonic()
         try:
             _loop(recipe, run, plan, display)
         finally:
+            run.update_manifest(
+                wall_seconds=round(run.manifest().get("wall_seconds", 0.0) + time.monotonic() - begun, 3)
+            )
             _save_manifest(run, recipe, plan, command)
         if "report" in plan.done and "report" in wanted:
             _page(run, plan)
@@ -272,6 +276,7 @@ def render(run: Run, seconds: Mapping[str, float]) -> Path:
     results["created"] = run.manifest().get("created")
     results["seconds"] = dict(seconds)
     results["total_seconds"] = round(sum(seconds.values()), 3)
+    results["wall_seconds"] = run.manifest().get("wall_seconds")
     out = run.folder / "report"
     write_json(out / "results.json", results)
     pairs = read_parquet(folder / "examples.parquet", Pair)
@@ -284,6 +289,8 @@ def state_rows(run: Run) -> list[dict[str, Any]]:
     from pns.recipe import parse_recipe
 
     path = run.folder / "recipe.yaml"
+    if not path.is_file():
+        raise UserError("this run has not begun (no recipe.yaml)", file=run.folder, remedy="`pns run RECIPE` begins it")
     recipe = parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)
     nodes = pipeline.stages(recipe)
     marks, rows = pipeline.fingerprints(recipe, nodes), []

@@ -138,6 +138,8 @@ class Run:
             while (folder.parent / f"{folder.name}-{number}").exists():
                 number += 1
             folder = folder.parent / f"{folder.name}-{number}"
+        elif folder.exists() and not folder.is_dir():
+            raise UserError("this is a file, not a run directory", file=folder, remedy="choose another --run-dir")
         elif folder.exists() and any(folder.iterdir()):
             raise UserError("this folder holds other files", file=folder, remedy="choose another --run-dir")
         run = cls(folder)

@@ -64,8 +64,8 @@ def work(job: Job, pipe: Connection) -> None:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
         sys.stdout = sys.stderr = log
-        print(f"--- {job.stage.name} {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)  # noqa: T201
         try:
+            print(f"--- {job.stage.name} {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)  # noqa: T201
             with _held(job.lock):
                 pipe.send(("done", _run(job, pipe)))
         except UserError as error:
@@ -73,7 +73,8 @@ def work(job: Job, pipe: Connection) -> None:
         except StageStopped as error:
             pipe.send(("stopped", str(error)))
         except Exception as error:
-            traceback.print_exc()
+            with contextlib.suppress(OSError):  # a full disk may be the log's
+                traceback.print_exc()
             pipe.send(("user", _disk_full(job)) if _out_of_space(error) else ("bug", traceback.format_exc()))
 
 
