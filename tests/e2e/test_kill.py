@@ -150,5 +150,6 @@ def test_an_interrupt_ends_cleanly_and_the_same_command_goes_on(
     assert process.returncode == 130
     assert "Interrupted" in output
     assert "Traceback" not in output
+    assert "Warning" not in output
     pns(*command)
     assert own.state(stage)["digest"] == micro.state(stage)["digest"]

@@ -146,6 +146,7 @@ def test_overrides_are_yaml_values_under_dotted_keys(file: Path) -> None:
         ("about=[1", "not valid YAML"),
         ("seed=soon", "valid integer"),
         ("align.bata=0.1", "unknown key"),
+        ("algin.beta=0.1", "did you mean `align`?"),
     ],
 )
 def test_a_bad_override_is_blamed_on_the_override(file: Path, text: str, words: str) -> None:

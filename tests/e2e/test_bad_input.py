@@ -1,0 +1,232 @@
+"""Bad input at the real command: exit code 2, one message with place and remedy, no traceback, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
+SIZES = dict.fromkeys(("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev"), 4)
+RECIPE: dict[str, Any] = {
+    "name": "files",
+    "problems": {
+        "source": "jsonl",
+        "splits": SIZES,
+        "train_file": "train.jsonl",
+        "benchmarks": {"sums": "sums.jsonl"},
+    },
+    "sft": {"steps": 1},
+    "rlvr": {"steps": 1, "prompts_per_step": 4, "learning_rate": 1e-4},
+    "reward_model": {"steps": 1},
+    "generator": {"steps": 1, "prompts_per_step": 4, "learning_rate": 1e-4},
+    "pairs": {"n": 4},
+    "align": {"learning_rate": 1e-5},
+}
+
+
+def rows(first: int, count: int) -> list[dict[str, str]]:
+    return [
+        {
+            "id": f"q{i}",
+            "problem": f"What is {i} plus {i}?",
+            "answer": str(2 * i),
+            "solution": f"Step 1: {i} + {i} = {2 * i}\nThe answer is \\boxed{{{2 * i}}}",
+        }
+        for i in range(first, first + count)
+    ]
+
+
+def write_rows(path: Path, lines: list[Any]) -> None:
+    path.write_text("".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines), encoding="utf-8")
+
+
+def one_message(output: str, *words: str) -> None:
+    """A single error with its remedy, and no traceback."""
+    assert output.startswith("error: ") or "\nerror: " in output, output
+    assert output.count("error: ") == 1, output
+    assert "\n  -> " in output, output
+    assert "Traceback" not in output
+    assert "Warning" not in output, output
+    for word in words:
+        assert word in output, output
+
+
+@pytest.fixture
+def files(pns: Any) -> Path:
+    """A folder with a recipe on good files, where the command runs."""
+    folder: Path = pns.folder
+    write_rows(folder / "train.jsonl", rows(0, 40))
+    write_rows(folder / "sums.jsonl", rows(50, 4))
+    (folder / "files.yaml").write_text(yaml.safe_dump(RECIPE))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("algin.beta=1", ("override: algin: unknown key", "did you mean `align`?")),
+        ("align.bata=1", ("override: align.bata: unknown key", "did you mean `align.beta`?")),
+        ("align.beta=big", ("align.beta: ", "valid number", "'big'")),
+        ("sft.steps=0", ("sft.steps: ", "greater than or equal to 1")),
+        ("align.beta", ("`align.beta` is not key=value",)),
+        ("rlvr.steps=9", ("rlvr.steps x rlvr.prompts_per_step = 36", "problems.splits.rlvr")),
+    ],
+)
+def test_bad_keys_and_values(pns: Any, files: Path, override: str, words: tuple[str, ...]) -> None:
+    for command in ("run", "recipe"):
+        one_message(pns(command, "files.yaml", override, code=2), *words)
+    assert not (files / "runs").exists()
+
+
+def spoiled_key(folder: Path) -> None:
+    (folder / "files.yaml").write_text(yaml.safe_dump({**RECIPE, "alignn": 1}))
+
+
+def spoiled_syntax(folder: Path) -> None:
+    (folder / "files.yaml").write_text("name: a\nsft: {steps: 1\nrlvr: 2\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (spoiled_key, ("files.yaml: alignn: unknown key", "did you mean `align`?")),
+        (spoiled_syntax, ("files.yaml:3: not valid YAML",)),
+        (lambda folder: (folder / "files.yaml").unlink(), ("files.yaml: no such recipe",)),
+        (lambda folder: (folder / "train.jsonl").unlink(), ("train.jsonl: cannot be read",)),
+        (lambda folder: (folder / "sums.jsonl").unlink(), ("sums.jsonl: cannot be read",)),
+    ],
+    ids=["key", "syntax", "recipe", "train_file", "benchmark"],
+)
+def test_bad_and_missing_files(pns: Any, files: Path, spoil: Callable[[Path], object], words: tuple[str, ...]) -> None:
+    spoil(files)
+    one_message(pns("run", "files.yaml", code=2), *words)
+    assert not (files / "runs").exists()
+
+
+@pytest.mark.parametrize("option", [("--until", "alignn"), ("--from", "alignn")])
+def test_unknown_stages(pns: Any, files: Path, option: tuple[str, str]) -> None:
+    one_message(pns("run", "files.yaml", *option, code=2), "no stage called 'alignn'", "did you mean `align`?")
+    one_message(pns("stage", "genrator", "files.yaml", code=2), "no stage called 'genrator'", "`generator`")
+    assert not (files / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"id": "a", ', ("train.jsonl:7: not valid JSON",)),
+        ({"id": "a", "problem": " ", "answer": "1"}, ("train.jsonl:7: problem: this field is empty",)),
+        ({"id": "a", "problem": "q", "answer": ""}, ("train.jsonl:7: answer: this field is empty",)),
+        ({"id": "q3", "problem": "q", "answer": "1"}, ("train.jsonl:7: id: 'q3' is already the id of line 4",)),
+    ],
+    ids=["json", "problem", "answer", "id"],
+)
+def test_bad_lines(pns: Any, files: Path, line: Any, words: tuple[str, ...]) -> None:
+    good = rows(0, 40)
+    write_rows(files / "train.jsonl", [*good[:6], line, *good[6:]])
+    one_message(pns("run", "files.yaml", "--until", "problems", code=2), "stage problems: ", *words)
+    assert not list((files / "runs" / "files" / "stages").glob("*/stage.json"))
+    if line == '{"id": "a", ':  # mended, the same command goes on
+        write_rows(files / "train.jsonl", good)
+        assert "problems done" in pns("run", "files.yaml", "--until", "problems")
+
+
+def test_a_model_directory_without_a_tokenizer(pns: Any, files: Path, micro: Any) -> None:
+    shutil.copytree(micro.run.published(micro.label("start")) / "model", files / "model")
+    for path in (files / "model").glob("*token*"):
+        path.unlink()
+    command = ("run", "files.yaml", "model.kind=pretrained", "model.path=model", "--until", "start")
+    one_message(pns(*command, code=2), "stage start: ", "no tokenizer")
+    assert not list((files / "runs" / "files" / "stages").glob("*/stage.json"))
+
+
+def test_run_directories_that_are_none_of_ours(pns: Any, files: Path) -> None:
+    (files / "foreign").mkdir()
+    (files / "foreign" / "thesis.tex").write_text("mine")
+    one_message(pns("run", "files.yaml", "--run-dir", "foreign", code=2), "foreign: this folder holds other files")
+    one_message(pns("run", "files.yaml", "--run-dir", "sums.jsonl", code=2), "sums.jsonl: this is a file")
+    for command in ("show", "report", "inspect"):
+        one_message(pns(command, "foreign", code=2), "foreign: not a run directory")
+        one_message(pns(command, "none", code=2), "none: not a run directory")
+    assert [p.name for p in (files / "foreign").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_of_another_version(pns: Any, files: Path) -> None:
+    (files / "old").mkdir()
+    (files / "old" / "manifest.json").write_text('{"run_version": 0}')
+    for command in (("run", "files.yaml", "--run-dir", "old"), ("show", "old"), ("report", "old"), ("inspect", "old")):
+        one_message(pns(*command, code=2), "old: this run was made by another version of pns")
+    assert [p.name for p in (files / "old").iterdir()] == ["manifest.json"]
+
+
+def test_a_run_without_results(pns: Any, files: Path) -> None:
+    pns("run", "files.yaml", "--until", "start")
+    run = "runs/files"
+    one_message(pns("report", run, code=2), "this run has no results yet")
+    one_message(pns("inspect", run, code=2), "no matched pairs of 'pns'")
+    (files / run / "recipe.yaml").unlink()
+    one_message(pns("show", run, code=2), "this run has not begun")
+
+
+@pytest.mark.xdist_group("e2e")
+def test_two_processes_on_one_run(pns: Any, own: Any, micro_recipe: Path) -> None:
+    command = ("stage", "rollouts-audit", micro_recipe, "--run-dir", own.folder)
+    first = pns.start(*command)
+    lock = own.folder / "lock"
+    limit = time.monotonic() + 60
+    while not lock.is_file() or lock.read_text() != str(first.pid):
+        assert time.monotonic() < limit
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.send_signal(signal.SIGSTOP)  # it holds the run for as long as the second one needs
+    try:
+        one_message(pns(*command, code=2), f"another process works on this run (process {first.pid})")
+    finally:
+        first.send_signal(signal.SIGCONT)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 0, output
+
+
+full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+
+
+@full
+@pytest.mark.xdist_group("e2e")
+@pytest.mark.parametrize("what", ["result", "log"])
+def test_a_full_disk(pns: Any, micro: Any, own: Any, micro_recipe: Path, what: str) -> None:
+    """Writing to /dev/full fails as writing to a full disk does."""
+    stage = "rollouts-audit"
+    published, work = own.run.published(own.label(stage)), own.run.work(own.label(stage))
+    published.rename(work)  # as if the run had been killed just before the end of the stage
+    (work / "stage.json").unlink()
+    victim = work / "responses.parquet" if what == "result" else own.folder / "logs" / f"{stage}.log"
+    victim.unlink()
+    victim.symlink_to("/dev/full")
+    command = ("stage", stage, micro_recipe, "--run-dir", own.folder)
+    one_message(pns(*command, code=2), "the disk is full", f"while {stage} was writing", "free some space")
+    assert not published.exists()
+    victim.unlink()
+    pns(*command)
+    assert own.state(stage)["digest"] == micro.state(stage)["digest"]
+
+
+def test_without_torch_the_rest_works_and_a_run_says_what_to_install(pns: Any, files: Path, micro: Any) -> None:
+    # `sitecustomize` runs before everything else; a module that is None there is one that is not installed.
+    hidden = files / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys\nsys.modules.update(torch=None, trl=None)\n")
+    source = Path(__file__).parents[2] / "src"
+    env = {"PYTHONPATH": os.pathsep.join(filter(None, [str(hidden), str(source), os.environ.get("PYTHONPATH")]))}
+    one_message(pns("run", "files.yaml", code=2, env=env), "not installed: torch, trl", "pip install")
+    assert not (files / "runs").exists()
+    assert "align.beta" in pns("recipe", "files.yaml", env=env)
+    assert "stages done" in pns("show", micro.folder, env=env)
