@@ -89,8 +89,8 @@ def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text:
 def _head(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     named = (("Recipe", "recipe"), ("Seed", "seed"), ("pns", "version"), ("Made", "created"))
     found = [(name, printable(str(results[key]))) for name, key in named if results.get(key) is not None]
-    seconds = results.get("total_seconds")
-    return found if seconds is None else [*found, ("Took", words.duration(seconds))]
+    times = (("Took", "wall_seconds"), ("Stage time", "total_seconds"))
+    return found + [(name, words.duration(results[key])) for name, key in times if results.get(key) is not None]
 
 
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -239,7 +239,10 @@ def auc_note(results: Mapping[str, Any]) -> str:
             text
             + "; without its AUC on rejection samples one cannot say whether that is their merit or its own weakness."
         )
-    if pns < rejection:
+    mine, theirs = (interval(dig(results, "plausibility", "heldout_auc_ci95", m)) for m in ("pns", "rejection"))
+    if mine is not None and theirs is not None and mine[0] <= theirs[1] and theirs[0] <= mine[1]:
+        end = "the two cannot be told apart, their intervals overlap."
+    elif pns < rejection:
         end = "the pns negatives are the harder ones to tell from correct responses."
     else:
         end = "the pns negatives are no harder to tell from correct responses."

@@ -19,6 +19,7 @@ METHODS = {
     "corruption": "DPO; one step is changed and carried through",
     "pns": "DPO; negatives from the trained generator",
 }
+LEAST_SHIFT = 0.05  # nats a response; less than this is not worth a warning
 SEPARATED_BOUND = 0.9
 
 
@@ -146,8 +147,12 @@ def verdict(results: Mapping[str, Any]) -> str:
     if other is not None:
         also = "also " if other[1] == pns[1] and pns[1] in READINGS.values() else ""
         text += f" Rejection sampling changed it by {other[0]}: {also}{other[1]}."
+    direct = dig(results, "paired", "pns", "difference_to_rejection") or {}
     mine, theirs = (number(dig(results, "mean", m)) for m in ("pns", "rejection"))
-    if mine is not None and theirs is not None:
+    if (gap_known := number(direct.get("difference"))) is not None:
+        said = READINGS.get(reading(direct.get("ci95")), "no interval was computed")
+        text += f" On the same problems pns stands {_points_with(gap_known, direct.get('ci95'))} from rejection: {said}."
+    elif mine is not None and theirs is not None:
         gap = points(mine - theirs)
         text += f" Between the two point estimates, pns stands {gap} points from rejection."
     return text
@@ -185,7 +190,7 @@ def pair_notes(pairs: Mapping[str, Any]) -> list[tuple[bool, str, str]]:
     warnings = [(True, method, text) for method, text in parts.items() if text]
     if warnings or not rows:
         return warnings
-    text = "No method stands out: none is separated beyond 90 % before training, and no chosen side grew less likely."
+    text = "No method stands out: none is separated beyond 90 % before training, and no chosen side grew less likely by 0.05 nats."
     return [(False, "", text)]
 
 
@@ -202,7 +207,7 @@ def _separation_note(row: Mapping[str, Any]) -> str:
 
 def _chosen_note(row: Mapping[str, Any]) -> str:
     chosen, rejected = number(row.get("chosen_logp_shift")), number(row.get("rejected_logp_shift"))
-    if chosen is None or chosen >= 0:
+    if chosen is None or chosen > -LEAST_SHIFT:
         return ""
     beside = "" if rejected is None else f" (rejected: {fixed(rejected, sign=True)})"
     return (
