@@ -76,6 +76,14 @@ def _errors() -> Iterator[None]:
         )
 
 
+def _console() -> Any:
+    """A console; into a file or a pipe it is wide enough for our tables."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=max(found.width, 120))
+
+
 def _fail(message: str, code: int) -> None:
     typer.echo(message, err=True)
     raise typer.Exit(code)
@@ -148,7 +156,6 @@ def _run(
     again: str | None = None,
     only: str | None = None,
 ) -> None:
-    from rich.console import Console
 
     from pns import pipeline
     from pns.display import Display
@@ -162,7 +169,7 @@ def _run(
     pipeline.input_hashes(recipe)
     _need_libraries()
     one = Run.create(run_dir or Path("runs") / recipe.name, on_existing)
-    console = Console()
+    console = _console()
     try:
         with Display(console) as display:
             execute(
@@ -206,7 +213,6 @@ def show(run_dir: RunArgument) -> None:
       pns show runs/embedded
     """
     with _errors():
-        from rich.console import Console
         from rich.table import Table
 
         from pns.display import clock
@@ -228,8 +234,7 @@ def show(run_dir: RunArgument) -> None:
                 _size(row["peak_memory_bytes"]) if known else "",
                 row["digest"][:12] if known else "",
             )
-        console = Console()
-        console.print(table)
+        _console().print(table)
         total = sum(row.get("seconds", 0.0) for row in rows)
         typer.echo(
             f"{sum(r['state'] == 'done' for r in rows)} of {len(rows)} stages done, {clock(total)} of stage time"
@@ -258,7 +263,6 @@ def inspect(
       pns inspect runs/embedded --method pns --n 3
     """
     with _errors():
-        from rich.console import Console
 
         from pns.records import Pair, read_parquet
         from pns.report.console import inspect_pairs
@@ -271,7 +275,7 @@ def inspect(
         if path is None:
             there = ", ".join(p.stem for p in made) or "none yet: run the pairs stage"
             raise UserError(f"no {regime} pairs of {method!r} in this run", file=run_dir, remedy=f"there: {there}")
-        inspect_pairs(read_parquet(path, Pair)[:n], Console())
+        inspect_pairs(read_parquet(path, Pair)[:n], _console())
 
 
 @app.command()
@@ -283,7 +287,6 @@ def recipe(recipe: RecipeArgument, overrides: Overrides = None) -> None:
       pns recipe recipes/embedded.yaml align.beta=0.2
     """
     with _errors():
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -299,7 +302,7 @@ def recipe(recipe: RecipeArgument, overrides: Overrides = None) -> None:
             for name in key.split("."):
                 value = value[name]
             table.add_row(Text(key), Text(value if isinstance(value, str) else json.dumps(value)), Text(source))
-        Console().print(table)
+        _console().print(table)
 
 
 @app.command()
