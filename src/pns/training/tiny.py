@@ -39,11 +39,11 @@ def vocabulary() -> list[str]:
     texts = [f"{n}" for n in range(families.LIMIT + 1)] + [f" {n}" for n in range(families.LIMIT + 1)]
     texts += [f"{name}{sep} {name}" for name in families.NAMES for sep in ("", ".")]
     texts += [f" {obj}" for obj in families.OBJECTS]
-    texts += [s.format(a="", b="", v="", o="") for _, ss in families.EVENTS.values() for s in ss]
+    texts += [f" {s.format(a='', b='', v='', o='')}" for _, ss in families.EVENTS.values() for s in ss]
     texts += [
         " ".join(families.MARKERS),
         " ".join(("", *families.MARKERS)),
-        "How many does do have has now? together? and more fewer than",
+        " How many does do have has now? together? and more fewer than",
     ]
     texts += ["Step 1: + - * / = \nThe answer is \\boxed{}"]
     seen = dict.fromkeys(piece for text in texts for piece in pieces(text))
