@@ -90,6 +90,8 @@ class TransformersEngine:
         self.eos_ids = {self.tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
 
     def _prompts(self, problems: Sequence[str]) -> list[list[int]]:
+        if not problems:  # tokenizers do not take an empty batch
+            return []
         texts = [
             self.tokenizer.apply_chat_template([user(p)], add_generation_prompt=True, tokenize=False) for p in problems
         ]
