@@ -269,7 +269,7 @@ def inspect(
         from pns.run import Run
 
         one = Run.open(run_dir)
-        folder = next(one.stages.glob("*-pairs"), None)
+        folder = next(one.stages.glob("[0-9]*[0-9]-pairs"), None)
         made = sorted(folder.glob("*.parquet")) if folder else []
         path = next((p for p in made if p.stem == f"{regime}-{method}"), None)
         if path is None:
