@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,14 @@ from pns.errors import UserError
 RUN_VERSION = 1
 # Files that hold times or paths; a stage's digest must not depend on them.
 VOLATILE = ("stage.json", "work.json", "resources.json")
+# Begins the names of files that are being written; a kill leaves them behind.
+UNFINISHED = ".unfinished-"
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
             stream.write(text)
@@ -92,6 +94,11 @@ def digest_of(folder: Path) -> str:
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in VOLATILE):
         digest.update(str(path.relative_to(folder)).encode() + b"\0" + file_hash(path).encode() + b"\n")
     return digest.hexdigest()
+
+
+def _clear(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        path.unlink(missing_ok=True)
 
 
 class Run:
@@ -176,6 +183,7 @@ class Run:
             stream.truncate()
             stream.write(str(os.getpid()))
             stream.flush()
+            _clear(self.folder.glob(f"{UNFINISHED}*"))
             yield
 
     def published(self, label: str) -> Path:
@@ -210,6 +218,7 @@ class Run:
     def publish(self, label: str, state: Mapping[str, Any]) -> None:
         """Make the work folder the stage's result, in place of an older one."""
         published, work, old = self.published(label), self.work(label), self.stages / f"{label}.old"
+        _clear(work.rglob(f"{UNFINISHED}*"))
         size = sum(p.stat().st_size for p in work.rglob("*") if p.is_file())
         write_json(work / "stage.json", {**state, "digest": digest_of(work), "bytes": size})
         shutil.rmtree(old, ignore_errors=True)

@@ -118,6 +118,30 @@ def test_a_crash_between_the_two_renames_is_mended(run: Run, monkeypatch: pytest
     assert not run.work(LABEL).exists()
 
 
+KILLED = """
+import os, sys
+from pathlib import Path
+from pns.run import write_atomic
+os.fsync = lambda _: os.kill(os.getpid(), 9)
+write_atomic(Path(sys.argv[1]), "half")
+"""
+
+
+def test_what_a_kill_leaves_of_a_write_is_not_published(run: Run) -> None:
+    whole = made(run, "m1", "one")
+    env = {**os.environ, "PYTHONPATH": str(Path(pns.run.__file__).parents[1])}
+    work = run.begin(LABEL, "m2")
+    (work / "shards").mkdir()
+    for path in (work / "shards" / "0.jsonl", run.folder / "manifest.json"):
+        before = set(path.parent.iterdir())
+        assert subprocess.run([sys.executable, "-c", KILLED, str(path)], env=env).returncode == -9
+        assert len(set(path.parent.iterdir()) - before) == 1, "the kill came at another moment"
+    assert run.manifest() == {"run_version": RUN_VERSION}
+    assert made(run, "m2", "one")["digest"] == whole["digest"]
+    with run.lock():
+        assert {p.name for p in run.folder.iterdir()} == {"manifest.json", "lock", "stages", "logs"}
+
+
 def test_unfinished_work_is_no_result(run: Run) -> None:
     (run.begin(LABEL, "m1") / "out.txt").write_text("half")
     assert run.state(LABEL) is None
