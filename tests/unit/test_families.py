@@ -116,7 +116,7 @@ def test_the_seven_benchmarks_have_distinct_problems_of_their_own_shape(benchmar
         assert len({p.problem for p in rows}) == len(rows) == 300
         assert not any(p.meta for p in rows)
     steps = {name: sum(int(p.level or 0) for p in rows) / len(rows) for name, rows in benchmarks.items()}
-    assert steps["longer"] > steps["in_distribution"] + 1
+    assert steps["longer"] >= steps["in_distribution"] + 1
     largest = {name: sum(int(p.answer) for p in rows) / len(rows) for name, rows in benchmarks.items()}
     assert largest["larger"] > largest["in_distribution"] + 10
     assert all(re.search(r"\b(more|fewer)\b.*\bthan\b", p.problem) for p in benchmarks["compared"])
