@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from pns.records import Pair
 from pns.report import plots, view, words
 from pns.report.diff import printable
+from pns.run import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -44,7 +43,9 @@ def build_report(
     )
     page = environment.get_template("index.html.j2").render(page_context(results, pairs[:examples], recipe_text))
     out_dir.mkdir(parents=True, exist_ok=True)
-    return _write(out_dir / "index.html", page)
+    path = out_dir / "index.html"
+    write_atomic(path, page)
+    return path
 
 
 def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text: str) -> dict[str, Any]:
@@ -158,19 +159,3 @@ def _misread(results: Mapping[str, Any]) -> str:
         f"The policy learned from a mixed corpus: {words.percent(share, 0)} % of its SFT solutions carry a "
         "self-consistent misreading of the problem. Real base models learn from such text too."
     )
-
-
-def _write(path: Path, text: str) -> Path:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        # mkstemp makes files that only their owner can read; a report is to be shown.
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
