@@ -18,7 +18,7 @@ from pns import pipeline
 from pns.recipe import load_recipe
 from pns.run import Run
 
-MICRO = Path(__file__).parent / "micro.yaml"
+SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
 SRC = Path(__file__).parents[2] / "src"
 
 
@@ -61,7 +61,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Micro:
-    """A finished run of micro.yaml, or a copy of one."""
+    """A finished run of smoke.yaml, or a copy of one."""
 
     folder: Path
     output: str = ""
@@ -73,7 +73,7 @@ class Micro:
 
     def label(self, stage: str) -> str:
         """The stage's folder name."""
-        return pipeline.labels(pipeline.stages(load_recipe(MICRO)[0]))[stage]
+        return pipeline.labels(pipeline.stages(load_recipe(SMOKE)[0]))[stage]
 
     def state(self, stage: str) -> dict[str, Any]:
         """stage.json of a published stage."""
@@ -82,8 +82,8 @@ class Micro:
         return found
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """stage.json of every stage of micro.yaml."""
-        return {name: self.state(name) for name in pipeline.stages(load_recipe(MICRO)[0])}
+        """stage.json of every stage of smoke.yaml."""
+        return {name: self.state(name) for name in pipeline.stages(load_recipe(SMOKE)[0])}
 
     def copy(self, folder: Path) -> Micro:
         """A run of its own with the same results."""
@@ -105,27 +105,27 @@ def pns(tmp_path: Path) -> Iterator[Command]:
 
 
 @pytest.fixture(scope="session")
-def micro(tmp_path_factory: pytest.TempPathFactory) -> Micro:
-    """The finished run of micro.yaml, made once, by whichever test process comes first."""
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Micro:
+    """The finished run of smoke.yaml, made once, by whichever test process comes first."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder, said = shared / "micro" / "run", shared / "micro" / "output"
+    folder, said = shared / "smoke" / "run", shared / "smoke" / "output"
     folder.parent.mkdir(exist_ok=True)
-    with (shared / "micro" / "lock").open("w") as lock:
+    with (shared / "smoke" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not said.is_file():
-            output = Command(shared)("run", MICRO, "--run-dir", folder)
+            output = Command(shared)("run", SMOKE, "--run-dir", folder)
             said.write_text(output, encoding="utf-8")
     return Micro(folder, said.read_text(encoding="utf-8"))
 
 
 @pytest.fixture
-def own(micro: Micro, tmp_path: Path) -> Micro:
+def own(smoke: Micro, tmp_path: Path) -> Micro:
     """A copy of the finished run that a test may change."""
-    return micro.copy(tmp_path / "run")
+    return smoke.copy(tmp_path / "run")
 
 
 @pytest.fixture
-def micro_recipe() -> Path:
+def smoke_recipe() -> Path:
     """The recipe of the shared run."""
-    return MICRO
+    return SMOKE

@@ -138,8 +138,8 @@ def test_bad_lines(pns: Any, files: Path, line: Any, words: tuple[str, ...]) -> 
         assert "problems done" in pns("run", "files.yaml", "--until", "problems")
 
 
-def test_a_model_directory_without_a_tokenizer(pns: Any, files: Path, micro: Any) -> None:
-    shutil.copytree(micro.run.published(micro.label("start")) / "model", files / "model")
+def test_a_model_directory_without_a_tokenizer(pns: Any, files: Path, smoke: Any) -> None:
+    shutil.copytree(smoke.run.published(smoke.label("start")) / "model", files / "model")
     for path in (files / "model").glob("*token*"):
         path.unlink()
     command = ("run", "files.yaml", "model.kind=pretrained", "model.path=model", "--until", "start")
@@ -176,8 +176,8 @@ def test_a_run_without_results(pns: Any, own: Any) -> None:
 
 
 @pytest.mark.xdist_group("e2e")
-def test_two_processes_on_one_run(pns: Any, own: Any, micro_recipe: Path) -> None:
-    command = ("stage", "rollouts-audit", micro_recipe, "--run-dir", own.folder)
+def test_two_processes_on_one_run(pns: Any, own: Any, smoke_recipe: Path) -> None:
+    command = ("stage", "rollouts-audit", smoke_recipe, "--run-dir", own.folder)
     first = pns.start(*command)
     lock = own.folder / "lock"
     limit = time.monotonic() + 60
@@ -200,7 +200,7 @@ full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system ha
 @full
 @pytest.mark.xdist_group("e2e")
 @pytest.mark.parametrize("what", ["result", "log"])
-def test_a_full_disk(pns: Any, micro: Any, own: Any, micro_recipe: Path, what: str) -> None:
+def test_a_full_disk(pns: Any, smoke: Any, own: Any, smoke_recipe: Path, what: str) -> None:
     """Writing to /dev/full fails as writing to a full disk does."""
     stage = "rollouts-audit"
     published, work = own.run.published(own.label(stage)), own.run.work(own.label(stage))
@@ -209,17 +209,17 @@ def test_a_full_disk(pns: Any, micro: Any, own: Any, micro_recipe: Path, what: s
     victim = work / "responses.parquet" if what == "result" else own.folder / "logs" / f"{stage}.log"
     victim.unlink()
     victim.symlink_to("/dev/full")
-    command = ("stage", stage, micro_recipe, "--run-dir", own.folder)
+    command = ("stage", stage, smoke_recipe, "--run-dir", own.folder)
     one_message(pns(*command, code=2), "the disk is full", f"while {stage} was writing", "free some space")
     assert not published.exists()
     victim.unlink(missing_ok=True)
     if what == "log":
         return
     pns(*command)
-    assert own.state(stage)["digest"] == micro.state(stage)["digest"]
+    assert own.state(stage)["digest"] == smoke.state(stage)["digest"]
 
 
-def test_without_torch_the_rest_works_and_a_run_says_what_to_install(pns: Any, files: Path, micro: Any) -> None:
+def test_without_torch_the_rest_works_and_a_run_says_what_to_install(pns: Any, files: Path, smoke: Any) -> None:
     # `sitecustomize` runs before everything else; a module that is None there is one that is not installed.
     hidden = files / "hidden"
     hidden.mkdir()
@@ -229,4 +229,4 @@ def test_without_torch_the_rest_works_and_a_run_says_what_to_install(pns: Any, f
     one_message(pns("run", "files.yaml", code=2, env=env), "not installed: torch, trl", "pip install")
     assert not (files / "runs").exists()
     assert "align.beta" in pns("recipe", "files.yaml", env=env)
-    assert "stages done" in pns("show", micro.folder, env=env)
+    assert "stages done" in pns("show", smoke.folder, env=env)

@@ -18,8 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 MODELS = ("policy", "sft_chosen", "rlvr_more", *METHODS)
 
 
-def results(micro: Any) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((micro.folder / "report" / "results.json").read_text(encoding="utf-8"))
+def results(smoke: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((smoke.folder / "report" / "results.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -27,21 +27,21 @@ def numbers(*values: Any) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
-def test_a_run_says_what_it_does_and_ends_with_a_table(micro: Any, micro_recipe: Path) -> None:
-    nodes = pipeline.stages(load_recipe(micro_recipe)[0])
+def test_a_run_says_what_it_does_and_ends_with_a_table(smoke: Any, smoke_recipe: Path) -> None:
+    nodes = pipeline.stages(load_recipe(smoke_recipe)[0])
     for name in nodes:
-        assert re.search(rf"^\[\d+/{len(nodes)}\] {name} done in \d+:\d\d ", micro.output, re.MULTILINE), name
-    assert f"[{len(nodes)}/{len(nodes)}] report done" in micro.output
-    table = micro.output.rpartition("micro: mean accuracy")[2]
+        assert re.search(rf"^\[\d+/{len(nodes)}\] {name} done in \d+:\d\d ", smoke.output, re.MULTILINE), name
+    assert f"[{len(nodes)}/{len(nodes)}] report done" in smoke.output
+    table = smoke.output.rpartition("smoke: mean accuracy")[2]
     assert all(re.search(rf"\b{m}\b", table) for m in MODELS)
-    assert f"report: {micro.folder / 'report' / 'index.html'}" in micro.output
-    assert "Traceback" not in micro.output
-    assert "Warning" not in micro.output
+    assert f"report: {smoke.folder / 'report' / 'index.html'}" in smoke.output
+    assert "Traceback" not in smoke.output
+    assert "Warning" not in smoke.output
 
 
-def test_results_have_every_key(micro: Any) -> None:
-    data = results(micro)
-    assert (data["recipe"], data["seed"]) == ("micro", 0)
+def test_results_have_every_key(smoke: Any) -> None:
+    data = results(smoke)
+    assert (data["recipe"], data["seed"]) == ("smoke", 0)
     assert set(MODELS) <= set(data["mean"])
     assert all(0 <= x <= 1 for x in data["mean"].values())
     assert len(data["benchmarks"]) == 7
@@ -62,19 +62,19 @@ def test_results_have_every_key(micro: Any) -> None:
     for method in METHODS:
         assert numbers(*(data["pairs"][method][key] for key in pair_keys)), method
     assert len({data["pairs"][method]["n"] for method in METHODS}) == 1, "matched pairs are equally many"
-    assert set(data["seconds"]) == set(micro.states())
+    assert set(data["seconds"]) == set(smoke.states())
     assert data["total_seconds"] == pytest.approx(sum(data["seconds"].values()), abs=0.01)
 
 
-def test_gates_of_the_generator_add_up(micro: Any) -> None:
-    got = results(micro)["generator"]
+def test_gates_of_the_generator_add_up(smoke: Any) -> None:
+    got = results(smoke)["generator"]
     assert sum(got[k] for k in ("malformed", "undecided", "correct", "wrong", "unscored")) == pytest.approx(1)
     assert got["plausible"] <= got["wrong"] <= got["well_formed"]
 
 
-def test_pairs_are_right_on_one_side_and_wrong_on_the_other(micro: Any) -> None:
-    folder = micro.run.published(micro.label("pairs"))
-    answers = {p.id: p.answer for p in micro_problems(micro, "pairs")}
+def test_pairs_are_right_on_one_side_and_wrong_on_the_other(smoke: Any) -> None:
+    folder = smoke.run.published(smoke.label("pairs"))
+    answers = {p.id: p.answer for p in smoke_problems(smoke, "pairs")}
     matched = {m: read_parquet(folder / f"matched-{m}.parquet", Pair) for m in METHODS}
     assert len({tuple((p.problem_id, p.chosen) for p in rows) for rows in matched.values()}) == 1
     for method in METHODS:
@@ -84,14 +84,14 @@ def test_pairs_are_right_on_one_side_and_wrong_on_the_other(micro: Any) -> None:
             assert (pair.method, pair.scores.gate, pair.scores.inversion) == (method, "scored", 1.0)
 
 
-def micro_problems(micro: Any, split: str) -> list[Any]:
+def smoke_problems(smoke: Any, split: str) -> list[Any]:
     from pns.records import Problem
 
-    return read_parquet(micro.run.published(micro.label("problems")) / f"{split}.parquet", Problem)
+    return read_parquet(smoke.run.published(smoke.label("problems")) / f"{split}.parquet", Problem)
 
 
-def test_every_response_has_its_provenance(micro: Any) -> None:
-    rows = read_parquet(micro.run.published(micro.label("negatives-pns")) / "candidates.parquet", Response)
+def test_every_response_has_its_provenance(smoke: Any) -> None:
+    rows = read_parquet(smoke.run.published(smoke.label("negatives-pns")) / "candidates.parquet", Response)
     assert len(rows) == 32 * 4
     for row in rows:
         assert row.source == "pns"
@@ -114,8 +114,8 @@ class Links(HTMLParser):
         self.found += [str(v) for k, v in attrs if k in ("src", "href", "srcset", "action", "poster", "data") and v]
 
 
-def test_the_page_needs_no_network(micro: Any) -> None:
-    text = (micro.folder / "report" / "index.html").read_text(encoding="utf-8")
+def test_the_page_needs_no_network(smoke: Any) -> None:
+    text = (smoke.folder / "report" / "index.html").read_text(encoding="utf-8")
     page = Links()
     page.feed(text)
     assert all(link.startswith(("#", "data:")) for link in page.found)
@@ -124,12 +124,12 @@ def test_the_page_needs_no_network(micro: Any) -> None:
     assert len(text) > 20_000
 
 
-def test_the_manifest_says_how_the_run_was_made(micro: Any) -> None:
-    data = json.loads((micro.folder / "manifest.json").read_text(encoding="utf-8"))
+def test_the_manifest_says_how_the_run_was_made(smoke: Any) -> None:
+    data = json.loads((smoke.folder / "manifest.json").read_text(encoding="utf-8"))
     assert data["command"][1] == "run"
-    assert (data["recipe"], data["seed"], data["inputs"]) == ("micro", 0, {})
+    assert (data["recipe"], data["seed"], data["inputs"]) == ("smoke", 0, {})
     assert {"pns", "python", "torch", "transformers", "trl", "datasets"} <= set(data["versions"])
-    assert set(data["stages"]) == set(micro.states())
+    assert set(data["stages"]) == set(smoke.states())
     for stage in data["stages"].values():
         assert stage["seconds"] >= 0
         assert stage["peak_memory_bytes"] > 1e7
@@ -139,11 +139,11 @@ def tree(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_second_run_finds_everything_done(pns: Any, own: Any, micro_recipe: Path) -> None:
+def test_a_second_run_finds_everything_done(pns: Any, own: Any, smoke_recipe: Path) -> None:
     before = tree(own.folder)
-    output = pns("run", micro_recipe, "--run-dir", own.folder)
+    output = pns("run", smoke_recipe, "--run-dir", own.folder)
     assert f"{len(own.states())} of {len(own.states())} stages are done already" in output
-    assert "micro: mean accuracy" in output
+    assert "smoke: mean accuracy" in output
     after = tree(own.folder)
     assert {name for name in after if after[name] != before.get(name)} <= {"manifest.json", "recipe.yaml", "lock"}
     assert set(after) == set(before)
@@ -151,18 +151,18 @@ def test_a_second_run_finds_everything_done(pns: Any, own: Any, micro_recipe: Pa
     assert " ..." not in output
 
 
-def test_show_lists_every_stage(pns: Any, micro: Any) -> None:
-    output = pns("show", micro.folder)
-    for name, state in micro.states().items():
+def test_show_lists_every_stage(pns: Any, smoke: Any) -> None:
+    output = pns("show", smoke.folder)
+    for name, state in smoke.states().items():
         line = next(line for line in output.splitlines() if f" {name} " in line)
         assert " done " in line
         assert state["digest"][:12] in line
-    assert f"{len(micro.states())} of {len(micro.states())} stages done" in output
+    assert f"{len(smoke.states())} of {len(smoke.states())} stages done" in output
 
 
-def test_inspect_shows_pairs_side_by_side(pns: Any, micro: Any) -> None:
-    (pair, *_) = read_parquet(micro.run.published(micro.label("pairs")) / "matched-corruption.parquet", Pair)
-    output = pns("inspect", micro.folder, "--method", "corruption", "--n", "1")
+def test_inspect_shows_pairs_side_by_side(pns: Any, smoke: Any) -> None:
+    (pair, *_) = read_parquet(smoke.run.published(smoke.label("pairs")) / "matched-corruption.parquet", Pair)
+    output = pns("inspect", smoke.folder, "--method", "corruption", "--n", "1")
     assert "1 of 1" in output
     for text in (
         pair.prompt.split(".")[0],
@@ -173,17 +173,17 @@ def test_inspect_shows_pairs_side_by_side(pns: Any, micro: Any) -> None:
         assert text in output
     assert f"answer {pair.rejected_answer}" in output
     assert "own" not in output
-    assert pns("inspect", micro.folder, "--method", "pns", "--regime", "own", "--n", "2").count("of 2") == 2
-    wrong = pns("inspect", micro.folder, "--method", "guess", code=2)
+    assert pns("inspect", smoke.folder, "--method", "pns", "--regime", "own", "--n", "2").count("of 2") == 2
+    wrong = pns("inspect", smoke.folder, "--method", "guess", code=2)
     assert "matched-pns" in wrong
     assert "Traceback" not in wrong
 
 
-def test_recipe_prints_every_value_with_its_source(pns: Any, micro_recipe: Path) -> None:
-    output = pns("recipe", micro_recipe, "align.beta=0.25", env={"COLUMNS": "400"})
+def test_recipe_prints_every_value_with_its_source(pns: Any, smoke_recipe: Path) -> None:
+    output = pns("recipe", smoke_recipe, "align.beta=0.25", env={"COLUMNS": "400"})
     lines = {cells[1]: cells[2:4] for line in output.splitlines() if len(cells := re.split(r"\s*│\s*", line)) > 3}
     assert lines["align.beta"] == ["0.25", "override"]
-    assert lines["align.learning_rate"] == ["2e-05", str(micro_recipe)]
+    assert lines["align.learning_rate"] == ["2e-05", str(smoke_recipe)]
     assert lines["rollouts.temperature"] == ["1.0", "default"]
     assert len(lines) > 90
 
@@ -198,9 +198,9 @@ def test_report_builds_the_page_again(pns: Any, own: Any) -> None:
     assert results(own) == kept
 
 
-def test_one_changed_key_runs_only_what_depends_on_it(pns: Any, own: Any, micro_recipe: Path) -> None:
+def test_one_changed_key_runs_only_what_depends_on_it(pns: Any, own: Any, smoke_recipe: Path) -> None:
     before = own.states()
-    output = pns("run", micro_recipe, "align.beta=0.9", "--run-dir", own.folder, "--until", "evaluate-pns")
+    output = pns("run", smoke_recipe, "align.beta=0.9", "--run-dir", own.folder, "--until", "evaluate-pns")
     after = own.states()
     again = {name for name in after if after[name] != before[name]}
     assert again == {"align-pns-matched", "evaluate-pns"}
@@ -214,18 +214,18 @@ def test_one_changed_key_runs_only_what_depends_on_it(pns: Any, own: Any, micro_
         assert (" done " in line) != stale, line
 
 
-def test_a_key_of_the_report_runs_the_report_alone(pns: Any, own: Any, micro_recipe: Path) -> None:
+def test_a_key_of_the_report_runs_the_report_alone(pns: Any, own: Any, smoke_recipe: Path) -> None:
     before, page = own.states(), (own.folder / "report" / "index.html").read_text(encoding="utf-8")
-    output = pns("run", micro_recipe, "report.examples=2", "--run-dir", own.folder)
+    output = pns("run", smoke_recipe, "report.examples=2", "--run-dir", own.folder)
     assert re.findall(r"\] (\S+) done", output) == ["report"]
     after = own.states()
     assert {name for name in after if after[name] != before[name]} == {"report"}
     assert (own.folder / "report" / "index.html").read_text(encoding="utf-8") != page
 
 
-def test_from_runs_a_stage_and_what_depends_on_it_again(pns: Any, own: Any, micro_recipe: Path) -> None:
+def test_from_runs_a_stage_and_what_depends_on_it_again(pns: Any, own: Any, smoke_recipe: Path) -> None:
     before = own.states()
-    command = ("run", micro_recipe, "--run-dir", own.folder, "--from", "rollouts-audit", "--until", "audit")
+    command = ("run", smoke_recipe, "--run-dir", own.folder, "--from", "rollouts-audit", "--until", "audit")
     output = pns(*command)
     assert set(re.findall(r"\] (\S+) done", output)) == {"rollouts-audit", "audit_model", "audit"}
     after = own.states()
@@ -234,24 +234,24 @@ def test_from_runs_a_stage_and_what_depends_on_it_again(pns: Any, own: Any, micr
     assert {n: s["digest"] for n, s in after.items()} == {n: s["digest"] for n, s in before.items()}
 
 
-def test_until_stops_there_and_on_existing_is_obeyed(pns: Any, micro_recipe: Path) -> None:
-    output = pns("run", micro_recipe, "name=a", "--until", "start")
+def test_until_stops_there_and_on_existing_is_obeyed(pns: Any, smoke_recipe: Path) -> None:
+    output = pns("run", smoke_recipe, "name=a", "--until", "start")
     assert re.findall(r"\] (\S+) done", output) == ["start"]
     made = {p.suffix for p in (pns.folder / "runs" / "a" / "stages" / "02-start" / "model").iterdir()}
     assert ".safetensors" in made
     assert not made & {".bin", ".pt", ".pkl"}, "pickles"
     assert not (pns.folder / "runs" / "a" / "report").exists()
-    refused = pns("run", micro_recipe, "--run-dir", "runs/a", "--until", "start", "--on-existing", "fail", code=2)
+    refused = pns("run", smoke_recipe, "--run-dir", "runs/a", "--until", "start", "--on-existing", "fail", code=2)
     assert "this run exists" in refused
     assert "--on-existing" in refused
-    beside = pns("run", micro_recipe, "--run-dir", "runs/a", "--until", "start", "--on-existing", "new")
+    beside = pns("run", smoke_recipe, "--run-dir", "runs/a", "--until", "start", "--on-existing", "new")
     assert re.findall(r"\] (\S+) done", beside) == ["start"]
     one, two = (
         json.loads((pns.folder / "runs" / name / "stages" / "02-start" / "stage.json").read_text())["digest"]
         for name in ("a", "a-2")
     )
     assert one == two
-    missing = pns("stage", "rlvr", micro_recipe, "--run-dir", "runs/a", code=2)
+    missing = pns("stage", "rlvr", smoke_recipe, "--run-dir", "runs/a", code=2)
     assert "stage rlvr needs problems, sft" in missing
     assert "--until sft" in missing
 

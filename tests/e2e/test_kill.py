@@ -60,11 +60,11 @@ def kill(process: Popen[str]) -> None:
 @pytest.mark.parametrize(("stage", "often"), STAGES, ids=[name for name, _ in STAGES])
 @pytest.mark.xdist_group("e2e")
 def test_a_killed_stage_goes_on_to_the_same_bytes(
-    pns: Any, micro: Any, own: Any, micro_recipe: Path, stage: str, often: str
+    pns: Any, smoke: Any, own: Any, smoke_recipe: Path, stage: str, often: str
 ) -> None:
     rng = random.Random(f"kill/{stage}")
     published, work = own.run.published(own.label(stage)), own.run.work(own.label(stage))
-    command = ("stage", stage, micro_recipe, "--run-dir", own.folder, often)
+    command = ("stage", stage, smoke_recipe, "--run-dir", own.folder, often)
     for _ in range(TRIES):
         shutil.rmtree(published)
         process = pns.start(*command)
@@ -84,17 +84,17 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
 
     pns(*command)
     assert not work.exists()
-    assert own.state(stage)["digest"] == micro.state(stage)["digest"]
+    assert own.state(stage)["digest"] == smoke.state(stage)["digest"]
     for path, moment in kept.items():
         shard = published / path.relative_to(work)
         assert not shard.name.endswith(".jsonl") or shard.stat().st_mtime_ns == moment, "a durable shard was done again"
 
 
 @pytest.mark.xdist_group("e2e-whole")
-def test_a_killed_run_goes_on_to_the_same_results(pns: Any, micro: Any, tmp_path: Path, micro_recipe: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_results(pns: Any, smoke: Any, tmp_path: Path, smoke_recipe: Path) -> None:
     rng = random.Random("kill/whole")
     folder = tmp_path / "run"
-    command = ("run", micro_recipe, "--run-dir", folder)
+    command = ("run", smoke_recipe, "--run-dir", folder)
     process = pns.start(*command)
     stages = rng.randint(5, 25)
     assert wait_until(lambda: len([*folder.glob("stages/*/stage.json")]) >= stages, process)
@@ -104,9 +104,9 @@ def test_a_killed_run_goes_on_to_the_same_results(pns: Any, micro: Any, tmp_path
 
     output = pns(*command)
     assert "stages are done already" in output
-    again = type(micro)(folder)
-    assert {n: s["digest"] for n, s in again.states().items()} == {n: s["digest"] for n, s in micro.states().items()}
-    assert measured(folder) == measured(micro.folder)
+    again = type(smoke)(folder)
+    assert {n: s["digest"] for n, s in again.states().items()} == {n: s["digest"] for n, s in smoke.states().items()}
+    assert measured(folder) == measured(smoke.folder)
     assert (folder / "report" / "index.html").is_file()
 
 
@@ -118,11 +118,11 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.xdist_group("e2e-whole")
-def test_a_killed_worker_is_reported_and_gone_on_with(pns: Any, micro: Any, own: Any, micro_recipe: Path) -> None:
+def test_a_killed_worker_is_reported_and_gone_on_with(pns: Any, smoke: Any, own: Any, smoke_recipe: Path) -> None:
     stage = "rollouts-audit"
     work = own.run.work(own.label(stage))
     shutil.rmtree(own.run.published(own.label(stage)))
-    command = ("stage", stage, micro_recipe, "--run-dir", own.folder)
+    command = ("stage", stage, smoke_recipe, "--run-dir", own.folder)
     process = pns.start(*command)
     assert wait_until(lambda: bool(durable(work)), process)
     workers = [p for p in psutil.Process(process.pid).children(recursive=True) if p.num_threads() > 1]
@@ -132,17 +132,17 @@ def test_a_killed_worker_is_reported_and_gone_on_with(pns: Any, micro: Any, own:
     assert "killed, perhaps for memory" in output
     assert str(own.folder / "logs" / f"{stage}.log") in output
     pns(*command)
-    assert own.state(stage)["digest"] == micro.state(stage)["digest"]
+    assert own.state(stage)["digest"] == smoke.state(stage)["digest"]
 
 
 @pytest.mark.xdist_group("e2e-whole")
 def test_an_interrupt_ends_cleanly_and_the_same_command_goes_on(
-    pns: Any, micro: Any, own: Any, micro_recipe: Path
+    pns: Any, smoke: Any, own: Any, smoke_recipe: Path
 ) -> None:
     stage = "rollouts-reward"
     work = own.run.work(own.label(stage))
     shutil.rmtree(own.run.published(own.label(stage)))
-    command = ("stage", stage, micro_recipe, "--run-dir", own.folder)
+    command = ("stage", stage, smoke_recipe, "--run-dir", own.folder)
     process = pns.start(*command)
     assert wait_until(lambda: bool(durable(work)), process)
     process.send_signal(signal.SIGINT)
@@ -152,4 +152,4 @@ def test_an_interrupt_ends_cleanly_and_the_same_command_goes_on(
     assert "Traceback" not in output
     assert "Warning" not in output
     pns(*command)
-    assert own.state(stage)["digest"] == micro.state(stage)["digest"]
+    assert own.state(stage)["digest"] == smoke.state(stage)["digest"]
