@@ -67,13 +67,15 @@ def _errors() -> Iterator[None]:
             "\nInterrupted. Nothing is lost: the same command goes on from the last checkpoint or shard.", INTERRUPTED
         )
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        remedy = _MENDABLE.get(error.errno or 0)
+        if remedy is None:
             raise
-        _fail(
-            f"error: {error.filename or 'output'}: the disk is full\n"
-            "  -> free some space and run the same command again: it goes on where it stopped",
-            BAD_INPUT,
-        )
+        _fail(f"error: {error.filename or 'output'}: {error.strerror}\n  -> {remedy}", BAD_INPUT)
+
+
+_FREE = "free some space and run the same command again: it goes on where it stopped"
+_ELSEWHERE = "choose another --run-dir, or mend the permissions"
+_MENDABLE = {errno.ENOSPC: _FREE, errno.EDQUOT: _FREE, errno.EACCES: _ELSEWHERE, errno.EROFS: _ELSEWHERE}
 
 
 def _console() -> Any:
@@ -263,7 +265,6 @@ def inspect(
       pns inspect runs/embedded --method pns --n 3
     """
     with _errors():
-
         from pns.records import Pair, read_parquet
         from pns.report.console import inspect_pairs
         from pns.run import Run

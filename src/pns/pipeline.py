@@ -6,6 +6,7 @@ Heavy libraries are imported by the stages themselves, in the process that runs 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,11 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
     model: list[Path] = []
     if recipe.model.path is not None and (folder := Path(recipe.model.path)).is_dir():
         model = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".gguf", ".jinja"))
+    if recipe.model.gguf_package is not None and recipe.model.gguf_file is not None:
+        # Found without importing the package: the ones that carry weights import an inference engine at once.
+        spec = importlib.util.find_spec(recipe.model.gguf_package)
+        folders = (spec.submodule_search_locations if spec else None) or []
+        model = [p for f in folders if (p := Path(f) / recipe.model.gguf_file).is_file()]
     return {
         name: {str(p): file_hash(Path(p)) for p in paths}
         for name, paths in (("problems", data), ("start", model))

@@ -33,7 +33,7 @@ def call(
     ids = [[5, 6] if cut else [5, 6, 1] for _ in texts]
     columns = {"problem_id": ["a"] * len(texts), "trainer_state": None, **extra}
     prompts = [[{"role": "user", "content": P.problem}]] * len(texts)
-    return reward(prompts=prompts, completions=completions, completion_ids=ids, **columns)  # type: ignore[no-any-return]
+    return reward(prompts=prompts, completions=completions, completion_ids=ids, **columns)
 
 
 class Dead:
@@ -102,7 +102,7 @@ def test_rlvr(verifier: Verifier) -> None:
 def test_rlvr_is_silent_where_the_gold_answer_or_the_system_failed() -> None:
     class Broken(Verifier):
         def verify(self, golds: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
-            return [Verdict(outcome="undecided", cause=c) for c in ("gold", "system", "response")]  # type: ignore[arg-type]
+            return [Verdict(outcome="undecided", cause=c) for c in ("gold", "system", "response")]
 
     reward = rlvr_reward(Broken(), {"a": P}, format_weight=0.1, answer_format="boxed", max_chars=2000, eos_ids={1})
     assert call(reward, [WRONG] * 3) == [None, None, 0.1]

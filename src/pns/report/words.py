@@ -151,7 +151,9 @@ def verdict(results: Mapping[str, Any]) -> str:
     mine, theirs = (number(dig(results, "mean", m)) for m in ("pns", "rejection"))
     if (gap_known := number(direct.get("difference"))) is not None:
         said = READINGS.get(reading(direct.get("ci95")), "no interval was computed")
-        text += f" On the same problems pns stands {_points_with(gap_known, direct.get('ci95'))} from rejection: {said}."
+        text += (
+            f" On the same problems pns stands {_points_with(gap_known, direct.get('ci95'))} from rejection: {said}."
+        )
     elif mine is not None and theirs is not None:
         gap = points(mine - theirs)
         text += f" Between the two point estimates, pns stands {gap} points from rejection."
