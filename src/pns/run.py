@@ -23,7 +23,7 @@ from pns.errors import UserError
 
 RUN_VERSION = 1
 # Files that hold times or paths; a stage's digest must not depend on them.
-VOLATILE = ("stage.json", "work.json", "resources.json")
+VOLATILE = ("stage.json", "work.json")
 # Begins the names of files that are being written; a kill leaves them behind.
 UNFINISHED = ".unfinished-"
 

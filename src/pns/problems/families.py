@@ -33,7 +33,6 @@ NAMES = [
     "Lena",
     "Hugo",
 ]
-FEMALE = frozenset(["Mia", "Ana", "Zoe", "Eva", "Ida", "Nora", "Rosa", "Lena"])
 OBJECTS = ["apples", "pears", "coins", "cards", "books", "pens", "stones", "shells", "stamps", "beads", "nuts", "plums"]
 
 # Pairings of name and object that training never shows; the `pairings` benchmark has nothing else.

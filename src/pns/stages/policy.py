@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-import torch
 from transformers import set_seed
 
 from pns.errors import UserError
@@ -66,10 +65,10 @@ def rlvr(context: Context) -> None:
     _rlvr(context, "sft", context.problems("rlvr"), context.recipe.rlvr)
 
 
-def more_steps(context_recipe_generator: GrpoPart, sampled: int) -> int:
+def more_steps(part: GrpoPart, sampled: int) -> int:
     """Steps of `rlvr_more`: the generator's, and as many again as its sampled negatives would have filled."""
-    rows = context_recipe_generator.prompts_per_step * context_recipe_generator.num_generations
-    return context_recipe_generator.steps + -(-sampled // rows)
+    rows = part.prompts_per_step * part.num_generations
+    return part.steps + -(-sampled // rows)
 
 
 def rlvr_more(context: Context) -> None:
@@ -207,8 +206,3 @@ def _failures(context: Context, problem: Problem, response: Response) -> tuple[s
         answer_format=reward.answer_format,
         max_chars=reward.max_chars,
     )
-
-
-def fixed_threads(count: int) -> None:
-    """Sums depend on how many threads share them, so their number is part of the recipe."""
-    torch.set_num_threads(count)
