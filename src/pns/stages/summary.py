@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import platform
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 import pns
 from pns.evaluation.metrics import avg_at_k, bootstrap_ci, maj_at_k, mean_ci, paired_difference, pass_at_k
-from pns.records import Pair, Response, read_parquet
+from pns.records import Pair, Response, read_parquet, write_parquet
 from pns.run import read_json, seed_of, write_json
 from pns.stages.context import Context
 
@@ -106,23 +107,21 @@ def _add_pairs(context: Context, results: dict[str, Any]) -> None:
         block = results["pairs" if regime == "matched" else "pairs_own"]
         block[method] = stats[f"{regime}-{method}"] | context.json(f"align-{method}-{regime}", "stats.json")
         shown.setdefault(method, read_parquet(context.inputs["pairs"] / f"{regime}-{method}.parquet", Pair))
-    order = ["pns", "rejection", "corruption", "flip"]
-    columns = [shown[m] for m in order if m in shown]
-    mixed = [p for row in itertools.zip_longest(*columns) for p in row if p is not None]
-    from pns.records import write_parquet
-
-    write_parquet(context.out / "examples.parquet", _examples(mixed, context.recipe.report.examples))
+    write_parquet(context.out / "examples.parquet", _examples(shown, context.recipe.report.examples))
 
 
-def _examples(mixed: list[Pair], most: int) -> list[Pair]:
-    """Half of the page's examples from PNS, the others from the other methods, each problem once."""
-    seen: set[str] = set()
-    out: list[Pair] = []
-    pns_pairs = [p for p in mixed if p.method == "pns"]
-    for pair in [*pns_pairs[: (most + 1) // 2], *[p for p in reversed(mixed) if p.method != "pns"]]:
-        if pair.problem_id not in seen and len(out) < most:
-            seen.add(pair.problem_id)
+def _examples(shown: Mapping[str, Sequence[Pair]], most: int) -> list[Pair]:
+    """Half of the page's examples from PNS, the others in turn from the other methods, each problem once."""
+    half = (most + 1) // 2 if "pns" in shown else 0
+    out = list(shown.get("pns", ()))[:half]
+    others = [m for m in ("rejection", "corruption", "flip") if m in shown]
+    seen = {p.problem_id for p in out}
+    for row in zip(*(reversed(shown[m]) for m in others), strict=False):
+        free = [p for p in row if p.problem_id not in seen]
+        if len(out) < most and free:
+            pair = free[(len(out) - half) % len(free)]
             out.append(pair)
+            seen.add(pair.problem_id)
     return out
 
 
