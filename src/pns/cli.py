@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 import pns
-from pns.errors import StageStopped, UserError
+from pns.commands.common import BUG, console, errors, fail
+from pns.errors import UserError
 
 app = typer.Typer(
     name="pns",
@@ -30,8 +28,6 @@ app = typer.Typer(
     "  pns show runs/embedded\n\n"
     "  pns inspect runs/embedded --method pns --n 3",
 )
-
-BAD_INPUT, BUG, STOPPED, INTERRUPTED = 2, 1, 3, 130
 
 
 class OnExisting(StrEnum):
@@ -51,44 +47,6 @@ RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Where the run lives. Default: runs/<recipe name>.", show_default=False)
 ]
 RunArgument = Annotated[Path, typer.Argument(help="A run directory.", metavar="RUN", show_default=False)]
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """One message and an exit code for what users can mend; tracebacks are for bugs of ours only."""
-    try:
-        yield
-    except UserError as error:
-        _fail(f"error: {error}", BAD_INPUT)
-    except StageStopped as error:
-        _fail(f"stopped: {error}\n  -> mend the cause; the same command goes on from there", STOPPED)
-    except KeyboardInterrupt:
-        _fail(
-            "\nInterrupted. Nothing is lost: the same command goes on from the last checkpoint or shard.", INTERRUPTED
-        )
-    except OSError as error:
-        remedy = _MENDABLE.get(error.errno or 0)
-        if remedy is None:
-            raise
-        _fail(f"error: {error.filename or 'output'}: {error.strerror}\n  -> {remedy}", BAD_INPUT)
-
-
-_FREE = "free some space and run the same command again: it goes on where it stopped"
-_ELSEWHERE = "choose another --run-dir, or mend the permissions"
-_MENDABLE = {errno.ENOSPC: _FREE, errno.EDQUOT: _FREE, errno.EACCES: _ELSEWHERE, errno.EROFS: _ELSEWHERE}
-
-
-def _console() -> Any:
-    """A console; into a file or a pipe it is wide enough for our tables."""
-    from rich.console import Console
-
-    found = Console()
-    return found if found.is_terminal else Console(width=max(found.width, 120))
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
 
 
 @app.command()
@@ -120,7 +78,7 @@ def run(
 
       pns run recipes/embedded.yaml align.learning_rate=1e-4   (only align and what follows runs again)
     """
-    with _errors():
+    with errors():
         _run(recipe, overrides or [], run_dir, until=until, again=from_, on_existing=on_existing.value)
 
 
@@ -144,7 +102,7 @@ def stage(
 
       pns stage negatives-pns recipes/embedded.yaml negatives.select=best
     """
-    with _errors():
+    with errors():
         _run(recipe, overrides or [], run_dir, only=name, on_existing="resume")
 
 
@@ -171,9 +129,9 @@ def _run(
     pipeline.input_hashes(recipe)
     _need_libraries()
     one = Run.create(run_dir or Path("runs") / recipe.name, on_existing)
-    console = _console()
+    screen = console()
     try:
-        with Display(console) as display:
+        with Display(screen) as display:
             execute(
                 recipe,
                 one,
@@ -184,12 +142,12 @@ def _run(
                 command=sys.argv[:],
             )
     except StageFailed as error:
-        _fail(str(error), BUG)
+        fail(str(error), BUG)
     page = one.folder / "report" / "index.html"
     if until is None and only is None and page.is_file():
         from pns.report.console import results_table
 
-        console.print(results_table(read_json(one.folder / "report" / "results.json")))
+        screen.print(results_table(read_json(one.folder / "report" / "results.json")))
         typer.echo(f"report: {page}")
     else:
         typer.echo(f"run: {one.folder}  (`pns show {one.folder}`)")
@@ -214,7 +172,7 @@ def show(run_dir: RunArgument) -> None:
 
       pns show runs/embedded
     """
-    with _errors():
+    with errors():
         from rich.table import Table
 
         from pns.display import clock
@@ -236,7 +194,7 @@ def show(run_dir: RunArgument) -> None:
                 _size(row["peak_memory_bytes"]) if known else "",
                 row["digest"][:12] if known else "",
             )
-        _console().print(table)
+        console().print(table)
         total = sum(row.get("seconds", 0.0) for row in rows)
         typer.echo(
             f"{sum(r['state'] == 'done' for r in rows)} of {len(rows)} stages done, {clock(total)} of stage time"
@@ -264,7 +222,7 @@ def inspect(
 
       pns inspect runs/embedded --method pns --n 3
     """
-    with _errors():
+    with errors():
         from pns.records import Pair, read_parquet
         from pns.report.console import inspect_pairs
         from pns.run import Run
@@ -276,7 +234,7 @@ def inspect(
         if path is None:
             there = ", ".join(p.stem for p in made) or "none yet: run the pairs stage"
             raise UserError(f"no {regime} pairs of {method!r} in this run", file=run_dir, remedy=f"there: {there}")
-        inspect_pairs(read_parquet(path, Pair)[:n], _console())
+        inspect_pairs(read_parquet(path, Pair)[:n], console())
 
 
 @app.command()
@@ -287,7 +245,7 @@ def recipe(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
       pns recipe recipes/embedded.yaml align.beta=0.2
     """
-    with _errors():
+    with errors():
         from rich.table import Table
         from rich.text import Text
 
@@ -303,7 +261,7 @@ def recipe(recipe: RecipeArgument, overrides: Overrides = None) -> None:
             for name in key.split("."):
                 value = value[name]
             table.add_row(Text(key), Text(value if isinstance(value, str) else json.dumps(value)), Text(source))
-        _console().print(table)
+        console().print(table)
 
 
 @app.command()
@@ -314,7 +272,7 @@ def report(run_dir: RunArgument) -> None:
 
       pns report runs/embedded
     """
-    with _errors():
+    with errors():
         from pns.driver import render, state_rows
         from pns.run import Run
 

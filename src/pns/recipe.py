@@ -189,6 +189,74 @@ class RewardModelPart(Part):
     holdout: float = Field(0.25, gt=0, lt=1, description="share of its problems kept for calibration and worth")
 
 
+class ServerPart(Part):
+    """How to talk to a server. None of it changes what the server answers, so none of it enters fingerprints."""
+
+    url: str = Field(description="base URL, e.g. http://localhost:8000/v1 for a judge, http://localhost:8000 else")
+    api_key_env: str | None = Field(None, description="environment variable that holds the API key")
+    concurrency: int = Field(16, ge=1, description="requests at a time")
+    timeout_seconds: float = Field(120.0, gt=0, description="for one request")
+    retries: int = Field(4, ge=0, description="further tries after 429, 5xx or a time-out, with jittered waits")
+
+
+class RewardModelSource(Part):
+    """The reward model of the composite, where it is not the one that the run itself trains."""
+
+    kind: Literal["transformers", "vllm", "sglang"] | str = Field(
+        "transformers", description="in process, a server's kind, or a Python callable as my.module:function"
+    )
+    path: str | None = Field(None, description="directory or hub id of the model; for a server: of its tokenizer")
+    revision: str | None = Field(None, description="hub revision to pin")
+    name: str | None = Field(None, description="the model's name at the server; default: the only one it serves")
+    endpoint: Literal["auto", "classify", "pooling"] = Field(
+        "auto", description="vLLM: /classify for sequence classifiers, /pooling for token classifiers"
+    )
+    server: ServerPart | None = None
+    calibration: Path | None = Field(None, description="folder with calibration.json (`pns calibrate` makes one)")
+    batch_size: int = Field(16, ge=1, description="sequences in one forward pass or request")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @model_validator(mode="after")
+    def _whole(self) -> RewardModelSource:
+        if self.kind in ("vllm", "sglang"):
+            if self.server is None or self.path is None:
+                raise ValueError(
+                    f"kind: {self.kind} needs server.url, and path for the tokenizer with the chat template"
+                )
+        elif self.server is not None:
+            raise ValueError("server belongs to kind: vllm or sglang")
+        if self.kind == "transformers" and self.path is None:
+            raise ValueError("kind: transformers needs path")
+        if self.kind not in ("transformers", "vllm", "sglang") and ":" not in self.kind:
+            raise ValueError("kind is transformers, vllm, sglang, or my.module:function")
+        return self
+
+
+class JudgeServerPart(Part):
+    """A chain-of-thought judge behind an OpenAI-compatible server."""
+
+    server: ServerPart
+    model: str | None = Field(None, description="the model's name at the server; default: the only one it serves")
+    prompt: str = Field(
+        "rubric-v1", description="a prompt that comes with pns, or a file of your own (its text is hashed)"
+    )
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: int = Field(1024, ge=16, description="of a verdict")
+    structured: Literal["auto", "json_schema", "none"] = Field(
+        "auto", description="whether to send response_format with the verdict's JSON schema; auto: ask the server once"
+    )
+    cache: Path | None = Field(Path(".pns-cache/judge.sqlite"), description="verdicts kept on disk; null: none")
+    max_calls: int | None = Field(None, ge=1, description="budget in requests of one process; past it, unscored")
+    max_total_tokens: int | None = Field(None, ge=1, description="budget in prompt and completion tokens")
+    steps_gate: int = Field(
+        0,
+        ge=0,
+        le=12,
+        description="ask the server only where the step checker gives at least this; below, its rubric stands",
+    )
+
+
 class RewardPart(Part):
     """The composite reward (method.md). Gates first, then w_A + w_M M + w_C C."""
 
@@ -197,10 +265,25 @@ class RewardPart(Part):
     weight_inversion: float = Field(0.4, ge=0)
     weight_reward_model: float = Field(0.2, ge=0)
     weight_judge: float = Field(0.4, ge=0)
-    judge: Literal["steps", "none"] = "steps"
+    reward_model: RewardModelSource | None = Field(
+        None, description="null: in a run the one that it trains; in `pns score` no M term"
+    )
+    judge: Literal["steps", "none", "server"] | str = Field(
+        "steps", description="the step checker, none, a server (judge_server), or my.module:function"
+    )
+    judge_server: JudgeServerPart | None = None
     max_chars: int = Field(20_000, ge=1)
     cpu_seconds: float = Field(5.0, gt=0, description="CPU time for one verification outside the exact path")
+    verify_workers: int = Field(1, ge=1, description="processes for symbolic checks; changes no verdict")
     max_unscored: float = Field(0.05, ge=0, le=1, description="share over 20 steps above which a stage stops")
+
+    @model_validator(mode="after")
+    def _judges(self) -> RewardPart:
+        if (self.judge == "server") != (self.judge_server is not None):
+            raise ValueError("judge: server and judge_server go together")
+        if self.judge not in ("steps", "none", "server") and ":" not in self.judge:
+            raise ValueError("judge is steps, none, server, or my.module:function")
+        return self
 
 
 class NegativesPart(Part):

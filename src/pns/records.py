@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pns.errors import UserError
 
 Outcome = Literal["correct", "wrong", "undecided"]
+AnswerKind = Literal["math", "text", "choice"]
+UnscoredBy = Literal["gold", "verifier", "reward_model", "judge_server", "judge_malformed", "judge_budget"]
 Gate = Literal["malformed", "undecided", "correct", "scored", "unscored"]
 
 
@@ -25,7 +27,11 @@ class Record(BaseModel):
 
 
 class Problem(Record):
-    """One question with its gold answer. `solution` is a reference derivation, `kind` the family or subject it came from."""
+    """One question with its gold answer. `solution` is a reference derivation, `subject` the family it came from.
+
+    `kind`, `tolerance` and `unit` say how answers compare (see `pns.verify`): the form of the gold answer where its
+    text alone does not tell, the absolute difference up to which numbers are equal, the unit that the gold leaves out.
+    """
 
     id: str = Field(min_length=1)
     problem: str = Field(min_length=1)
@@ -34,6 +40,9 @@ class Problem(Record):
     subject: str | None = None
     level: int | str | None = None
     meta: dict[str, Any] = Field(default_factory=dict)
+    kind: AnswerKind | None = None
+    tolerance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    unit: str | None = None
 
 
 class Verdict(Record):
@@ -73,7 +82,8 @@ class Scores(Record):
     """The composite reward of one response with its whole breakdown.
 
     A term that was not computed (a cheaper gate had decided) is None, never 0. `reward_raw` is the reward model's own
-    scalar; `reward_model` the term M in (0, 1). `score` is None exactly when `gate` is `unscored`, and then `unscored_cause` names why.
+    scalar; `reward_model` the term M in (0, 1). `score` is None exactly when `gate` is `unscored`; `unscored_by` then
+    says which part failed, and `unscored_cause` how.
     """
 
     gate: Gate
@@ -85,7 +95,9 @@ class Scores(Record):
     reward_model: float | None = None
     rubric: Rubric | None = None
     judge_text: str | None = None
+    unscored_by: UnscoredBy | None = None
     unscored_cause: str | None = None
+    verdict: Verdict | None = None
 
 
 class Response(Record):

@@ -92,8 +92,8 @@ def test_a_judge_of_ones_own(verifier: Verifier) -> None:
     [
         (Model(RuntimeError("out of memory")), "steps", "reward model: RuntimeError: out of memory"),
         (Model(float("nan")), "steps", "reward model: the score is nan"),
-        (Model(), lambda *a: 1 / 0, "judge: ZeroDivisionError: division by zero"),
-        (Model(), lambda *a: "3", "judge: TypeError: the judge gave a str, not a Rubric"),
+        (Model(), lambda *a: 1 / 0, "judge (server): ZeroDivisionError: division by zero"),
+        (Model(), lambda *a: "3", "judge (malformed): a str, not a Rubric"),
     ],
 )
 def test_a_failed_part_is_unscored_with_its_cause(verifier: Verifier, model: Model, judge: Any, words: str) -> None:
@@ -105,7 +105,7 @@ def test_a_failed_part_is_unscored_with_its_cause(verifier: Verifier, model: Mod
 
 def test_a_failed_verifier_or_gold_is_unscored(verifier: Verifier) -> None:
     class Broken(Verifier):
-        def verify(self, golds: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+        def verify_problems(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
             raise OSError("no worker")
 
     [scores] = score(Composite(RewardPart(), Broken()), HONEST_WRONG)

@@ -8,45 +8,48 @@
 Terms and hard penalty: paper; gates and weights: ours. A term that is not there (no reward model given, judge `none`)
 adds nothing, and the other weights are not rescaled: the best score is then the sum of the weights that are left. A
 reward model or judge that is given is run on every decidedly wrong response, even at weight 0, for selection needs M
-and C too.
+and C too. The two run at the same time, each on the whole batch of what the gates left.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol
 
 from pns.errors import UserError
 from pns.recipe import RewardPart
-from pns.records import Problem, Rubric, Scores, Verdict
+from pns.records import Problem, Scores, UnscoredBy, Verdict
 from pns.rewards.format import format_failures
 from pns.rewards.inversion import inversion
+from pns.rewards.judging import EachJudge, Judge, JudgeFunction, Judgement
 from pns.rewards.reward_model import Calibration
 from pns.rewards.steps import judge_steps
 from pns.verify import Verifier, extract
-
-Judge = Callable[[str, str, str | None], Rubric | tuple[Rubric, str]]
-"""(problem, response, extracted answer) -> rubric, or rubric and the judge's own text. Never given the gold answer."""
 
 Finish = Literal["stop", "length"]
 
 
 class Scorer(Protocol):
-    """What the composite asks of a reward model."""
+    """What the composite asks of a reward model: a raw score a response, in order; None where it has none for it.
 
-    def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float]: ...
+    It is called from one thread at a time for each composite.
+    """
+
+    def score(self, problems: Sequence[str], texts: Sequence[str]) -> Sequence[float | None]: ...
 
 
 class Composite:
-    """Scores responses; see the module's head for the rule.
+    """Scores responses; see the module's head for the rule. Safe to call from several threads.
 
     Args:
         part: weights, penalty, answer format, longest text.
         verifier: decides the answers; its answer format must be the part's.
         reward_model, calibration: both or neither.
-        judge: `steps` (see `steps`), a callable, or None / `none`.
+        judge: `steps` (see `steps`), a Judge, a plain function (see `judging`), or None / `none`.
     Attributes:
         counts: per gate (`malformed`, `undecided`, `correct`, `scored`, `unscored`) and, for each dear part, calls
             made and calls saved (`verifier_calls`, `verifier_saved`, `reward_model_calls`, ...), in responses.
@@ -59,7 +62,7 @@ class Composite:
         verifier: Verifier,
         reward_model: Scorer | None = None,
         calibration: Calibration | None = None,
-        judge: Literal["steps", "none"] | Judge | None = "steps",
+        judge: Literal["steps", "none"] | Judge | JudgeFunction | None = "steps",
     ) -> None:
         if (reward_model is None) != (calibration is None):
             raise UserError("a reward model and its calibration go together", remedy="give both or neither")
@@ -70,24 +73,40 @@ class Composite:
             )
         self.part, self.verifier = part, verifier
         self.reward_model, self.calibration = reward_model, calibration
-        self.judge: Judge | None = judge_steps if judge == "steps" else None if judge in (None, "none") else judge  # type: ignore[assignment]
+        self.judge = _as_judge(judge)
         self.counts: Counter[str] = Counter()
+        self._counting, self._scoring = threading.Lock(), threading.Lock()
 
     def __call__(self, problems: Sequence[Problem], texts: Sequence[str], finishes: Sequence[Finish]) -> list[Scores]:
         """One Scores a response, in order. Raises ValueError when the lengths differ."""
         rows = list(zip(problems, texts, finishes, strict=True))
         scores: list[Scores | None] = [self._format_gate(*row) for row in rows]
         formed = [i for i, done in enumerate(scores) if done is None]
-        verdicts = self._verify([rows[i][0].answer for i in formed], [rows[i][1] for i in formed])
-        for i, verdict in zip(formed, verdicts, strict=True):
+        verdicts = dict(
+            zip(formed, self._verify([rows[i][0] for i in formed], [rows[i][1] for i in formed]), strict=True)
+        )
+        for i, verdict in verdicts.items():
             scores[i] = self._answer_gate(verdict)
         wrong = [i for i in formed if scores[i] is None]
-        raws, failure = self._reward([rows[i][0].problem for i in wrong], [rows[i][1] for i in wrong])
-        for i, raw in zip(wrong, raws, strict=True):
-            scores[i] = self._join(rows[i][0], rows[i][1], raw, failure)
+        raws, judgements = self._dear([rows[i][0].problem for i in wrong], [rows[i][1] for i in wrong])
+        for i, raw, judgement in zip(wrong, raws, judgements, strict=True):
+            scores[i] = self._join(verdicts[i], raw, judgement)
         done = [score for score in scores if score is not None]
-        self._count(done, len(formed), len(wrong), 0 if failure else len(wrong))
+        self._count(done, len(formed), len(wrong))
         return done
+
+    def close(self) -> None:
+        """End the verifier's workers, and the connections of a reward model or judge behind a server."""
+        for part in (self.verifier, self.reward_model, self.judge):
+            close = getattr(part, "close", None)
+            if close is not None:
+                close()
+
+    def __enter__(self) -> Composite:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def _format_gate(self, problem: Problem, text: str, finish: Finish) -> Scores | None:
         failures = format_failures(
@@ -101,78 +120,121 @@ class Composite:
             return None
         return Scores(gate="malformed", score=self.part.malformed, well_formed=False, format_failures=failures)
 
-    def _verify(self, golds: list[str], texts: list[str]) -> list[Verdict]:
-        if not golds:
+    def _verify(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+        if not problems:
             return []
         try:
-            return self.verifier.verify(golds, texts)
+            return self.verifier.verify_problems(problems, texts)
         except Exception as error:  # whatever broke, it was not the response
-            return [Verdict(outcome="undecided", reason=_named(error), cause="system")] * len(golds)
+            return [Verdict(outcome="undecided", reason=_named(error), cause="system")] * len(problems)
 
     def _answer_gate(self, verdict: Verdict) -> Scores | None:
         turned = inversion(verdict)
         if turned is None and verdict.cause == "response":
-            return Scores(gate="undecided", score=self.part.malformed, well_formed=True)
+            return Scores(gate="undecided", score=self.part.malformed, well_formed=True, verdict=verdict)
         if turned is None:
-            return _unscored(f"verifier ({verdict.cause or 'system'}): {verdict.reason}")
-        return Scores(gate="correct", score=0.0, well_formed=True, inversion=0.0) if turned == 0 else None
+            by: UnscoredBy = "gold" if verdict.cause == "gold" else "verifier"
+            return _unscored(by, f"verifier ({verdict.cause or 'system'}): {verdict.reason}", verdict=verdict)
+        if turned == 0:
+            return Scores(gate="correct", score=0.0, well_formed=True, inversion=0.0, verdict=verdict)
+        return None
 
-    def _reward(self, problems: list[str], texts: list[str]) -> tuple[list[float | None], str | None]:
-        """Raw scores (None each without a reward model), and what made the reward model fail, if it did."""
-        nothing: list[float | None] = [None] * len(texts)
-        if self.reward_model is None or not texts:
-            return nothing, None
+    def _dear(self, problems: list[str], texts: list[str]) -> tuple[list[float | str | None], list[Judgement | None]]:
+        """Reward model and judge on what the gates left, at the same time: the judge in a thread of its own.
+
+        A reward model's failure is the text of its cause in place of a score.
+        """
+        if not texts:
+            return [], []
+        if self.reward_model is None or self.judge is None:
+            return self._reward(problems, texts), self._judge(problems, texts)
+        with ThreadPoolExecutor(1, thread_name_prefix="pns-judge") as pool:
+            judging = pool.submit(self._judge, problems, texts)
+            return self._reward(problems, texts), judging.result()
+
+    def _reward(self, problems: list[str], texts: list[str]) -> list[float | str | None]:
+        nothing: list[float | str | None] = [None] * len(texts)
+        if self.reward_model is None:
+            return nothing
         try:
-            raws: list[float | None] = list(self.reward_model.score(problems, texts))
+            with self._scoring:
+                raws = list(self.reward_model.score(problems, texts))
         except Exception as error:
-            return nothing, f"reward model: {_named(error)}"
+            return [_named(error)] * len(texts)
         if len(raws) != len(texts):
-            return nothing, f"reward model: {len(raws)} scores for {len(texts)} responses"
-        return raws, None
+            return [f"{len(raws)} scores for {len(texts)} responses"] * len(texts)
+        return ["no score" if r is None else r if math.isfinite(r) else f"the score is {r}" for r in raws]
 
-    def _join(self, problem: Problem, text: str, raw: float | None, failure: str | None) -> Scores:
-        if failure is None and raw is not None and not math.isfinite(raw):
-            failure = f"reward model: the score is {raw}"
-        if failure is not None:
-            return _unscored(failure, inversion=1.0)
-        m = self.calibration.squash(raw) if self.calibration is not None and raw is not None else None
-        rubric, said = None, None
-        if self.judge is not None:
-            try:
-                given = self.judge(problem.problem, text, extract(text, self.part.answer_format).answer)
-                rubric, said = given if isinstance(given, tuple) else (given, None)
-                if not isinstance(rubric, Rubric):
-                    raise TypeError(f"the judge gave a {type(rubric).__name__}, not a Rubric")
-            except Exception as error:
-                return _unscored(f"judge: {_named(error)}", inversion=1.0, reward_raw=raw, reward_model=m)
-        part = self.part
-        total = part.weight_inversion
-        total += part.weight_reward_model * m if m is not None else 0.0
-        total += part.weight_judge * rubric.value if rubric is not None else 0.0
+    def _judge(self, problems: list[str], texts: list[str]) -> list[Judgement | None]:
+        if self.judge is None:
+            return [None] * len(texts)
+        answers = [extract(text, self.part.answer_format).answer for text in texts]
+        try:
+            given = self.judge.judge(problems, texts, answers)
+        except Exception as error:
+            return [Judgement(failure="server", detail=_named(error))] * len(texts)
+        if len(given) != len(texts):
+            return [Judgement(failure="malformed", detail=f"{len(given)} verdicts for {len(texts)} responses")] * len(
+                texts
+            )
+        return list(given)
+
+    def _join(self, verdict: Verdict, raw: float | str | None, judgement: Judgement | None) -> Scores:
+        failed = isinstance(raw, str)
+        value = raw if isinstance(raw, float | int) else None
+        m = self.calibration.squash(value) if self.calibration is not None and value is not None else None
+        rubric, said = (judgement.rubric, judgement.text) if judgement is not None else (None, None)
+        part, score = self.part, None
+        by: UnscoredBy | None = None
+        cause = None
+        if failed:
+            by, cause = "reward_model", f"reward model: {raw}"
+        elif judgement is not None and judgement.failure is not None:
+            by, cause = _JUDGE_FAILED[judgement.failure], f"judge ({judgement.failure}): {judgement.detail}"
+        else:
+            score = part.weight_inversion
+            score += part.weight_reward_model * m if m is not None else 0.0
+            score += part.weight_judge * rubric.value if rubric is not None else 0.0
         return Scores(
-            gate="scored", score=total, well_formed=True, inversion=1.0,
-            reward_raw=raw, reward_model=m, rubric=rubric, judge_text=said,
+            gate="unscored" if score is None else "scored", score=score, well_formed=True, inversion=1.0,
+            reward_raw=value, reward_model=m, rubric=rubric, judge_text=said,
+            unscored_by=by, unscored_cause=cause, verdict=verdict,
         )  # fmt: skip
 
-    def _count(self, done: Sequence[Scores], formed: int, wrong: int, judged: int) -> None:
-        self.counts.update(score.gate for score in done)
+    def _count(self, done: Sequence[Scores], formed: int, wrong: int) -> None:
         calls = {"verifier": formed}
         if self.reward_model is not None:
             calls["reward_model"] = wrong
         if self.judge is not None:
-            calls["judge"] = judged
-        for name, made in calls.items():
-            self.counts[f"{name}_calls"] += made
-            self.counts[f"{name}_saved"] += len(done) - made
+            calls["judge"] = wrong
+        with self._counting:
+            self.counts.update(score.gate for score in done)
+            for name, made in calls.items():
+                self.counts[f"{name}_calls"] += made
+                self.counts[f"{name}_saved"] += len(done) - made
 
 
-def _unscored(
-    cause: str, *, inversion: float | None = None, reward_raw: float | None = None, reward_model: float | None = None
-) -> Scores:
-    return Scores(
-        gate="unscored", score=None, well_formed=True, unscored_cause=cause,
-        inversion=inversion, reward_raw=reward_raw, reward_model=reward_model,
-    )  # fmt: skip
+_JUDGE_FAILED: dict[str, UnscoredBy] = {
+    "server": "judge_server",
+    "malformed": "judge_malformed",
+    "budget": "judge_budget",
+}
+
+
+def _as_judge(judge: Literal["steps", "none"] | Judge | JudgeFunction | None) -> Judge | None:
+    if judge is None or judge == "none":
+        return None
+    if judge == "steps":
+        return EachJudge(judge_steps)
+    if isinstance(judge, str):
+        raise ValueError(f"unknown judge {judge!r}")
+    if hasattr(judge, "judge"):
+        return judge
+    return EachJudge(judge)
+
+
+def _unscored(by: UnscoredBy, cause: str, *, verdict: Verdict) -> Scores:
+    return Scores(gate="unscored", score=None, well_formed=True, unscored_by=by, unscored_cause=cause, verdict=verdict)
 
 
 def _named(error: Exception) -> str:

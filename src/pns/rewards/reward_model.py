@@ -123,14 +123,22 @@ class RewardModel:
     missing or the same as the end token (engines would pool different positions).
     """
 
-    def __init__(self, path: str | Path, *, device: str = "cpu", batch_size: int = 128) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        batch_size: int = 128,
+        dtype: str = "auto",
+        revision: str | None = None,
+    ) -> None:
         from transformers import AutoModelForSequenceClassification
 
         self.path, self.device, self.batch_size = str(path), device, batch_size
         self.tokenizer = _tokenizer(self.path)
         try:
             model: Any = AutoModelForSequenceClassification.from_pretrained(
-                self.path, dtype="auto", trust_remote_code=False
+                self.path, dtype=dtype, revision=revision, trust_remote_code=False
             )
         except (OSError, ValueError) as error:
             raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from pns.recipe import Recipe
 from pns.records import Problem, read_parquet
+from pns.rewards.build import build_composite
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import Calibration, RewardModel
 from pns.run import read_json, seed_of
@@ -51,10 +52,13 @@ class Context:
     def verifier(self) -> Verifier:
         """The verifier of the recipe's answer format."""
         reward = self.recipe.reward
-        return Verifier(reward.answer_format, cpu_seconds=reward.cpu_seconds)
+        return Verifier(reward.answer_format, cpu_seconds=reward.cpu_seconds, workers=reward.verify_workers)
 
     def composite(self, verifier: Verifier) -> Composite:
-        """The one composite reward, with the run's reward model and its calibration."""
+        """The one composite reward, with the run's reward model and its calibration where the recipe names no other."""
+        part = self.recipe.reward
+        if part.reward_model is not None:
+            return build_composite(part, verifier)
         folder = self.inputs["reward_model"]
         model = RewardModel(folder / "model", device=self.recipe.runtime.device)
-        return Composite(self.recipe.reward, verifier, model, Calibration.load(folder), self.recipe.reward.judge)
+        return build_composite(part, verifier, (model, Calibration.load(folder)))

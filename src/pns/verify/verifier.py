@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pns.records import Verdict
+from pns.records import Problem, Verdict
 from pns.verify.check import decide, normalise, refuse
 from pns.verify.extract import FORMATS, extract
 from pns.verify.numbers import parse_plain
@@ -34,6 +34,10 @@ class Verifier:
             v if f.answer is not None or v.cause == "gold" else v.model_copy(update={"reason": f.reason})
             for f, v in zip(found, verdicts, strict=True)
         ]
+
+    def verify_problems(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+        """Like `verify`, with each problem's own answer kind, tolerance and unit."""
+        return self.verify([p.answer for p in problems], texts)
 
     def check(
         self, golds: Sequence[str], answers: Sequence[str | None], *, tolerance: float | None = None
