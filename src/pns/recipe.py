@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -388,6 +388,14 @@ class Recipe(Part):
         return self
 
 
+class RewardRecipe(Part):
+    """A recipe for scoring alone: only the composite reward."""
+
+    name: str = Field("reward", min_length=1)
+    about: str = ""
+    reward: RewardPart
+
+
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple[Recipe, dict[str, str]]:
     """Read a recipe and apply `key=value` overrides.
 
@@ -398,6 +406,41 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         UserError: missing file, broken YAML, unknown key (with the nearest known one), wrong type, broken rule.
     """
     path = Path(path)
+    given = _read(path)
+    if "reward" in given and set(given) <= set(RewardRecipe.model_fields):
+        raise UserError("holds the reward alone", file=path, remedy="it is for `pns score`; a run needs a whole recipe")
+    data, sources = _overridden(given, path, overrides)
+    recipe = parse_recipe(data, path, sources)
+    resolved = _leaves(recipe.model_dump(mode="json"))
+    return recipe, {key: sources.get(key, "default") for key in resolved}
+
+
+def load_reward(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RewardPart:
+    """The `reward` part of a recipe, with `reward.key=value` overrides: what scoring needs and nothing else.
+
+    The file is a whole recipe, which is checked whole, or one with only `reward` (and `name`, `about`). An answer
+    format that training refuses is fine here.
+
+    Raises:
+        UserError: as `load_recipe`; also where `reward` is missing from a file that is no whole recipe.
+    """
+    path = Path(path)
+    given = _read(path)
+    whole = bool(set(given) & (set(Recipe.model_fields) - set(RewardRecipe.model_fields)))
+    data, sources = _overridden(given, path, overrides)
+    reward = data.get("reward", {} if whole else None)
+    if whole and isinstance(reward, dict):
+        parse_recipe({**data, "reward": {k: v for k, v in reward.items() if k != "answer_format"}}, path, sources)
+    elif whole:
+        parse_recipe(data, path, sources)
+    alone = {"reward": reward} if whole else data
+    try:
+        return RewardRecipe.model_validate(alone).reward
+    except ValidationError as error:
+        raise _as_user_error(error, path, sources, RewardRecipe) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError("no such recipe", file=path, remedy=_nearby_recipes(path))
     try:
@@ -412,14 +455,19 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         ) from None
     if not isinstance(data, dict):
         raise UserError("a recipe is a mapping of keys to values", file=path, remedy="see recipes/embedded.yaml")
+    return data
+
+
+def _overridden(
+    data: dict[str, Any], path: Path, overrides: list[str] | tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The data with the overrides in it, and where each leaf comes from."""
     sources = {key: str(path) for key in _leaves(data)}
     for text in overrides:
         key, value = _override(text)
         _set(data, key, value, text)
         sources.update(dict.fromkeys(_leaves(value, key) if isinstance(value, dict) else [key], "override"))
-    recipe = parse_recipe(data, path, sources)
-    resolved = _leaves(recipe.model_dump(mode="json"))
-    return recipe, {key: sources.get(key, "default") for key in resolved}
+    return data, sources
 
 
 def parse_recipe(data: dict[str, Any], path: Path, sources: dict[str, str] | None = None) -> Recipe:
@@ -430,16 +478,20 @@ def parse_recipe(data: dict[str, Any], path: Path, sources: dict[str, str] | Non
         raise _as_user_error(error, path, sources or {}) from None
 
 
-def _as_user_error(error: ValidationError, path: Path, sources: dict[str, str]) -> UserError:
-    first = error.errors()[0]
-    loc = [str(p) for p in first["loc"]]
+def _as_user_error(
+    error: ValidationError, path: Path, sources: dict[str, str], model: type[BaseModel] = Recipe
+) -> UserError:
+    # An unknown key first: where one is misspelt, the right one is also missing.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    # Of a union pydantic names the branch too, `literal[...]`, which is no key.
+    loc = [str(p) for p in first["loc"] if "[" not in str(p)]
     key = ".".join(loc)
     given = [source for k, source in sources.items() if k == key or k.startswith(f"{key}.")]
     file: Path | str = "override" if given and set(given) == {"override"} else path
     more = len(error.errors()) - 1
     tail = f" (and {more} more)" if more else ""
     if first["type"] == "extra_forbidden":
-        near = _nearest(loc)
+        near = _nearest(loc, model)
         remedy = f"did you mean `{near}`?" if near else "`pns recipe RECIPE` lists every key"
         return UserError(f"unknown key{tail}", file=file, field=key, remedy=remedy)
     if first["type"] == "missing":
@@ -449,13 +501,13 @@ def _as_user_error(error: ValidationError, path: Path, sources: dict[str, str]) 
     return UserError(f"{message}{got}{tail}", file=file, field=key or None, remedy="change the value")
 
 
-def _nearest(loc: list[str]) -> str | None:
+def _nearest(loc: list[str], model: type[BaseModel]) -> str | None:
     """The known key nearest to an unknown one: among its siblings first, then among all keys by last name."""
-    siblings: list[str] = _fields_at(loc[:-1])
+    siblings: list[str] = _fields_at(loc[:-1], model)
     close = difflib.get_close_matches(loc[-1], siblings, n=1, cutoff=0.6)
     if close:
         return ".".join([*loc[:-1], close[0]])
-    every = _all_keys(Recipe)
+    every = _all_keys(model)
     by_last: dict[str, list[str]] = {}
     for key in every:
         by_last.setdefault(key.split(".")[-1], []).append(key)
@@ -463,25 +515,26 @@ def _nearest(loc: list[str]) -> str | None:
     return by_last[close[0]][0] if close else None
 
 
-def _fields_at(loc: list[str]) -> list[str]:
-    model: Any = Recipe
+def _fields_at(loc: list[str], root: type[BaseModel]) -> list[str]:
+    model: type[BaseModel] | None = root
     for name in loc:
-        field = getattr(model, "model_fields", {}).get(name)
-        if field is None:
-            return []
-        model = field.annotation
-    return list(getattr(model, "model_fields", {}))
+        field = model.model_fields.get(name) if model is not None else None
+        model = _part(field.annotation) if field is not None else None
+    return list(model.model_fields) if model is not None else []
 
 
 def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            keys += _all_keys(inner, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
+        inner = _part(field.annotation)
+        keys += _all_keys(inner, f"{prefix}{name}.") if inner is not None else [prefix + name]
     return keys
+
+
+def _part(annotation: Any) -> type[BaseModel] | None:
+    """The model in an annotation: `Part`, or `Part | None`."""
+    inner = next((a for a in [annotation, *get_args(annotation)] if isinstance(a, type) and issubclass(a, Part)), None)
+    return inner
 
 
 def _override(text: str) -> tuple[str, Any]:

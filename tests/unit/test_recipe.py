@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pns.errors import UserError
-from pns.recipe import METHODS, load_recipe
+from pns.recipe import METHODS, RewardPart, load_recipe, load_reward
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL: dict[str, Any] = {
@@ -199,7 +199,7 @@ def test_kinds_of_models_and_their_places_go_together(file: Path, model: dict[st
     assert words in refused(file, {**SMALL, "model": model}).message
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(set(RECIPES.glob("*.yaml")) - {RECIPES / "reward.yaml"}), ids=lambda p: p.stem)
 def test_every_recipe_of_the_repository_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PNS_DATA", "somewhere")
     recipe, sources = load_recipe(path)
@@ -219,3 +219,41 @@ def test_data_folders_come_from_the_environment(file: Path, monkeypatch: pytest.
     monkeypatch.setenv("PNS_DATA", "/data")
     part = load_recipe(file)[0].problems
     assert (part.train_file, part.benchmarks) == (Path("/data/a"), {"b": Path("/data/b")})
+
+
+def test_the_reward_alone_is_a_recipe_for_scoring(tmp_path: Path, file: Path) -> None:
+    alone = tmp_path / "reward.yaml"
+    alone.write_text("name: mine\nreward: {answer_format: gsm8k}\n")
+    assert load_reward(alone).answer_format == "gsm8k"
+    assert load_reward(alone, ["reward.weight_judge=0.1"]).weight_judge == 0.1
+    assert load_reward(file) == RewardPart()
+    # Training refuses this format; scoring does not train.
+    assert load_reward(file, ["reward.answer_format=gsm8k"]).answer_format == "gsm8k"
+    assert load_reward(RECIPES / "reward.yaml") == RewardPart()
+    with pytest.raises(UserError, match="holds the reward alone"):
+        load_recipe(alone)
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "field", "words"),
+    [
+        ("name: x", None, "reward", "add `reward"),
+        ("rewad: {}", None, "rewad", "did you mean `reward`"),
+        ("reward: {judje: steps}", None, "reward.judje", "did you mean `reward.judge`"),
+        ("reward: {judge: 5}", None, "reward.judge", "change the value"),
+        ("reward: {judge: server, judge_server: {sever: {url: x}}}", None, "reward.judge_server.sever", "judge_server.server`"),
+        ("reward: {}", "align.beta=1", "align", "lists every key"),
+        ("reward: 3", None, "reward", "change the value"),
+        (None, "align.bata=1", "align.bata", "did you mean `align.beta`"),
+        (None, "reward=1", "reward", "change the value"),
+    ],
+)  # fmt: skip
+def test_load_reward_refuses_with_the_nearest_key(
+    file: Path, tmp_path: Path, text: str | None, override: str | None, field: str, words: str
+) -> None:
+    if text is not None:
+        file = tmp_path / "reward.yaml"
+        file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_reward(file, [override] if override else [])
+    assert (caught.value.field, words in (caught.value.remedy or "")) == (field, True)
