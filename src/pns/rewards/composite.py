@@ -88,7 +88,7 @@ class Composite:
         for i, verdict in verdicts.items():
             scores[i] = self._answer_gate(verdict)
         wrong = [i for i in formed if scores[i] is None]
-        raws, judgements = self._dear([rows[i][0].problem for i in wrong], [rows[i][1] for i in wrong])
+        raws, judgements = self.terms([rows[i][0].problem for i in wrong], [rows[i][1] for i in wrong])
         for i, raw, judgement in zip(wrong, raws, judgements, strict=True):
             scores[i] = self._join(verdicts[i], raw, judgement)
         done = [score for score in scores if score is not None]
@@ -139,10 +139,11 @@ class Composite:
             return Scores(gate="correct", score=0.0, well_formed=True, inversion=0.0, verdict=verdict)
         return None
 
-    def _dear(self, problems: list[str], texts: list[str]) -> tuple[list[float | str | None], list[Judgement | None]]:
-        """Reward model and judge on what the gates left, at the same time: the judge in a thread of its own.
+    def terms(self, problems: list[str], texts: list[str]) -> tuple[list[float | str | None], list[Judgement | None]]:
+        """Raw reward-model scores and judgements, whatever the gates say; the two at the same time.
 
-        A reward model's failure is the text of its cause in place of a score.
+        One of each a response, in order; None where there is no such part. A reward model's failure is the text of its
+        cause in place of a score.
         """
         if not texts:
             return [], []
