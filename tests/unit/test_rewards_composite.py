@@ -110,7 +110,7 @@ def test_a_failed_verifier_or_gold_is_unscored(verifier: Verifier) -> None:
 
     [scores] = score(Composite(RewardPart(), Broken()), HONEST_WRONG)
     assert (scores.gate, scores.unscored_cause) == ("unscored", "verifier (system): OSError: no worker")
-    odd = P.model_copy(update={"answer": "3:30 p.m."})
+    odd = P.model_copy(update={"answer": "t(0,4]"})
     [scores] = Composite(RewardPart(), verifier)([odd], [HONEST_WRONG], ["stop"])
     assert scores.gate == "unscored"
     assert "gold" in (scores.unscored_cause or "")

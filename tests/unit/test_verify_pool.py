@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from pns.verify import CheckPool, Verifier
+from pns.verify.pool import Item
 
 SOURCE = str(Path(__file__).parents[2] / "src")
 
@@ -40,9 +41,9 @@ def verifier() -> Iterator[Verifier]:
         ("11", "5\\ 6", "undecided"),
         (r"\frac{\pi}{2}", r"\frac\pi 2", "correct"),
         (r"\{2, 3\}", r"2 \text{ and } 3", "correct"),
-        ("(1,2)", "(1,3)", "undecided"),
+        ("(1,2)", "(1,3)", "wrong"),
         ("x^2+2x+1", "(x+1)^2", "correct"),
-        ("Yes", "No", "undecided"),
+        ("Yes", "No", "wrong"),
     ],
 )
 def test_algebra(verifier: Verifier, gold: str, answer: str, outcome: str) -> None:
@@ -59,14 +60,9 @@ def test_verify_extracts_and_names_the_reason(verifier: Verifier) -> None:
 
 
 def test_gold_that_nothing_can_be_held_against(verifier: Verifier) -> None:
-    assert [verifier.decidable(g) for g in ("5", r"\sqrt{2}", "3:30 p.m.", "", "t(0,4]")] == [
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
-    assert verifier.check(["3:30 p.m."], ["3"])[0].cause == "gold"
+    golds = ("5", r"\sqrt{2}", "3:30 p.m.", "Sara", "", "t(0,4]", r"\frac{dM}{dt}=L_{\odot}")
+    assert [verifier.decidable(g) for g in golds] == [True, True, True, True, False, False, False]
+    assert verifier.check(["t(0,4]"], ["3"])[0].cause == "gold"
 
 
 def test_nothing_starts_before_it_is_needed() -> None:
@@ -77,7 +73,7 @@ def test_nothing_starts_before_it_is_needed() -> None:
 
 def test_a_hostile_answer_costs_only_itself() -> None:
     with CheckPool(workers=1, cpu_seconds=1.0) as pool:
-        items = [("2x", "x+x", None), ("5", "9^{9^{9^9}}", None), (r"\sqrt{2}", "2^{1/2}", None)]
+        items = [Item("2x", "x+x"), Item("5", "9^{9^{9^9}}"), Item(r"\sqrt{2}", "2^{1/2}")]
         verdicts = pool.run(items)
     assert [v.outcome for v in verdicts] == ["correct", "undecided", "correct"]
     assert verdicts[1].cause == "response"
@@ -86,24 +82,24 @@ def test_a_hostile_answer_costs_only_itself() -> None:
 
 def test_a_hostile_gold_is_not_the_responses_fault() -> None:
     with CheckPool(workers=1, cpu_seconds=1.0) as pool:
-        verdict = pool.run([("9^{9^{9^9}}", "x", None)])[0]
+        verdict = pool.run([Item("9^{9^{9^9}}", "x")])[0]
     assert verdict.outcome == "undecided"
     assert verdict.cause in ("gold", "system")  # by time or by memory, whichever it meets first
 
 
 def test_memory_is_bounded() -> None:
     with CheckPool(workers=1, cpu_seconds=20.0, memory_mb=600) as pool:
-        verdict = pool.run([("x", "10^{10^{10}} + x", None)])[0]
+        verdict = pool.run([Item("x", "10^{10^{10}} + x")])[0]
     assert (verdict.outcome, verdict.cause) == ("undecided", "response")
 
 
 def test_a_killed_worker_loses_its_item_only() -> None:
     with CheckPool(workers=1, cpu_seconds=30.0) as pool:
-        assert pool.run([("2x", "x+x", None)])[0].outcome == "correct"
+        assert pool.run([Item("2x", "x+x")])[0].outcome == "correct"
         [pid] = pool.pids
         results: list[str | None] = []
         thread = threading.Thread(
-            target=lambda: results.extend(v.cause for v in pool.run([("5", "9^{9^{9^9}}", None), ("2x", "3x-x", None)]))
+            target=lambda: results.extend(v.cause for v in pool.run([Item("5", "9^{9^{9^9}}"), Item("2x", "3x-x")]))
         )
         thread.start()
         process = psutil.Process(pid)
@@ -118,24 +114,24 @@ def test_a_killed_worker_loses_its_item_only() -> None:
 
 def test_a_worker_that_died_between_checks_is_replaced() -> None:
     with CheckPool(workers=1) as pool:
-        pool.run([("2x", "x+x", None)])
+        pool.run([Item("2x", "x+x")])
         [pid] = pool.pids
         os.kill(pid, signal.SIGKILL)
         while pool.pids:
             time.sleep(0.01)
-        assert pool.run([("2x", "3x-x", None)])[0].outcome == "correct"
+        assert pool.run([Item("2x", "3x-x")])[0].outcome == "correct"
 
 
 def test_closing_ends_the_workers_and_is_final() -> None:
     pool = CheckPool()
-    pool.run([("2x", "x+x", None)])
+    pool.run([Item("2x", "x+x")])
     [pid] = pool.pids
     pool.close()
     pool.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     with pytest.raises(ValueError, match="closed"):
-        pool.run([("x", "y", None)])
+        pool.run([Item("x", "y")])
 
 
 def test_many_threads_share_one_worker(verifier: Verifier) -> None:

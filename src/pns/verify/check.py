@@ -1,15 +1,19 @@
 """Compare an answer with the gold one, in process and exactly. What this cannot decide goes to the symbolic check.
 
-Three outcomes, as in `pns.records.Verdict`; `wrong` only for two plain numbers that differ. (Source: ours.)
+Three outcomes, as in `pns.records.Verdict`; `wrong` only for two parsed answers that differ. The common cases, the
+same text and plain numbers, are decided before anything is taken apart. (Source: ours.)
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Literal
 
-from pns.records import Outcome, Verdict
-from pns.verify.numbers import Plain, parse_plain, rounds_to
+from pns.records import AnswerKind, Verdict
+from pns.verify.compare import compare
+from pns.verify.numbers import compare_plain, parse_plain
+from pns.verify.values import read
 
 MAX_CHARS = 1000
 
@@ -26,7 +30,6 @@ _WRAPPERS = (
 _DROP = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[!,;:]|~")
 _GROUPED = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
 _FRAC = re.compile(r"\\[dt]frac(?![A-Za-z])")
-_ASSIGNED = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]{0,7})=(?P<value>[^=<>]+)")
 _HUGE = re.compile(r"[0-9.]+[eE][+-]?[0-9]{4,}")
 
 
@@ -55,24 +58,40 @@ def normalise(text: str) -> str:
     return text.replace(" ", "") if not re.search(r"[0-9] [0-9]", text) else text
 
 
-def check(gold: str, answer: str | None, *, tolerance: float | None = None) -> Verdict:
+def check(
+    gold: str,
+    answer: str | None,
+    *,
+    tolerance: float | None = None,
+    unit: str | None = None,
+    kind: AnswerKind | None = None,
+) -> Verdict:
     """Decide in process whether `answer` equals `gold`.
 
     Args:
         gold: the reference answer, bare or in `$...$`.
         answer: the extracted answer; None or empty is undecided, caused by the response.
         tolerance: absolute difference up to which two numbers count as equal; it decides either way.
+        unit: the unit that the gold answer leaves out (`km/h`, `%`).
+        kind: `text` or `choice` where the gold answer is one; None lets its text decide.
 
     Returns: a Verdict. What only algebra can decide is `undecided`, cause `system` (nobody's fault); `Verifier` sends
         it on.
     """
-    verdict = decide(gold, answer, tolerance=tolerance)
+    verdict = decide(gold, answer, tolerance=tolerance, unit=unit, kind=kind)
     if verdict is not None:
         return verdict
     return Verdict(outcome="undecided", reason="needs the symbolic check", answer=answer, cause="system")
 
 
-def decide(gold: str, answer: str | None, *, tolerance: float | None = None) -> Verdict | None:
+def decide(
+    gold: str,
+    answer: str | None,
+    *,
+    tolerance: float | None = None,
+    unit: str | None = None,
+    kind: AnswerKind | None = None,
+) -> Verdict | None:
     """Like `check`, but None where the symbolic check is needed."""
     refused = refuse(gold, answer)
     if refused is not None or answer is None:
@@ -84,16 +103,30 @@ def decide(gold: str, answer: str | None, *, tolerance: float | None = None) -> 
         return Verdict(outcome="undecided", reason="empty answer", answer=answer, cause="response")
     if left == right:
         return Verdict(outcome="correct", reason="the same text", answer=answer)
-    left, right = _unassign(left, right)
-    a, b = parse_plain(left), parse_plain(right)
-    if a is None or b is None:
+    if unit is None and kind in (None, "math"):
+        a, b = parse_plain(left), parse_plain(right)
+        if a is not None and b is not None and not ("," in left and "," in right):
+            outcome, reason = compare_plain(a, b, tolerance)
+            cause: Literal["response"] | None = "response" if outcome == "undecided" else None
+            return Verdict(outcome=outcome, reason=reason, answer=answer, cause=cause)
+    return _compare_values(gold, answer, tolerance, unit, kind)
+
+
+def _compare_values(
+    gold: str, answer: str, tolerance: float | None, unit: str | None, kind: AnswerKind | None
+) -> Verdict | None:
+    ours, theirs = read(gold, kind, unit), read(answer, kind)
+    if ours is None or theirs is None:
+        who: Literal["gold", "response"] = "gold" if ours is None else "response"
+        return Verdict(outcome="undecided", reason="cannot be read", answer=answer, cause=who)
+    result = compare(ours, theirs, tolerance)
+    if result.outcome == "open":
         return None
-    outcome, reason = compare_plain(a, b, tolerance)
-    return Verdict(outcome=outcome, reason=reason, answer=answer, cause="response" if outcome == "undecided" else None)
+    return Verdict(outcome=result.outcome, reason=result.reason, answer=answer, cause=result.cause)
 
 
 def refuse(gold: str, answer: str | None) -> Verdict | None:
-    """An undecided verdict for what must not be looked at any further: empty, over-long, digits that are not ASCII."""
+    """An undecided verdict for what must not be looked at any further: empty, over-long, odd digits, invisible signs."""
     sides: tuple[tuple[Literal["gold", "response"], str | None], ...] = (("gold", gold), ("response", answer))
     for cause, text in sides:
         reason = None
@@ -105,41 +138,13 @@ def refuse(gold: str, answer: str | None) -> Verdict | None:
             reason = "digits that are not ASCII"
         elif _HUGE.search(text):
             reason = "exponent out of bounds"
+        elif not text.isascii() and any(unicodedata.category(c) in ("Cf", "Co", "Cn", "Cs") for c in text):
+            reason = "invisible characters"
+        elif any(c < " " and c not in "\t\n\r" for c in text):
+            reason = "control characters"
         if reason:
             return Verdict(outcome="undecided", reason=reason, answer=answer, cause=cause)
     return None
-
-
-def compare_plain(gold: Plain, answer: Plain, tolerance: float | None = None) -> tuple[Outcome, str]:
-    """Outcome and reason for two plain numbers.
-
-    A per cent sign on one side only is read as a unit, or as a hundredth, whichever makes them equal; but `0.5%`
-    against a gold `0.5` is undecided, since a share between 0 and 1 is rarely meant in per cent.
-    """
-    readings = [(gold.value, answer.value)]
-    if gold.percent != answer.percent:
-        readings.append((gold.value / 100, answer.value) if gold.percent else (gold.value, answer.value / 100))
-        if answer.percent and gold.value == answer.value and 0 < abs(gold.value) <= 1:
-            return "undecided", "per cent or share?"
-    if any(a == b for a, b in readings):
-        return "correct", "equal numbers"
-    if tolerance is not None:
-        near = any(abs(a - b) <= tolerance for a, b in readings)
-        return ("correct", "within the tolerance") if near else ("wrong", "outside the tolerance")
-    for a, b in readings:
-        for exact, decimal, side in ((a, b, answer), (b, a, gold)):
-            other = gold if side is answer else answer
-            if side.places and not other.terminating and rounds_to(exact, decimal, side.places):
-                return "undecided", "a rounded decimal of a number without a finite one"
-    return "wrong", "different numbers"
-
-
-def _unassign(left: str, right: str) -> tuple[str, str]:
-    """`x=5` against `5`, or against `x=6`: compare the values. Different names are left to the symbolic check."""
-    a, b = _ASSIGNED.fullmatch(left), _ASSIGNED.fullmatch(right)
-    if a and b:
-        return (a["value"], b["value"]) if a["name"] == b["name"] else (left, right)
-    return (a["value"] if a else left), (b["value"] if b else right)
 
 
 def _whole(inner: str, right: str) -> bool:

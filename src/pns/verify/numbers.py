@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from pns.records import Outcome
+
 MAX_DIGITS = 400
 MAX_EXPONENT = 300
 
@@ -17,7 +19,7 @@ _DECIMAL = rf"(?P<whole>{_DIGITS})?(?:\.(?P<places>[0-9]*))?"
 _EXPONENT = r"[+-]?[0-9]{1,4}"
 _TEN_TO = r"(?:[eE]|(?:\*|\\times|\\cdot)10\^)"
 _NUMBER = re.compile(rf"{_DECIMAL}(?:{_TEN_TO}(?P<exponent>{_EXPONENT}|\{{{_EXPONENT}\}}))?")
-_SLASH = re.compile(rf"(?P<a>-?{_DIGITS})/(?P<b>-?{_DIGITS})")
+_SLASH = re.compile(rf"(?P<a>-?{_DIGITS})\.?/(?P<b>-?{_DIGITS})")
 _FRAC = re.compile(
     r"(?P<whole>[0-9]*)\\frac"
     rf"(?:\{{(?P<a>-?{_DIGITS})\}}|(?P<a1>[0-9]))"
@@ -76,6 +78,30 @@ def rounds_to(exact: Fraction, decimal: Fraction, places: int) -> bool:
     unit = Fraction(1, 10**places)
     gap = abs(exact) - abs(decimal)
     return (exact >= 0) == (decimal >= 0) and -unit / 2 <= gap < unit
+
+
+def compare_plain(gold: Plain, answer: Plain, tolerance: float | None = None) -> tuple[Outcome, str]:
+    """Outcome and reason for two plain numbers.
+
+    A per cent sign on one side only is read as a unit, or as a hundredth, whichever makes them equal; but `0.5%`
+    against a gold `0.5` is undecided, since a share between 0 and 1 is rarely meant in per cent.
+    """
+    readings = [(gold.value, answer.value)]
+    if gold.percent != answer.percent:
+        readings.append((gold.value / 100, answer.value) if gold.percent else (gold.value, answer.value / 100))
+        if answer.percent and gold.value == answer.value and 0 < abs(gold.value) <= 1:
+            return "undecided", "per cent or share?"
+    if any(a == b for a, b in readings):
+        return "correct", "equal numbers"
+    if tolerance is not None:
+        near = any(abs(a - b) <= tolerance for a, b in readings)
+        return ("correct", "within the tolerance") if near else ("wrong", "outside the tolerance")
+    for a, b in readings:
+        for exact, decimal, side in ((a, b, answer), (b, a, gold)):
+            other = gold if side is answer else answer
+            if side.places and not other.terminating and rounds_to(exact, decimal, side.places):
+                return "undecided", "a rounded decimal of a number without a finite one"
+    return "wrong", "different numbers"
 
 
 def _decimal(text: str) -> Plain | None:

@@ -18,12 +18,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
-from pns.records import Verdict
+from pns.records import AnswerKind, Verdict
 
-Item = tuple[str, str, float | None]
-"""Gold answer, answer, absolute tolerance."""
+
+class Item(NamedTuple):
+    """One check: see `pns.verify.check.check`."""
+
+    gold: str
+    answer: str
+    tolerance: float | None = None
+    unit: str | None = None
+    kind: AnswerKind | None = None
+
 
 _BACKSTOP = 60
 _STARTUP_SECONDS = 120.0
@@ -115,14 +123,12 @@ class _Worker:
         self.pipe: Connection[Any, Any] | None = None
 
     def check(self, item: Item) -> Verdict:
-        gold, answer, tolerance = item
-
         def undecided(cause: Any, reason: str) -> Verdict:
-            return Verdict(outcome="undecided", reason=reason, answer=answer, cause=cause)
+            return Verdict(outcome="undecided", reason=reason, answer=item.answer, cause=cause)
 
         try:
             pipe = self._ready()
-            pipe.send_bytes(json.dumps({"gold": gold, "answer": answer, "tolerance": tolerance}).encode())
+            pipe.send_bytes(json.dumps(item).encode())
         except (OSError, EOFError) as error:
             self.stop()
             return undecided("system", f"no worker: {error}")

@@ -20,7 +20,7 @@ def serve(fd: int, cpu_seconds: float, memory_mb: int) -> None:
     try:
         import math_verify  # noqa: F401  (the import must not count against the first check)
 
-        from pns.verify.symbolic import compare
+        from pns.verify.symbolic import compare_texts
     except ImportError as error:
         _send(pipe, {"error": f"{type(error).__name__}: {error}"})
         return
@@ -37,7 +37,7 @@ def serve(fd: int, cpu_seconds: float, memory_mb: int) -> None:
             return
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            verdict = compare(job["gold"], job["answer"], job["tolerance"], lambda phase: _send(pipe, {"phase": phase}))
+            verdict = compare_texts(*job, on_phase=lambda phase: _send(pipe, {"phase": phase}))
             reply: dict[str, Any] = {"verdict": verdict.model_dump()}
         except Exception as error:  # whatever SymPy or the parser raises is this check's own failure
             reply = {"raised": type(error).__name__}

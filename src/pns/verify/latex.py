@@ -1,0 +1,162 @@
+"""The text of an answer made plain: wrappers and spacing off, one spelling for each sign, split at the top level.
+
+Linear in the length of the text. Nothing here knows what an answer means; `values` does. (Source: ours.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+_TOKEN = re.compile(r"\\(?:begin|end) ?\{[A-Za-z]+\*?\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
+_OPENING = frozenset({"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"})
+_CLOSING = frozenset({")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"})
+
+_SIGNS = {
+    "\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u22c5": r"\cdot ", "\u00b7": r"\cdot ", "\u00f7": r"\div ",
+    "\u03c0": r"\pi ", "\u221e": r"\infty ", "\u00b0": r"\degree ", "\u2264": r"\le ", "\u2265": r"\ge ",
+    "\u2260": r"\ne ", "\u222a": r"\cup ", "\u2208": r"\in ", "\u00b1": r"\pm ", "\u2248": r"\approx ",
+    "\u00b2": "^2", "\u00b3": "^3", "\u2019": "'", "\u2018": "'", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+    "\u00a3": r"\$", "\u20ac": r"\$",
+}  # fmt: skip
+_SIGN_TABLE = str.maketrans(_SIGNS)
+_END = r"(?![A-Za-z])"
+_REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), to)
+    for pattern, to in (
+        (r"(?<=[0-9])\{,\}(?=[0-9])|(?<=[0-9]),\\!(?=[0-9])", ","),
+        (r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ","),
+        (rf"\\(?:left|right){_END}\.?|\\(?:big|Big|bigg|Bigg)[lrm]?{_END}", ""),
+        (rf"\\(?:displaystyle|textstyle|limits|nolimits|bf|rm|it){_END}", ""),
+        (r"(?<!\\)\\!", ""),
+        (rf"(?<!\\)\\[,;:> ]|~|\\q?quad{_END}|\\(?:hspace|vspace|hskip)\*?\{{[^{{}}]*\}}", " "),
+        (rf"\\[dtc]frac{_END}", r"\\frac"),
+        (
+            rf"\\(?:mbox|textrm|textnormal|textbf|textit|textsf|texttt|mathbf|mathit|mathsf|mathrm|boldsymbol|bm){_END}",
+            r"\\text",
+        ),
+        (r"\\operatorname\*?\{([A-Za-z]+)\}", r"\\\1 "),
+        (rf"\\(?:leq|leqslant|leqq){_END}", r"\\le"),
+        (rf"\\(?:geq|geqslant|geqq){_END}", r"\\ge"),
+        (rf"\\(?:lt){_END}", "<"),
+        (rf"\\(?:gt){_END}", ">"),
+        (rf"\\neq{_END}", r"\\ne"),
+        (rf"\\lbrace{_END}", r"\\{"),
+        (rf"\\rbrace{_END}", r"\\}"),
+        (rf"\\(?:lbrack){_END}", "["),
+        (rf"\\(?:rbrack){_END}", "]"),
+        (rf"\^ ?\{{? ?\\circ{_END} ?\}}?|\^ ?\{{? ?\\degree{_END} ?\}}?|\\degrees{_END}", r"\\degree "),
+        (rf"\\(?:approx|simeq|doteq|fallingdotseq){_END}", r"\\approx "),
+        (r"\\%", "%"),
+        (r"√ ?([0-9]+|\([^()]*\))", r"\\sqrt{\1}"),
+        (r"\\text ?\{ ?,? ?(?:and|or) ?\}", ","),
+        (rf"\\[hv]?phantom{_END} ?(?:\{{[^{{}}]*\}}|.)", ""),
+        (r"\s+", " "),
+    )
+)
+# not after a backslash: `\\\\` ends a row of a matrix, and `\\\\ ` is no space
+_MATHS = re.compile(r"(?<!\\)\\[()\[\]]")
+_NAMES = "sqrt|pi|sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|ln|log|exp|" + (
+    "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|rho|sigma|tau|phi|omega"
+)
+_FUNCTION = re.compile(rf"(?<![\\A-Za-z])({_NAMES})(?![A-Za-z])")
+_PLAIN = re.compile(rf"\*|\^ ?\(|(?<![\\A-Za-z])(?:{_NAMES}|oo|inf(?:inity|ty)?)(?![A-Za-z])|\\sqrt ?\(")
+_DOLLAR = re.compile(r"(?<!\\)\$")
+
+
+def tokens(text: str) -> list[str]:
+    """Commands, escaped characters, `\\begin{..}`/`\\end{..}`, and single characters. Joined they are the text."""
+    return _TOKEN.findall(text)
+
+
+def clean(text: str) -> str:
+    """One spelling for each sign; sizing and spacing commands and dollar signs of mathematics off. Money stays `\\$`."""
+    text = text.translate(_SIGN_TABLE)
+    bare = _DOLLAR.findall(text)
+    money = len(bare) % 2 == 1
+    text = _DOLLAR.sub(r"\\$" if money else "", text)
+    text = _MATHS.sub("", text)
+    for pattern, to in _REWRITES:
+        text = pattern.sub(to, text)
+    return _from_plain(text.strip())
+
+
+def _from_plain(text: str) -> str:
+    """`2*sqrt(3)/pi`, `x**2`, `2^(n+1)` as LaTeX. A text with words in it stays as it is."""
+    if "\\text" in text or not _PLAIN.search(text):
+        return text
+    text = re.sub(r" ?\*\* ?", "^", text)
+    text = _FUNCTION.sub(r"\\\1 ", text.replace("*", r"\cdot "))
+    text = re.sub(r"(?<![\\A-Za-z])(?:oo|inf(?:inity|ty)?)(?![A-Za-z])", r"\\infty ", text)
+    return _round_to_curly(text)
+
+
+def _round_to_curly(text: str) -> str:
+    r"""`\sqrt (x)` and `2^(x)` with the braces that TeX wants."""
+    parts, out, closing = tokens(text), [], []  # type: list[str], list[str], list[bool]
+    for token in parts:
+        before = next((t for t in reversed(out) if t != " "), "")
+        if token == "(":
+            curly = before in ("\\sqrt", "^")
+            closing.append(curly)
+            out.append("{" if curly else "(")
+        elif token == ")":
+            out.append("}" if closing and closing.pop() else ")")
+        else:
+            out.append(token)
+    return "".join(out)
+
+
+def strip_outer(text: str) -> str:
+    """Without a closing full stop, and without braces, `\\text{}` or `\\boxed{}` around the whole."""
+    while True:
+        before = text
+        text = text.strip()
+        if text.endswith(".") and not text.endswith(("..", "m.")):
+            text = text[:-1].rstrip()
+        for left in ("\\text{", "\\text {", "\\boxed{", "\\fbox{", "{"):
+            if text.startswith(left) and text.endswith("}") and closes_at_end(text[len(left) - 1 :]):
+                text = text[len(left) : -1]
+                break
+        if text == before:
+            return text
+
+
+def closes_at_end(text: str) -> bool:
+    """Whether the bracket that the text opens with is closed by its last token, and not before."""
+    parts, depth = tokens(text), 0
+    for i, token in enumerate(parts):
+        depth += _step(token)
+        if depth <= 0:
+            return depth == 0 and i == len(parts) - 1
+    return False
+
+
+def split_top(text: str, is_separator: Callable[[str], bool]) -> list[tuple[str, str]]:
+    """Pieces between top-level separators, each with the separator before it ("" for the first)."""
+    out: list[tuple[str, str]] = []
+    depth, mark, piece = 0, "", []  # type: int, str, list[str]
+    for token in tokens(text):
+        depth += _step(token)
+        if depth == 0 and is_separator(token):
+            out.append((mark, "".join(piece).strip()))
+            mark, piece = token, []
+        else:
+            piece.append(token)
+    out.append((mark, "".join(piece).strip()))
+    return out
+
+
+def depth_of(text: str) -> int:
+    """The deepest nesting of brackets and environments, 0 for none."""
+    depth = deepest = 0
+    for token in tokens(text):
+        depth += _step(token)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _step(token: str) -> int:
+    if token in _OPENING or token.startswith("\\begin"):
+        return 1
+    return -1 if token in _CLOSING or token.startswith("\\end") else 0
