@@ -12,6 +12,8 @@ import typer
 
 import pns
 from pns.commands.common import BUG, console, errors, fail
+from pns.commands.score import score
+from pns.commands.verify import SETTINGS, verify
 from pns.errors import UserError
 
 app = typer.Typer(
@@ -279,6 +281,10 @@ def report(run_dir: RunArgument) -> None:
         one = Run.open(run_dir)
         seconds = {row["name"]: row["seconds"] for row in state_rows(one) if "seconds" in row}
         typer.echo(f"report: {render(one, seconds)}")
+
+
+app.command("verify", context_settings=SETTINGS)(verify)
+app.command("score")(score)
 
 
 def _version(value: bool) -> None:

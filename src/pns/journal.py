@@ -43,7 +43,9 @@ def output_path(source: Path, out: Path | None, ending: str) -> Path:
     if not out.parent.is_dir():
         raise UserError("no such folder", file=out.parent, field="--out", remedy="make it, or name another")
     if not os.access(out.parent, os.W_OK):
-        raise UserError("this folder cannot be written", file=out.parent, field="--out", remedy="name another: --out FOLDER")
+        raise UserError(
+            "this folder cannot be written", file=out.parent, field="--out", remedy="name another: --out FOLDER"
+        )
     return out
 
 
@@ -58,6 +60,7 @@ class Journal:
     Attributes:
         finished: the file is complete, and made of these parts.
         done: rows that are there.
+        replaces: an older finished file is to be replaced.
     Raises UserError where a file of other parts is there, or another process is writing it.
     """
 
@@ -72,8 +75,8 @@ class Journal:
         begun = None if fresh else _about(self.about, self.partial)
         if begun is not None and begun["run"] != self.mark:
             self._refuse(begun.get("parts"))
-        self._keeps, self._replaces = begun is not None, fresh or bool(begun and begun.get("replaces"))
-        if out.exists() and not self._replaces:
+        self._keeps, self.replaces = begun is not None, fresh or bool(begun and begun.get("replaces"))
+        if out.exists() and not self.replaces:
             if _mark_of(out) != self.mark:
                 raise UserError(
                     "is there already, made from another input, recipe or choice of columns", file=out,
@@ -112,7 +115,7 @@ class Journal:
             ) from None
         if not self._keeps:
             # What it is made of comes first: a kill in between leaves old rows, whose mark tells them from ours.
-            write_json(self.about, {"run": self.mark, "replaces": self._replaces, "parts": self.parts})
+            write_json(self.about, {"run": self.mark, "replaces": self.replaces, "parts": self.parts})
             stream.truncate(0)
         stream.seek(0)
         self.done, size = _whole_batches(stream, self.mark, self.batch)

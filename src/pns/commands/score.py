@@ -1,0 +1,187 @@
+"""`pns score`: the composite reward of every response of a file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pns.commands.common import console, errors
+from pns.errors import UserError
+
+ENDING = "scores"
+BATCH, PER_CONNECTION = 64, 8
+
+
+def _column(help: str) -> Any:
+    return typer.Option(help=help, metavar="COLUMN", show_default=False)
+
+
+def score(
+    file: Annotated[
+        Path, typer.Argument(help=".jsonl, .csv, .tsv or .parquet, one response a row.", metavar="FILE", show_default=False)
+    ],
+    recipe: Annotated[
+        Path,
+        typer.Option(help="Recipe: a whole one, or one with only `reward`.", metavar="RECIPE", show_default=False),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Dotted overrides, e.g. reward.judge=none.", metavar="[KEY=VALUE ...]", show_default=False),
+    ] = None,
+    problem: Annotated[str | None, _column("Problem texts. Default: problem.")] = None,
+    gold: Annotated[str | None, _column("Gold answers. Default: answer.")] = None,
+    response: Annotated[str | None, _column("Responses. Default: response.")] = None,
+    finish: Annotated[str | None, _column("stop, or length where the response was cut off.")] = None,
+    label: Annotated[str | None, _column("True or false: whether the source calls it correct. Tables are by label.")] = None,
+    problems: Annotated[
+        str | None, typer.Option(help="Problems and gold answers stand in this file.", metavar="FILE", show_default=False)
+    ] = None,
+    problem_id: Annotated[str | None, _column("Points into --problems. Default: problem_id.")] = None,
+    id: Annotated[str | None, _column("Names a row in the output. Default: id, if there is one.")] = None,
+    reward_column: Annotated[
+        str | None, _column("Raw reward-model scores, in place of a model. Needs --calibration, or --label to fit one.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Folder with calibration.json for --reward-column.", metavar="FOLDER", show_default=False),
+    ] = None,
+    all_terms: Annotated[
+        bool, typer.Option("--all-terms", help="M and C also where a gate has closed: dearer, changes no score.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Output, .jsonl or .parquet, or a folder. Default: FILE.scores.jsonl.", show_default=False),
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard an unfinished output, replace a finished one.")] = False,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Responses scored together; a stop loses fewer. Default: 64, or 8 for each of the judge's requests.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """The composite reward of every response: gates, terms, what it pays, and why. One row of output a response.
+
+    Ctrl-C stops, the same command goes on. A judge or reward model that fails on too many responses of a batch
+    (reward.max_unscored) stops it as well, with exit code 3; mend the cause and run the same command again.
+
+    Examples:
+
+      pns score samples.jsonl --recipe recipes/reward.yaml
+
+      pns score math_cot_100x8.jsonl --recipe recipes/reward.yaml --label final_answer_correct --all-terms
+
+      pns score samples.parquet --problems gsm8k.test.jsonl --response text --recipe recipes/reward.yaml
+      --out scores.parquet reward.judge=none
+    """
+    with errors():
+        columns = {
+            "problem": problem, "gold": gold, "response": response, "finish": finish, "label": label,
+            "problem_id": problem_id, "id": id, "reward": reward_column,
+        }  # fmt: skip
+        _score(
+            file, recipe, overrides or [], columns, problems, calibration,
+            all_terms=all_terms, out=out, fresh=fresh, batch=batch,
+        )  # fmt: skip
+
+
+def _score(
+    path: Path, recipe: Path, overrides: list[str], columns: dict[str, str | None], source: str | None,
+    calibration: Path | None, *, all_terms: bool, out: Path | None, fresh: bool, batch: int | None,
+) -> None:  # fmt: skip
+    from pns import __version__
+    from pns.commands.files import Table, id_column, joined, problems_by_id, run
+    from pns.commands.tables import score_tables
+    from pns.items import Columns
+    from pns.journal import Journal, output_path
+    from pns.recipe import load_reward
+    from pns.rewards.build import build_composite
+    from pns.scoring import VERSION, ColumnScorer, reward_marks, score_schema, scoring
+    from pns.tally import ScoreTally
+
+    part = load_reward(recipe, overrides)
+    _reward_column_fits(columns, calibration, part)
+    target = output_path(path, out, ENDING) if path.exists() else Path()
+    pointer = joined(source, columns["problem_id"])
+    for name in ("problem", "gold"):
+        if pointer and columns[name]:
+            raise UserError("this is in --problems", field=f"--{name}", remedy="leave one of the two out")
+    meant = columns | {
+        "problem_id": pointer,
+        "problem": None if pointer else columns["problem"] or "problem",
+        "gold": None if pointer else columns["gold"] or "answer",
+        "response": columns["response"] or "response",
+        "id": id_column(path, columns["id"]),
+    }
+    table = Table(path, Columns(**meant), problems_by_id(source))
+    squash = _calibration(calibration, table.about, path) if columns["reward"] else None
+    marks = {
+        "pns": f"{__version__}, rows {VERSION}", **table.marks(), "reward": reward_marks(part),
+        "calibration": squash and squash.model_dump(mode="json"), "--all-terms": all_terms,
+    }  # fmt: skip
+    tally = ScoreTally()
+
+    @contextlib.contextmanager
+    def work() -> Iterator[Any]:
+        column = None if squash is None else ColumnScorer()
+        trained = None if column is None or squash is None else (column, squash)
+        with build_composite(part, trained=trained) as composite:
+            yield scoring(composite, all_terms=all_terms, column=column)
+
+    with Journal(target, marks, batch=batch or _batch(part), fresh=fresh) as journal:
+        run(table, journal, work, schema=score_schema, see=tally.see, what="scoring")
+    screen = console()
+    has_model = squash is not None or part.reward_model is not None
+    for shown in score_tables(tally, part, all_terms=all_terms, reward_model=has_model):
+        screen.print(shown, highlight=False)
+    if squash is not None:
+        typer.echo(
+            f"calibration: median {squash.median:.3f}, scale {squash.scale:.3f}, of {squash.n} correct responses"
+        )
+    typer.echo(f"output: {target}")
+
+
+def _reward_column_fits(columns: dict[str, str | None], calibration: Path | None, part: Any) -> None:
+    if columns["reward"] is None:
+        if calibration is not None:
+            raise UserError(
+                "is for --reward-column", field="--calibration",
+                remedy="that of a model belongs into the recipe: reward.reward_model.calibration",
+            )  # fmt: skip
+        return
+    if part.reward_model is not None:
+        raise UserError(
+            "the recipe names a reward model, too",
+            field="--reward-column",
+            remedy="reward.reward_model=null, or no column",
+        )
+    if calibration is None and columns["label"] is None:
+        raise UserError(
+            "raw scores need a calibration", field="--reward-column",
+            remedy="--calibration FOLDER (`pns calibrate` makes one), or --label to fit it on responses labelled correct",
+        )  # fmt: skip
+
+
+def _calibration(folder: Path | None, about: Any, path: Path) -> Any:
+    """The one given, or median and scale of the scores of responses that are labelled correct."""
+    from pns.rewards.reward_model import Calibration
+
+    if folder is not None:
+        return Calibration.load(folder)
+    if not about.raw_correct:
+        raise UserError(
+            "no response that is labelled correct has a score", file=path, field="--reward-column",
+            remedy="check --label, or give --calibration FOLDER",
+        )  # fmt: skip
+    return Calibration.fit(about.raw_correct)
+
+
+def _batch(part: Any) -> int:
+    if part.judge_server is None:
+        return BATCH
+    return max(BATCH, PER_CONNECTION * part.judge_server.server.concurrency)
