@@ -113,8 +113,9 @@ def scoring(composite: Composite, *, all_terms: bool = False, column: ColumnScor
 
 
 def with_all_terms(composite: Composite, batch: Sequence[Item], scores: Sequence[Scores]) -> list[Scores]:
-    """M and C of the responses that a gate has kept from them; what fails stays None."""
-    left = [i for i, score in enumerate(scores) if score.gate not in ("scored", "unscored")]
+    """M and C of the responses that a gate has kept from them; what fails, or is over-long, stays None."""
+    longest = composite.part.max_chars
+    left = [i for i, s in enumerate(scores) if s.gate not in ("scored", "unscored") and len(batch[i].text) <= longest]
     problems, texts = [batch[i].problem.problem for i in left], [batch[i].text for i in left]
     raws, judgements = composite.terms(problems, texts)
     out = list(scores)
