@@ -7,7 +7,7 @@ symbolic check can compare. (Source: ours.)
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -137,6 +137,7 @@ _NAME = re.compile(
     r"(?:[A-Za-z]|\\[A-Za-z]+|\\angle ?[A-Z ]{1,8}|[A-Z]{2,3})'?(?: ?_ ?(?:[A-Za-z0-9]|\{[^{}]{1,12}\}))?"
     r"(?: ?\( ?[A-Za-z](?: ?, ?[A-Za-z])* ?\))?"
 )
+_NAMED_NUMBER = re.compile(rf"(?P<name>{_NAME.pattern}) ?= ?(?P<value>{_NUMBER})")
 _RELATIONS = frozenset({"=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx", "\\to", "\\equiv"})
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _MATRIX = re.compile(
@@ -155,7 +156,8 @@ def read(text: str, kind: AnswerKind | None = None, unit: str | None = None) -> 
     if not bare or depth_of(bare) > MAX_DEPTH:
         return None
     if kind == "choice":
-        return _choice(bare) or Text(plain_words(bare))
+        lettered = _choice(bare)
+        return Choice(lettered.letter, True) if lettered else Text(plain_words(bare))
     value = _read(bare, texty=bare != clean(text).rstrip(". "))
     if kind == "text" and isinstance(value, Expr | Relation | Named | Group):
         return Text(plain_words(bare))
@@ -224,6 +226,10 @@ def _special(text: str, texty: bool) -> Value | None:
         return Choice(choice.letter, choice.sure or texty)
     if (behind := _WORDS_BEHIND.fullmatch(text)) and _is_unit(behind["unit"]) and (value := _number(behind["value"])):
         return Num(value.plain, read_unit(behind["unit"]), text)
+    if (named := _NAMED_NUMBER.fullmatch(text)) and (value := _number(named["value"])):
+        return Named(named["name"].replace(" ", ""), value)
+    if (dressed := _BEHIND.fullmatch(text)) and _number(dressed["value"]):
+        return _with_words_behind(text)
     return None
 
 
@@ -367,6 +373,12 @@ def _inequality(sides: list[str], signs: list[str]) -> Group | None:
 
 def _bracketed(text: str) -> Value | None:
     """`(1, 2]`, `\\{1, 2\\}`, `(5)`; brackets around one value are dropped, unless they make a set or a function."""
+    if text[0] in "+-" and text[1:2] == "(" and closes_at_end(text[1:]):
+        inner = _read(text[1:])
+        if isinstance(inner, Num) and inner.unit is None:
+            value = inner.plain.value if text[0] == "+" else -inner.plain.value
+            return Num(replace(inner.plain, value=value), None, text)
+        return None
     parts = tokens(text)
     if len(parts) < 3 or parts[0] not in ("(", "[", "\\{", "\\langle") or not closes_at_end(text):
         return None
@@ -376,7 +388,7 @@ def _bracketed(text: str) -> Value | None:
     if left == "\\{":
         if re.search(r"\\mid|\||:", inside):
             return None
-        return _members("set", members, "")
+        return _members("set", [member for member in members if member], "")
     if left == "\\langle":
         return _members("tuple", members, "()")
     if len(members) == 1:
