@@ -102,6 +102,8 @@ def test_what_a_person_sees_of_two_answers(pns: Any) -> None:
     assert "decimal 0.6 = 3/5" in output
     assert "\x1b" not in pns("verify", "5", "\x1b[31m6")
     assert "[bold]x" in pns("verify", "5", "[bold]x")
+    write(pns.folder / "hostile.jsonl", [{"\x1b[2J": 1}])
+    assert "\x1b" not in pns("verify", "hostile.jsonl", code=2)
 
 
 @pytest.mark.parametrize(

@@ -340,7 +340,7 @@ def test_a_judge_that_is_down_stops_the_run_and_writes_nothing(tmp_path: Path, v
     assert tally.everything.unscored == {"judge_server": 4}
     assert tally.unscored.count == 4
     # A verdict that is none does not get better by asking again.
-    _, rows = tallied(Composite(RewardPart(), verifier, judge=lambda *_: "no rubric"), batch)  # type: ignore[arg-type, return-value]
+    _, rows = tallied(Composite(RewardPart(), verifier, judge=lambda *_: "no rubric"), batch)  # type: ignore[arg-type]
     assert {row["unscored_by"] for row in rows} == {"judge_malformed"}
 
 

@@ -46,5 +46,7 @@ def console() -> Any:
 
 
 def fail(message: str, code: int) -> NoReturn:
-    typer.echo(message, err=True)
+    # A message may quote a file, a model or a server: their control characters must not steer the terminal.
+    safe = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message)
+    typer.echo(safe, err=True)
     raise typer.Exit(code)

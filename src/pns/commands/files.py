@@ -84,7 +84,15 @@ def run(
     from pns.scoring import run_items
 
     if journal.finished:
-        run_items(iter(()), list, journal, total=table.about.rows, schema=schema, see=see, progress=lambda *_: None)
+        run_items(
+            iter(()),
+            lambda batch: [],
+            journal,
+            total=table.about.rows,
+            schema=schema,
+            see=see,
+            progress=lambda *_: None,
+        )
         typer.echo(f"done already: {journal.out} (--fresh does it again)", err=True)
         return
     try:
