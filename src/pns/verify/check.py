@@ -30,6 +30,7 @@ _WRAPPERS = (
 _DROP = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[!,;:]|~")
 _GROUPED = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
 _FRAC = re.compile(r"\\[dt]frac(?![A-Za-z])")
+_INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _HUGE = re.compile(r"[0-9.]+[eE][+-]?[0-9]{4,}")
 
 
@@ -93,6 +94,8 @@ def decide(
     kind: AnswerKind | None = None,
 ) -> Verdict | None:
     """Like `check`, but None where the symbolic check is needed."""
+    if kind is None and answer is not None and _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
+        return _integers(int(gold), int(answer), answer, tolerance)
     refused = refuse(gold, answer)
     if refused is not None or answer is None:
         return refused
@@ -110,6 +113,17 @@ def decide(
             cause: Literal["response"] | None = "response" if outcome == "undecided" else None
             return Verdict(outcome=outcome, reason=reason, answer=answer, cause=cause)
     return _compare_values(gold, answer, tolerance, unit, kind)
+
+
+def _integers(gold: int, answer: int, text: str, tolerance: float | None) -> Verdict:
+    """The commonest case by far, without a regular expression more than it needs. Says what `compare_plain` says."""
+    if gold == answer:
+        return Verdict(outcome="correct", reason="equal numbers", answer=text)
+    if tolerance is not None:
+        near = abs(gold - answer) <= tolerance
+        reason = f"{'within' if near else 'outside'} the tolerance"
+        return Verdict(outcome="correct" if near else "wrong", reason=reason, answer=text)
+    return Verdict(outcome="wrong", reason="different numbers", answer=text)
 
 
 def _compare_values(

@@ -126,6 +126,8 @@ _CHOICE = re.compile(r"\(? ?(?P<letter>[A-J]) ?\)?")
 _CHOICE_FIRST = re.compile(r"\( ?(?P<letter>[A-J]) ?\)[.:]? ?(?P<rest>.+)", re.DOTALL)
 _TEXT_AROUND = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _WORDY = re.compile(r"[^\W\d_][\w .,;:!?()&/'\"-]*")
+# two words in what is no text otherwise: `10 + John's age`. The parser would make a product of its letters.
+_PROSE = re.compile(r"(?<![\\A-Za-z{])[A-Za-z]{4,}(?:'s)?\b[^\\{}]*(?<![\\A-Za-z])[A-Za-z]{3,}\b")
 _FUNCTION_WORDS = frozenset(
     re.findall(
         "[a-z]+",
@@ -196,7 +198,7 @@ def _read(text: str, texty: bool = False) -> Value | None:
         or _bracketed(text)
         or _plus_minus(text)
         or _with_words_behind(text)
-        or Expr(text)
+        or (Text(plain_words(text)) if _PROSE.search(text) else Expr(text))
     )
 
 

@@ -18,9 +18,9 @@ def serve(fd: int, cpu_seconds: float, memory_mb: int) -> None:
     """Serve checks from the pipe `fd` until it closes. Messages are JSON objects, one a frame."""
     pipe: Connection[Any, Any] = Connection(fd)
     try:
-        import math_verify  # noqa: F401  (the import must not count against the first check)
-
         from pns.verify.symbolic import compare_texts
+
+        compare_texts("(x+1)^2", "x^2+2x+1")  # what is loaded at the first use must not count against the first check
     except ImportError as error:
         _send(pipe, {"error": f"{type(error).__name__}: {error}"})
         return
