@@ -223,7 +223,12 @@ def _read(out: Path) -> Iterator[dict[str, Any]]:
         with pq.ParquetFile(out) as file:
             for batch in file.iter_batches(_PARQUET_ROWS):
                 yield from batch.to_pylist()
-    else:
-        with out.open("rb") as stream:
-            for line in stream:
+        return
+    with out.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
                 yield json.loads(line)
+            except ValueError:
+                raise UserError(
+                    "this finished file was changed", file=out, line=number, remedy="--fresh makes it again"
+                ) from None
