@@ -13,13 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
+from pns.problems.registry import identity
 from pns.recipe import Recipe
 from pns.run import file_hash, fingerprint
+from pns.verify.version import VERIFIER
 
 # Keys that a stage's samples and verdicts depend on wherever a verifier or a model runs.
 _VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
 _FORM = ("reward.answer_format", "reward.max_chars")
 _TRAIN = ("runtime.device", "runtime.threads")
+
+# What of a part says how a server is reached and how much work it may get. It changes no result.
+_REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,14 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     """All stages of a recipe, by name: each after those it needs, the longest chain first, for ready stages start in this order."""
     methods, regimes = recipe.negatives.methods, recipe.pairs.regimes
     nodes = [
-        Stage("problems", "data:make_problems", (), ("problems", *_VERIFY)),
+        # From files, version 2 leaves out what overlaps with a benchmark in long runs of words, too.
+        Stage(
+            "problems",
+            "data:make_problems",
+            (),
+            ("problems", *_VERIFY),
+            version=1 if recipe.problems.source == "embedded" else 2,
+        ),
         Stage("start", "policy:make_start", (), ("model", "runtime.device")),
         Stage("sft", "policy:sft", ("problems", "start"), ("sft", *_TRAIN)),
         Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *_VERIFY, *_FORM)),
@@ -141,15 +153,31 @@ def fingerprints(recipe: Recipe, nodes: Mapping[str, Stage]) -> dict[str, str]:
             version=stage.version,
             seed=recipe.seed,
             args=stage.args,
-            part={key: _dig(data, key) for key in sorted(set(stage.keys))},
+            part=_parts(data, stage.keys),
             files=files.get(name, {}),
             needs=[out[n] for n in stage.needs],
         )
     return out
 
 
+def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    """A stage's part of the recipe; where verdicts or scores enter it, the verifier's version too."""
+    part = {key: _without_reach(_dig(data, key)) for key in sorted(set(keys))}
+    if any(key.split(".")[0] == "reward" for key in keys):
+        part["verifier"] = VERIFIER
+    return part
+
+
+def _without_reach(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_reach(v) for k, v in value.items() if k not in _REACH}
+
+
 def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """sha256 of every file that the recipe reads, by stage and path. Raises UserError when one is missing."""
+    """What every file and problem set that the recipe reads holds, by stage and path or name: its sha256, or the hub's
+    commit. Raises UserError when a file is missing.
+    """
     part = recipe.problems
     data = [p for p in (part.train_file, *part.benchmarks.values()) if p is not None]
     model: list[Path] = []
@@ -160,11 +188,20 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
         spec = importlib.util.find_spec(recipe.model.gguf_package)
         folders = (spec.submodule_search_locations if spec else None) or []
         model = [p for f in folders if (p := Path(f) / recipe.model.gguf_file).is_file()]
-    return {
-        name: {str(p): file_hash(Path(p)) for p in paths}
-        for name, paths in (("problems", data), ("start", model))
-        if paths
-    }
+    scoring = _scoring_files(recipe)
+    every = [("problems", data), ("start", model)]
+    every += [(name, scoring) for name in ("generator", *(f"negatives-{m}" for m in recipe.negatives.methods))]
+    return {name: {str(p): file_hash(Path(p)) for p in paths} for name, paths in every if paths}
+
+
+def _scoring_files(recipe: Recipe) -> list[Path]:
+    """Files that change the composite's scores: a judge's own prompt, the calibration of a reward model from elsewhere."""
+    part, found = recipe.reward, []
+    if part.judge_server is not None and (prompt := Path(part.judge_server.prompt)).suffix:
+        found.append(prompt)
+    if part.reward_model is not None and part.reward_model.calibration is not None:
+        found.append(part.reward_model.calibration / "calibration.json")
+    return found
 
 
 def _dig(data: Any, key: str) -> Any:

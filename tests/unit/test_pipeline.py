@@ -144,3 +144,30 @@ def test_names_and_groups_are_resolved_and_unknown_ones_get_a_suggestion() -> No
         with pytest.raises(UserError, match="no stage called") as caught:
             pipeline.resolve([wrong], nodes)
         assert near in (caught.value.remedy or "")
+
+
+JUDGE = "reward.judge=server"
+
+
+def judged(url: str, **more: str) -> list[str]:
+    part = ", ".join([f"server: {{url: {url}}}", *(f"{k}: {v}" for k, v in more.items())])
+    return [JUDGE, f"reward.judge_server={{{part}}}"]
+
+
+def test_how_a_server_is_reached_changes_no_result_but_its_prompt_does(tmp_path: Path) -> None:
+    assert changed("reward.verify_workers=2") == set()
+    nodes = pipeline.stages(recipe())
+    prompt = tmp_path / "mine.txt"
+    prompt.write_text("one")
+
+    def marks(*overrides: str) -> dict[str, str]:
+        return pipeline.fingerprints(recipe(*overrides), nodes)
+
+    here = marks(*judged("http://a/v1"))
+    assert marks(*judged("http://b/v1", max_calls="5", cache="elsewhere")) == here
+    assert marks(*judged("http://a/v1", model="other")) != here
+    own = marks(*judged("http://a/v1", prompt=str(prompt)))
+    prompt.write_text("two")
+    after = marks(*judged("http://a/v1", prompt=str(prompt)))
+    assert {n for n in nodes if own[n] != after[n]} >= {"generator", "negatives-pns"}
+    assert own["rollouts-pairs"] == after["rollouts-pairs"]
