@@ -12,6 +12,7 @@ import typer
 
 import pns
 from pns.commands.common import BUG, console, errors, fail
+from pns.commands.problems import app as problems_app
 from pns.commands.score import score
 from pns.commands.verify import SETTINGS, verify
 from pns.errors import UserError
@@ -285,6 +286,7 @@ def report(run_dir: RunArgument) -> None:
 
 app.command("verify", context_settings=SETTINGS)(verify)
 app.command("score")(score)
+app.add_typer(problems_app, name="problems")
 
 
 def _version(value: bool) -> None:

@@ -191,7 +191,8 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
     scoring = _scoring_files(recipe)
     every = [("problems", data), ("start", model)]
     every += [(name, scoring) for name in ("generator", *(f"negatives-{m}" for m in recipe.negatives.methods))]
-    return {name: {str(p): file_hash(Path(p)) for p in paths} for name, paths in every if paths}
+    sets = {p: known for p in data if (known := identity(p)) is not None}
+    return {name: {str(p): sets.get(p) or file_hash(Path(p)) for p in paths} for name, paths in every if paths}
 
 
 def _scoring_files(recipe: Recipe) -> list[Path]:

@@ -65,8 +65,14 @@ class ProblemsPart(Part):
         lt=1,
         description="share of the SFT solutions that carry a self-consistent misreading (embedded only)",
     )
-    train_file: Path | None = Field(None, description="JSONL with id, problem, answer, solution (source: jsonl)")
-    benchmarks: dict[str, Path] = Field(default_factory=dict, description="name -> JSONL file (source: jsonl)")
+    train_file: Path | None = Field(
+        None,
+        description="a set by its name (`pns problems list`), or a JSONL, CSV or Parquet file with id, problem, answer, "
+        "solution (source: jsonl)",
+    )
+    benchmarks: dict[str, Path] = Field(
+        default_factory=dict, description="name -> a set by its name, or a file (source: jsonl)"
+    )
 
     @field_validator("train_file", mode="before")
     @classmethod

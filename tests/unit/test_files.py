@@ -1,4 +1,4 @@
-"""Problems from files, their splits, and the overlap with benchmarks."""
+"""Problems from files, and their splits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pns.errors import UserError
-from pns.problems.files import load_problems, to_boxed
-from pns.problems.splits import assign, check_disjoint, drop_overlap, normalise
-from pns.records import Problem
+from pns.problems.files import Columns, load_problems, read_statements, to_boxed
+from pns.problems.splits import assign, check_disjoint, normalise
+from pns.records import Problem, write_parquet
 
 ROW = {"id": "a", "problem": "What is 1 + 1?", "answer": "2"}
 
@@ -28,7 +28,10 @@ def pool(count: int, prefix: str = "p") -> list[Problem]:
 
 
 def test_reads_all_fields_in_file_order(tmp_path: Path) -> None:
-    full = {**ROW, "id": "b", "solution": "1 + 1 = 2", "subject": "sums", "level": 3, "meta": {"unit": "apples"}}
+    full = {
+        **ROW, "id": "b", "solution": "1 + 1 = 2", "subject": "sums", "level": 3, "meta": {"unit": "apples"},
+        "kind": "math", "tolerance": 0.5, "unit": "apples",
+    }  # fmt: skip
     path = write(tmp_path / "p.jsonl", full, "", {**ROW, "solution": None})
     first, second = load_problems(path)
     assert first.model_dump() == full
@@ -95,6 +98,67 @@ def test_bad_files_say_what_is_wrong(tmp_path: Path) -> None:
         assert caught.value.remedy
     with pytest.raises(UserError, match="directory"):
         load_problems(tmp_path)
+
+
+def test_parquet_of_our_own_gives_the_same_problems_back(tmp_path: Path) -> None:
+    rows = [
+        Problem(
+            id="a", problem="Half of 9?", answer="4.5", level=2, meta={"k": [1]}, kind="math", tolerance=0.1, unit="kg"
+        ),
+        Problem(id="b", problem="Who?", answer="Ada", solution="Ada.", subject="people", level="hard", kind="text"),
+    ]
+    write_parquet(tmp_path / "p.parquet", rows)
+    assert load_problems(tmp_path / "p.parquet") == rows
+    assert load_problems(tmp_path / "p.parquet", limit=1) == rows[:1]
+
+
+def test_columns_of_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text('question,gold,url,tolerance\nHow many?,7.0,x,\n"Where, then?",here,y,0.5\n')
+    named = Columns(problem="question", answer="gold")
+    first, second = load_problems(path, columns=named)
+    assert (first.id, first.problem, first.answer, first.tolerance) == ("row-2", "How many?", "7.0", None)
+    assert (second.id, second.answer, second.tolerance) == ("row-3", "here", 0.5)
+    assert [p.id for p in load_problems(path, columns=Columns(id="url", problem="question", answer="gold"))] == [
+        "x",
+        "y",
+    ]
+    lines = write(tmp_path / "p.jsonl", {"q": "1 + 1?", "a": 2.0, "other": {}})
+    assert load_problems(lines, columns=Columns(problem="q", answer="a"))[0].answer == "2"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "field", "words"),
+    [
+        ("id,problem,answr\n1,q,2\n", Columns(), "answer", "did you mean `answr`"),
+        ("id,problem,answer,url\n1,q,2,x\n", Columns(), "url", "unknown key"),
+        ("q,answer\nx,2\n", Columns(problem="qq"), "qq", "--problem-column"),
+        ("q,answer\nx,2\n", Columns(answer="answer"), "problem", "--problem-column"),
+        ("id,problem,answer\n1,q,\n", Columns(), "answer", "missing"),
+        ("id,problem,answer\n1,q,2\n1,r,3\n", Columns(), "id", "already the id of line 2"),
+        ("id,problem,answer,kind\n1,q,2,number\n", Columns(), "kind", "math, text, choice"),
+        ("id,problem,answer,tolerance\n1,q,2,-1\n", Columns(), "tolerance", "greater than or equal"),
+        ("id,problem,answer,meta\n1,q,2,[]\n", Columns(), "meta", "JSON object"),
+    ],
+)
+def test_bad_tables_name_their_column(tmp_path: Path, text: str, columns: Columns, field: str, words: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_problems(path, columns=columns)
+    assert (caught.value.file, caught.value.field) == (path, field)
+    assert words in str(caught.value)
+    assert caught.value.remedy
+
+
+def test_statements_need_no_answer_and_no_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.jsonl", {"prompt": "How many?"}, "", {"prompt": "Where?"})
+    found = list(read_statements(path, Columns(problem="prompt")))
+    assert [tuple(row) for row in found] == [("row-1", "How many?", None), ("row-3", "Where?", None)]
+    full = write(tmp_path / "q.jsonl", ROW, {**ROW, "answer": 3})
+    assert [tuple(row) for row in read_statements(full)] == [("a", ROW["problem"], "2"), ("a", ROW["problem"], "3")]
+    with pytest.raises(UserError, match="--problem-column"):
+        list(read_statements(path))
 
 
 def test_to_boxed_turns_a_gsm8k_solution_into_a_target() -> None:
@@ -174,10 +238,3 @@ def test_check_disjoint_names_both_ids() -> None:
     check_disjoint({"a": pool(3) + pool(3, "again")})
     with pytest.raises(RuntimeError, match=r"'y2' of test is also problem 'p2' of train"):
         check_disjoint({"train": pool(3), "test": pool(3, "y")[2:]})
-
-
-def test_drop_overlap_takes_benchmark_problems_out_of_the_pool() -> None:
-    held = Problem(id="bench", problem="what is 2 plus 2", answer="4")
-    kept, dropped = drop_overlap(pool(4), {"one": [held], "two": pool(1, "b")})
-    assert [p.id for p in kept] == ["p1", "p3"]
-    assert dropped == ["p0", "p2"]

@@ -1,4 +1,4 @@
-"""Problems from JSONL files, and reference solutions as training targets."""
+"""Problems from files (JSONL, CSV, Parquet), and reference solutions as training targets."""
 
 from __future__ import annotations
 
@@ -7,37 +7,69 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
+
+from pydantic import ValidationError
 
 from pns.errors import UserError
-from pns.records import Problem, parse_row
+from pns.records import AnswerKind, Problem, parse_row
+from pns.rows import KINDS, Row, column_names, filled, missing_column, number, one_of, read_rows, text
 
 _KEYS = tuple(Problem.model_fields)
+_REQUIRED = ("id", "problem", "answer")
 _CALCULATOR_MARK = re.compile(r"<<[^<>]*>>")
 _GSM8K_ANSWER_LINE = re.compile(r"\n?####[^\n]*\s*$")
 
 
-def load_problems(path: str | Path, *, limit: int | None = None) -> list[Problem]:
-    """Read problems from a JSONL file (UTF-8, blank lines skipped), in file order.
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a user's file is what; None: the column of that name."""
 
-    Keys of a row: `id`, `problem`, `answer` (required, none of them blank), `solution`, `subject`, `level`, `meta`.
-    An `answer` that is a JSON number becomes its shortest text (72.0 -> "72").
+    id: str | None = None
+    problem: str | None = None
+    answer: str | None = None
+    solution: str | None = None
+
+    def named(self) -> dict[str, str]:
+        """Those that were given: field -> column."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+class Statement(NamedTuple):
+    """A problem text that may have no answer: all that a search for overlaps needs."""
+
+    id: str
+    problem: str
+    answer: str | None
+
+
+def load_problems(path: str | Path, *, limit: int | None = None, columns: Columns | None = None) -> list[Problem]:
+    """Read problems from a file, in file order: JSONL (UTF-8, blank lines skipped), or by suffix CSV, TSV, Parquet.
+
+    Keys of a row, or columns: `id`, `problem`, `answer` (required, none of them blank), and the other fields of
+    `Problem`. An `answer` that is a number becomes its shortest text (72.0 -> "72"). In CSV and Parquet `meta` is JSON
+    text, and digits as `level` are a number.
 
     Args:
         path: the file.
         limit: read the first `limit` problems only, 1 or more; what follows them is not checked.
+        columns: names of columns where they are other ones. With any of them, unknown columns are passed over, and a
+            file without ids gets `row-1`, ... (the line, or the row in Parquet); without, they are errors.
 
     Raises:
-        UserError: missing or unreadable file, no rows, broken JSON, unknown key, blank or missing field, repeated id.
+        UserError: missing or unreadable file, no rows, broken JSON or CSV, unknown key or column, blank or missing
+            field, repeated id.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be 1 or more, got {limit}")
     path = Path(path)
+    columns = columns or Columns()
+    table = columns.named() or KINDS.get(path.suffix.casefold(), "jsonl") != "jsonl"
     problems: list[Problem] = []
     line_of: dict[str, int] = {}
-    for line, text in _lines(path):
-        problem = _problem(text, path, line)
+    for line, problem in _from_table(path, columns) if table else _from_jsonl(path):
         first = line_of.setdefault(problem.id, line)
         if first != line:
             raise UserError(
@@ -53,6 +85,27 @@ def load_problems(path: str | Path, *, limit: int | None = None) -> list[Problem
     if not problems:
         raise UserError("no problems in this file", file=path, remedy="write one JSON object a line")
     return problems
+
+
+def read_statements(path: str | Path, columns: Columns | None = None) -> Iterator[Statement]:
+    """The problem texts of a file, one at a time, in file order; ids and answers where there are such columns.
+
+    Rows without an id are `row-1`, ...; ids may repeat. Raises UserError as `read_rows`; a blank problem text.
+    """
+    path = Path(path)
+    given = columns or Columns()
+    there = column_names(path)
+    names = {field: getattr(given, field) or field for field in _REQUIRED}
+    for field, column in given.named().items():
+        if column not in there:
+            raise missing_column(column, there, path, option=f"--{field}-column")
+    if names["problem"] not in there:
+        raise missing_column(names["problem"], there, path, option="--problem-column names another")
+    wanted = [column for column in names.values() if column in there]
+    for row in read_rows(path, wanted):
+        mark = text(row, names["id"]) if names["id"] in there else None
+        answer = text(row, names["answer"]) if names["answer"] in there else None
+        yield Statement(mark or f"row-{row.line}", filled(row, names["problem"]), answer)
 
 
 def to_boxed(problem: Problem) -> str | None:
@@ -78,13 +131,68 @@ def to_boxed(problem: Problem) -> str | None:
     return f"{body}\nThe answer is \\boxed{{{problem.answer.strip()}}}".lstrip("\n")
 
 
+def _from_jsonl(path: Path) -> Iterator[tuple[int, Problem]]:
+    for line, row in _lines(path):
+        yield line, _problem(row, path, line)
+
+
+def _from_table(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
+    there = column_names(path)
+    named = columns.named()
+    for field, column in named.items():
+        if column not in there:
+            raise missing_column(column, there, path, option=f"--{field}-column")
+    names = {field: named.get(field, field) for field in _KEYS if named.get(field, field) in there}
+    for field in _REQUIRED:
+        if field not in names and not (field == "id" and named):
+            raise missing_column(field, there, path, option=f"--{field}-column names another")
+    if not named:
+        _check_keys(dict.fromkeys(there), path, 1)
+    for row in read_rows(path, list(names.values())):
+        yield row.line, _from_row(row, names)
+
+
+def _from_row(row: Row, names: dict[str, str]) -> Problem:
+    values: dict[str, Any] = {"id": f"row-{row.line}"}
+    for field, column in names.items():
+        if field in _REQUIRED:
+            values[field] = filled(row, column)
+        elif field == "meta":
+            values[field] = _meta(row, column)
+        elif field == "tolerance":
+            found = number(row, column)
+            values[field] = None if found is None or math.isnan(found) else found
+        elif field == "kind":
+            values[field] = one_of(row, column, get_args(AnswerKind))
+        else:
+            cell = text(row, column)
+            values[field] = int(cell) if field == "level" and cell and cell.isdecimal() else cell
+    try:
+        return Problem.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0])
+        raise row.error(f"not a Problem: {first['msg']}", names.get(field, field), "mend this row") from None
+
+
+def _meta(row: Row, column: str) -> dict[str, Any]:
+    cell = text(row, column)
+    try:
+        found = json.loads(cell, parse_constant=_refuse) if cell else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise row.error("not a JSON object", column, "write {...}, or leave it empty")
+    return found
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         # utf-8-sig: spreadsheets and editors put a byte-order mark before the first brace.
         with path.open(encoding="utf-8-sig") as stream:
-            for number, text in enumerate(stream, 1):
-                if text.strip():
-                    yield number, text
+            for count, line in enumerate(stream, 1):
+                if line.strip():
+                    yield count, line
     except FileNotFoundError:
         raise UserError("no such file", file=path, remedy="check the path") from None
     except IsADirectoryError:
@@ -95,16 +203,16 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         raise UserError(f"not UTF-8 text ({error.reason})", file=path, remedy="save it as UTF-8") from None
 
 
-def _problem(text: str, path: Path, line: int) -> Problem:
+def _problem(line_text: str, path: Path, line: int) -> Problem:
     try:
-        row = json.loads(text, parse_constant=_refuse)
+        row = json.loads(line_text, parse_constant=_refuse)
     except ValueError as error:
         raise UserError(f"not valid JSON ({error})", file=path, line=line, remedy="mend or remove this line") from None
     if not isinstance(row, dict):
         raise UserError("not a JSON object", file=path, line=line, remedy="write {...} with id, problem and answer")
     _check_keys(row, path, line)
     row["answer"] = _answer_text(row["answer"])
-    for field in ("id", "problem", "answer"):
+    for field in _REQUIRED:
         if isinstance(row[field], str) and not row[field].strip():
             raise UserError(
                 "this field is empty", file=path, line=line, field=field, remedy="fill it, or remove the row"

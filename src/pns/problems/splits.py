@@ -1,4 +1,4 @@
-"""Disjoint splits of problems from files, and the overlap of a training pool with benchmarks.
+"""Disjoint splits of problems from files.
 
 Two problems count as one when their normalised texts are equal. Normalising errs towards counting two as one: that
 costs a problem, the other error costs a clean comparison. Rules ours.
@@ -86,25 +86,6 @@ def check_disjoint(groups: Mapping[str, Sequence[Problem]]) -> None:
             group, other = seen.setdefault(normalise(problem.problem), (name, problem.id))
             if group != name:
                 raise RuntimeError(f"problem {problem.id!r} of {name} is also problem {other!r} of {group}")
-
-
-def drop_overlap(
-    pool: Sequence[Problem], benchmarks: Mapping[str, Sequence[Problem]]
-) -> tuple[list[Problem], list[str]]:
-    """Take the problems of the benchmarks out of a training pool.
-
-    Returns:
-        the kept problems and the ids of the dropped ones, both in the order of the pool.
-    """
-    held = {normalise(problem.problem) for problems in benchmarks.values() for problem in problems}
-    kept: list[Problem] = []
-    dropped: list[str] = []
-    for problem in pool:
-        if normalise(problem.problem) in held:
-            dropped.append(problem.id)
-        else:
-            kept.append(problem)
-    return kept, dropped
 
 
 def _rank(key: str, seed: int) -> bytes:

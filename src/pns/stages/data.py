@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pns.errors import UserError
 from pns.problems import embedded
+from pns.problems.contamination import Overlap, Rule, drop_overlap
 from pns.problems.families import BENCHMARKS, LIMIT
-from pns.problems.files import load_problems, to_boxed
-from pns.problems.splits import assign, check_disjoint, drop_overlap
+from pns.problems.files import to_boxed
+from pns.problems.registry import load
+from pns.problems.splits import assign, check_disjoint
 from pns.recipe import SPLITS
-from pns.records import Problem, write_parquet
+from pns.records import AnswerKind, Problem, write_parquet
 from pns.run import write_json
 from pns.stages.context import Context
 
@@ -64,24 +67,48 @@ def _from_files(context: Context) -> tuple[Groups, Groups, list[str]]:
     part = context.recipe.problems
     assert part.train_file is not None  # the recipe has checked it
     notes: list[str] = []
-    pool = load_problems(part.train_file)
+    pool = _read(part.train_file, None, notes)
     with context.verifier() as verifier:
         benchmarks = {
-            name: _usable(load_problems(path, limit=part.benchmark_size), verifier.decidable, name, notes)
+            name: _usable(_read(path, part.benchmark_size, notes), verifier.decidable, name, notes)
             for name, path in part.benchmarks.items()
         }
         pool, overlap = drop_overlap(pool, benchmarks)
+        notes += _overlap_notes(overlap)
         pool = _usable(pool, verifier.decidable, "train_file", notes)
-        if overlap:
-            notes.append(f"{len(overlap)} training problems also stand in a benchmark and were left out: {overlap[:5]}")
         splits = assign(pool, part.splits.model_dump(), context.recipe.seed)
     splits["sft"] = _with_solutions(splits["sft"], notes)
     return splits, benchmarks, notes
 
 
-def _usable(rows: Sequence[Problem], decidable: Callable[[str], bool], name: str, notes: list[str]) -> list[Problem]:
+def _read(source: Path, limit: int | None, notes: list[str]) -> list[Problem]:
+    loaded = load(source, limit=limit)
+    notes += loaded.notes
+    return loaded.problems
+
+
+def _overlap_notes(found: Sequence[Overlap]) -> list[str]:
+    """What was left out of the training pool, for each benchmark that it overlaps with."""
+    notes = []
+    for name in dict.fromkeys(pair.benchmark for pair in found):
+        pairs = [pair for pair in found if pair.benchmark == name]
+        ids = list(dict.fromkeys(pair.train.id for pair in pairs))
+        same = len({pair.train.id for pair in pairs if pair.rule == "text"})
+        notes.append(
+            f"{len(ids)} training problems overlap with {name} and were left out ({same} have the same text, the others "
+            f"half or more of a problem's words in runs of {Rule().n}): {ids[:5]}"
+        )
+    return notes
+
+
+def _usable(
+    rows: Sequence[Problem],
+    decidable: Callable[[str, AnswerKind | None], bool],
+    name: str,
+    notes: list[str],
+) -> list[Problem]:
     """Problems whose gold answer can be decided; the others are left out beforehand and counted (method.md)."""
-    kept = [p for p in rows if decidable(p.answer)]
+    kept = [p for p in rows if decidable(p.answer, p.kind)]
     if len(kept) < len(rows):
         notes.append(f"{name}: {len(rows) - len(kept)} problems left out, their gold answer cannot be decided")
     if not kept:
