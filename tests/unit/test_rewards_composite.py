@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from pns.errors import UserError
 from pns.recipe import RewardPart
 from pns.records import Problem, Rubric, Verdict
 from pns.rewards import Calibration, Composite, inversion
+from pns.rewards.judging import Judgement
 from pns.verify import Verifier
 
 P = Problem(
@@ -171,3 +175,89 @@ def hacked() -> Iterator[dict[str, float]]:
 def test_a_cut_response_is_malformed_whatever_it_says(verifier: Verifier) -> None:
     [scores] = score(Composite(RewardPart(), verifier), HONEST_WRONG, finish="length")
     assert (scores.score, scores.format_failures) == (-1.0, ("truncated",))
+
+
+class Batch:
+    """A judge that answers a batch from a list, and remembers what it was asked."""
+
+    def __init__(self, *given: Any, before: Any = None) -> None:
+        self.given, self.before, self.asked = given, before, []  # type: Any, Any, list[Any]
+
+    def judge(self, problems: Sequence[str], responses: Sequence[str], answers: Sequence[str | None]) -> Any:
+        self.asked.append((list(problems), list(responses), list(answers)))
+        if self.before is not None:
+            self.before()
+        return list(self.given)
+
+
+FULL = Judgement(rubric=Rubric(relevance=3, coherence=3, completeness=3, consistency=3), text="fine")
+
+
+def test_the_judge_is_asked_once_for_what_the_gates_left(verifier: Verifier) -> None:
+    judge = Batch(FULL, FULL)
+    other = HONEST_WRONG.replace("20", "22").replace("17 + 3", "17 + 5")
+    scores = score(Composite(RewardPart(), verifier, judge=judge), HONEST_WRONG, CORRECT, "no box", other)
+    assert [s.gate for s in scores] == ["scored", "correct", "malformed", "scored"]
+    assert judge.asked == [([P.problem] * 2, [HONEST_WRONG, other], ["20", "22"])]
+    assert score(Composite(RewardPart(), verifier, judge=judge), CORRECT, "no box")[0].score == 0.0
+    assert len(judge.asked) == 1, "nothing left to judge, so no call"
+
+
+@pytest.mark.parametrize("failure", ["server", "malformed", "budget"])
+def test_each_failure_of_a_judge_has_a_name_and_costs_only_its_response(verifier: Verifier, failure: Any) -> None:
+    judge = Batch(Judgement(failure=failure, detail="why", text="what it said"), FULL)
+    composite = Composite(RewardPart(), verifier, Model(), CALIBRATION, judge)
+    lost, kept = score(composite, HONEST_WRONG, HONEST_WRONG)
+    assert (lost.gate, lost.score, lost.unscored_by) == ("unscored", None, f"judge_{failure}")
+    assert (lost.unscored_cause, lost.judge_text) == (f"judge ({failure}): why", "what it said")
+    assert (lost.reward_raw, lost.inversion) == (5.0, 1.0), "what was computed is kept"
+    assert kept.score == pytest.approx(0.4 + 0.1 + 0.4)
+
+
+def test_a_judge_that_loses_count_is_malformed(verifier: Verifier) -> None:
+    scores = score(Composite(RewardPart(), verifier, judge=Batch(FULL)), HONEST_WRONG, HONEST_WRONG)
+    assert [s.unscored_by for s in scores] == ["judge_malformed"] * 2
+
+
+def test_a_reward_model_may_have_no_score_for_one(verifier: Verifier) -> None:
+    class Some(Model):
+        def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[Any]:
+            return [None, 5.0]
+
+    lost, kept = score(Composite(RewardPart(), verifier, Some(), CALIBRATION), HONEST_WRONG, HONEST_WRONG)
+    assert (lost.unscored_by, lost.unscored_cause, lost.rubric.total) == ("reward_model", "reward model: no score", 12)
+    assert kept.score == pytest.approx(0.9)
+
+
+def test_reward_model_and_judge_work_at_the_same_time(verifier: Verifier) -> None:
+    """Each waits until the other has begun: one after the other they would wait for ever."""
+    meeting = threading.Barrier(2, timeout=20)
+
+    class Meets(Model):
+        def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float]:
+            meeting.wait()
+            return [5.0] * len(texts)
+
+    [scores] = score(
+        Composite(RewardPart(), verifier, Meets(), CALIBRATION, Batch(FULL, before=meeting.wait)), HONEST_WRONG
+    )
+    assert scores.score == pytest.approx(0.9)
+
+
+def test_several_threads_may_score_at_once(verifier: Verifier) -> None:
+    inside, most = [], []  # type: list[int], list[int]
+
+    class OneAtATime(Model):
+        def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float]:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.005)
+            inside.pop()
+            return [5.0] * len(texts)
+
+    composite = Composite(RewardPart(), verifier, OneAtATime(), CALIBRATION)
+    with ThreadPoolExecutor(6) as pool:
+        done = list(pool.map(lambda _: score(composite, HONEST_WRONG, CORRECT), range(12)))
+    assert all([s.gate for s in scores] == ["scored", "correct"] for scores in done)
+    assert max(most) == 1
+    assert (composite.counts["scored"], composite.counts["judge_saved"]) == (12, 12)

@@ -60,10 +60,13 @@ def _rows(context: Context) -> dict[str, Problem]:
 def _with_scores(
     composite: Composite, verifier: Verifier, problems: Sequence[Problem], responses: Sequence[Response]
 ) -> list[Response]:
-    verdicts = verifier.verify([p.answer for p in problems], [r.text for r in responses])
     scores = composite(problems, [r.text for r in responses], [r.finish for r in responses])
+    skipped = [i for i, s in enumerate(scores) if s.verdict is None]  # malformed: the composite did not look further
+    late = verifier.verify_problems([problems[i] for i in skipped], [responses[i].text for i in skipped])
+    verdicts = {i: s.verdict for i, s in enumerate(scores)} | dict(zip(skipped, late, strict=True))
     return [
-        r.model_copy(update={"verdict": v, "scores": s}) for r, v, s in zip(responses, verdicts, scores, strict=True)
+        r.model_copy(update={"verdict": verdicts[i], "scores": s})
+        for i, (r, s) in enumerate(zip(responses, scores, strict=True))
     ]
 
 
