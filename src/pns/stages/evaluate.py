@@ -30,7 +30,7 @@ def evaluate(context: Context, model_stage: str) -> None:
     with context.verifier() as verifier:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
-            verdicts = verifier.verify([p.answer for p in rows], [r.text for r in responses])
+            verdicts = verifier.verify_problems(rows, [r.text for r in responses])
             return [r.model_copy(update={"verdict": v}) for r, v in zip(responses, verdicts, strict=True)]
 
         for name, split in sets.items():

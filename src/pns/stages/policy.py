@@ -129,7 +129,7 @@ def rollouts(context: Context, split: str) -> None:
     with context.verifier() as verifier:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
-            verdicts = verifier.verify([p.answer for p in rows], [r.text for r in responses])
+            verdicts = verifier.verify_problems(rows, [r.text for r in responses])
             done = [r.model_copy(update={"verdict": v}) for r, v in zip(responses, verdicts, strict=True)]
             if split != "pairs":
                 return done
@@ -183,7 +183,7 @@ def references(context: Context, problems: Sequence[Problem]) -> dict[str, Respo
     texts = {p.id: to_boxed(p) for p in problems}
     usable = [(p, text) for p in problems if (text := texts[p.id])]
     with context.verifier() as verifier:
-        verdicts = verifier.verify([p.answer for p, _ in usable], [t for _, t in usable])
+        verdicts = verifier.verify_problems([p for p, _ in usable], [t for _, t in usable])
     return {
         p.id: Response(problem_id=p.id, text=t, index=0, source="reference", verdict=verdict)
         for (p, t), verdict in zip(usable, verdicts, strict=True)
