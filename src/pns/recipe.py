@@ -253,7 +253,7 @@ class JudgeServerPart(Part):
         "auto", description="whether to send response_format with the verdict's JSON schema; auto: ask the server once"
     )
     cache: Path | None = Field(Path(".pns-cache/judge.sqlite"), description="verdicts kept on disk; null: none")
-    max_calls: int | None = Field(None, ge=1, description="budget in requests of one process; past it, unscored")
+    max_calls: int | None = Field(None, ge=1, description="budget in requests for verdicts, retries too; past it, unscored")
     max_total_tokens: int | None = Field(None, ge=1, description="budget in prompt and completion tokens")
     steps_gate: int = Field(
         0,

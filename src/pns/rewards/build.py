@@ -56,7 +56,13 @@ def build_judge(part: RewardPart) -> Judge | JudgeFunction | Any:
     if part.judge in ("steps", "none"):
         return part.judge
     if part.judge_server is not None:
-        from pns.rewards.judge import ServerJudge
+        try:
+            from pns.rewards.judge import ServerJudge
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"a judge behind a server needs {error.name}", field="reward.judge_server",
+                remedy='install it: pip install "plausible-negatives[server]"',
+            ) from None  # fmt: skip
 
         return ServerJudge(part.judge_server)
     return load_callable(part.judge, "reward.judge")
