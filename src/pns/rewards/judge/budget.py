@@ -1,0 +1,62 @@
+"""A budget in requests and in tokens that stops cleanly: what is past it is not asked, what is under way finishes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+
+class Budget:
+    """Counts requests and tokens against limits; None is no limit. Safe to use from several threads.
+
+    The limit in requests is exact. The one in tokens is looked at before each request, when nobody knows yet what it
+    will cost, so the requests that are under way at that time (at most `concurrency`) may go over it.
+    """
+
+    def __init__(self, max_calls: int | None, max_tokens: int | None) -> None:
+        self.max_calls, self.max_tokens = max_calls, max_tokens
+        self.calls = self.tokens = 0
+        self._lock = threading.Lock()
+
+    @property
+    def spent(self) -> str | None:
+        """Which limit is reached, in words, or None."""
+        if self.max_calls is not None and self.calls >= self.max_calls:
+            return f"max_calls: {self.max_calls} is reached"
+        if self.max_tokens is not None and self.tokens >= self.max_tokens:
+            return f"max_total_tokens: {self.max_tokens} is reached"
+        return None
+
+    def take(self) -> bool:
+        """One more request, if there is any left."""
+        with self._lock:
+            if self.spent is not None:
+                return False
+            self.calls += 1
+            return True
+
+    def add(self, tokens: int) -> None:
+        """What a request has cost."""
+        with self._lock:
+            self.tokens += tokens
+
+
+def tokens_of(usage: Any) -> tuple[int, int] | None:
+    """(prompt, completion) tokens as the server reports them, or None where it reports nothing that can be believed."""
+    if not isinstance(usage, dict):
+        return None
+    prompt, completion, total = (usage.get(key) for key in ("prompt_tokens", "completion_tokens", "total_tokens"))
+    if not _count(prompt) or not _count(completion):
+        return None
+    # Some servers count hidden reasoning in the total alone.
+    hidden = total - prompt - completion if _count(total) else 0
+    return prompt, completion + max(0, hidden)
+
+
+def most_tokens(prompt: str, max_tokens: int) -> tuple[int, int]:
+    """What a request can have cost at most, where the server does not say: a token is at least one byte."""
+    return len(prompt.encode("utf-8", "replace")), max_tokens
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 10**9
