@@ -174,6 +174,7 @@ BAD = [
     (rows(2), ("--out", "in.jsonl"), ("this is the input",)),
     (rows(2), ("--out", "x.txt"), (".jsonl or .parquet",)),
     (rows(2), ("--problem-id", "id"), ("--problem-id: points into no file",)),
+    (rows(2), ("--problems", "gsm8q"), ("gsm8q",)),
 ]
 
 
@@ -289,7 +290,7 @@ def labels() -> Path:
 def test_gsm8k_solutions_through_the_join(pns: Any, labels: Path) -> None:
     command = ("verify", labels / "gsm8k_model_solutions.jsonl", "--answer", "final_answer", "--label",
                "final_answer_correct", "--out", ".", "--json")  # fmt: skip
-    joined = json.loads(pns(*command, "--problems", DATA / "math" / "gsm8k.test.jsonl"))
+    joined = json.loads(pns(*command, "--problems", "gsm8k", env={"PNS_DATA": str(DATA.resolve())}))
     assert (joined["rows"], joined["disagree"]) == (5276, 0)
     assert joined["by_label"]["correct"] == {"correct": joined["correct"]}
     assert joined == json.loads(pns(*command, "--gold", "answer", "--fresh"))

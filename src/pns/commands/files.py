@@ -24,12 +24,12 @@ OPTIONS = {
 
 
 def problems_by_id(source: str | None) -> dict[str, Problem] | None:
-    """Problems of a file, or of a benchmark by its name, by id; None for None. Raises UserError as `load_problems`."""
+    """Problems of a file, or of a set by its name (`pns problems list`), by id; None for None. Raises UserError as `load`."""
     if source is None:
         return None
-    from pns.problems.files import load_problems
+    from pns.problems.registry import load
 
-    return {problem.id: problem for problem in load_problems(Path(source))}
+    return {problem.id: problem for problem in load(source).problems}
 
 
 def id_column(path: Path, given: str | None) -> str | None:

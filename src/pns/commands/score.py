@@ -22,7 +22,8 @@ def _column(help: str) -> Any:
 
 def score(
     file: Annotated[
-        Path, typer.Argument(help=".jsonl, .csv, .tsv or .parquet, one response a row.", metavar="FILE", show_default=False)
+        Path,
+        typer.Argument(help=".jsonl, .csv, .tsv or .parquet, one response a row.", metavar="FILE", show_default=False),
     ],
     recipe: Annotated[
         Path,
@@ -36,9 +37,16 @@ def score(
     gold: Annotated[str | None, _column("Gold answers. Default: answer.")] = None,
     response: Annotated[str | None, _column("Responses. Default: response.")] = None,
     finish: Annotated[str | None, _column("stop, or length where the response was cut off.")] = None,
-    label: Annotated[str | None, _column("True or false: whether the source calls it correct. Tables are by label.")] = None,
+    label: Annotated[
+        str | None, _column("True or false: whether the source calls it correct. Tables are by label.")
+    ] = None,
     problems: Annotated[
-        str | None, typer.Option(help="Problems and gold answers stand in this file.", metavar="FILE", show_default=False)
+        str | None,
+        typer.Option(
+            help="Problems and gold answers stand here: a file, or a set (`pns problems list`).",
+            metavar="FILE|NAME",
+            show_default=False,
+        ),
     ] = None,
     problem_id: Annotated[str | None, _column("Points into --problems. Default: problem_id.")] = None,
     id: Annotated[str | None, _column("Names a row in the output. Default: id, if there is one.")] = None,
@@ -56,15 +64,18 @@ def score(
         Path | None,
         typer.Option(help="Output, .jsonl or .parquet, or a folder. Default: FILE.scores.jsonl.", show_default=False),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Discard an unfinished output, replace a finished one.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Discard an unfinished output, replace a finished one.")
+    ] = False,
     batch: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Responses scored together; a stop loses fewer. Default: 64, or 8 for each of the judge's requests.",
+            min=1,
+            help="Responses scored together; a stop loses fewer. Default: 64, or 8 for each of the judge's requests.",
             show_default=False,
         ),
     ] = None,
-) -> None:  # fmt: skip
+) -> None:
     """The composite reward of every response: gates, terms, what it pays, and why. One row of output a response.
 
     Ctrl-C stops, the same command goes on. A judge or reward model that fails on too many responses of a batch
@@ -76,7 +87,7 @@ def score(
 
       pns score math_cot_100x8.jsonl --recipe recipes/reward.yaml --label final_answer_correct --all-terms
 
-      pns score samples.parquet --problems gsm8k.test.jsonl --response text --recipe recipes/reward.yaml
+      pns score samples.parquet --problems gsm8k --response text --recipe recipes/reward.yaml
       --out scores.parquet reward.judge=none
     """
     with errors():
@@ -91,9 +102,18 @@ def score(
 
 
 def _score(
-    path: Path, recipe: Path, overrides: list[str], columns: dict[str, str | None], source: str | None,
-    calibration: Path | None, *, all_terms: bool, out: Path | None, fresh: bool, batch: int | None,
-) -> None:  # fmt: skip
+    path: Path,
+    recipe: Path,
+    overrides: list[str],
+    columns: dict[str, str | None],
+    source: str | None,
+    calibration: Path | None,
+    *,
+    all_terms: bool,
+    out: Path | None,
+    fresh: bool,
+    batch: int | None,
+) -> None:
     from pns import __version__
     from pns.commands.files import Table, id_column, joined, problems_by_id, run
     from pns.commands.tables import score_tables
@@ -103,6 +123,7 @@ def _score(
     from pns.rewards.build import build_composite
     from pns.scoring import VERSION, ColumnScorer, reward_marks, score_schema, scoring
     from pns.tally import ScoreTally
+    from pns.verify.version import VERIFIER
 
     part = load_reward(recipe, overrides)
     _reward_column_fits(columns, calibration, part)
@@ -121,7 +142,7 @@ def _score(
     table = Table(path, Columns(**meant), problems_by_id(source))
     squash = _calibration(calibration, table.about, path) if columns["reward"] else None
     marks = {
-        "pns": f"{__version__}, rows {VERSION}", **table.marks(), "reward": reward_marks(part),
+        "pns": f"{__version__}, rows {VERSION}, verifier {VERIFIER}", **table.marks(), "reward": reward_marks(part),
         "calibration": squash and squash.model_dump(mode="json"), "--all-terms": all_terms,
     }  # fmt: skip
     tally = ScoreTally()

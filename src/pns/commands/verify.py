@@ -64,7 +64,11 @@ def verify(
     label: Annotated[str | None, _column("True or false: prints where verdict and label disagree.")] = None,
     problems: Annotated[
         str | None,
-        typer.Option(help="Gold answers stand in these problems (a file).", metavar="FILE", show_default=False),
+        typer.Option(
+            help="Gold answers stand in these problems: a file, or a set (`pns problems list`).",
+            metavar="FILE|NAME",
+            show_default=False,
+        ),
     ] = None,
     problem_id: Annotated[str | None, _column("Points into --problems. Default: problem_id.")] = None,
     id: Annotated[str | None, _column("Names a row in the output. Default: id, if there is one.")] = None,
@@ -107,7 +111,7 @@ def verify(
 
       pns verify samples.jsonl --gold answer --response response --label final_answer_correct
 
-      pns verify answers.jsonl --answer final_answer --problems gsm8k.test.jsonl --problem-id problem_id
+      pns verify answers.jsonl --answer final_answer --problems gsm8k --problem-id problem_id
     """
     if what == ["-h"]:
         typer.echo(ctx.get_help())
@@ -225,6 +229,7 @@ def _rows(
     from pns.scoring import VERSION, verdict_schema, verifying
     from pns.tally import VerdictTally
     from pns.verify import Verifier
+    from pns.verify.version import VERIFIER
 
     if columns["answer"] and columns["response"]:
         raise UserError("--answer and --response exclude each other", field="--answer", remedy="name one of them")
@@ -240,7 +245,7 @@ def _rows(
     }
     table = Table(path, Columns(**meant), problems_by_id(source), defaults)
     marks = {
-        "pns": f"{__version__}, rows {VERSION}",
+        "pns": f"{__version__}, rows {VERSION}, verifier {VERIFIER}",
         **table.marks(),
         "format": format,
         "cpu_seconds": cpu_seconds,
