@@ -179,7 +179,8 @@ def overlaps(
 
     Args:
         train, benchmarks: each is read once.
-        hold: the side that is kept in memory; the smaller one. It changes the order of the pairs and nothing else.
+        hold: the side that is kept in memory; the smaller one. It changes the order of the pairs and nothing else, but
+            for what MAX_POSTING says.
     Yields: pairs in the order of the side that is read, one at a time; for each of its problems first by rule `text`.
     """
     rule = rule or Rule()

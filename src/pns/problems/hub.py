@@ -71,7 +71,7 @@ def fetch(hub: Hub, revision: str | None = None) -> tuple[list[Problem], list[st
         cause = " ".join(str(error).split())[:300]
         raise UserError(
             f"{hub.id} at {commit} cannot be read from the hub: {type(error).__name__}: {cause}",
-            remedy="check the network (HF_HUB_OFFLINE must not be set), or set PNS_DATA to a folder with the files",
+            remedy="check the network (and HF_HUB_OFFLINE), or set PNS_DATA to a folder with the files",
         ) from None
     problems = map_rows(hub, found)
     notes = [] if _COMMIT.fullmatch(commit) else [f"{hub.id}: {commit!r} is no commit, so its rows may change"]

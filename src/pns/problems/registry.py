@@ -1,8 +1,8 @@
 """The problem sets that go by a name: a table, and how each becomes Problems.
 
 A set is read from the data folder (`PNS_DATA`, or ../shared/data) where its file is there, else from the hub at a
-pinned commit. Wherever a name is taken, the path of a file is taken, too: a name of the table wins, `./gsm8k` is a
-file. Hub ids and commits are those that public programs pin (each was found in at least two); local files are known
+pinned commit. Wherever a name is taken, the path of a file is taken, too: a name of the table wins, and on the command
+line `./gsm8k` is a file. Hub ids and commits are those that public programs pin (each was found in at least two); local files are known
 by their sha256.
 """
 
@@ -112,7 +112,7 @@ SETS: dict[str, ProblemSet] = {
                 "olympiadbench-2045: the answer `t(0,4]` lost its relation sign.",
                 "olympiadbench-1760: the answer mixes `$` and a unit.",
                 "15 relay problems have the value of T from the 674-row release (meta.statement_corrected).",
-                "2791, 2890 and 2895 are MATH training problems; 2607, 2644 and 2794 are, too, in other words.",
+                "2644, 2791, 2890 and 2895 are MATH training problems; 2607 and 2794 are, too, in other words.",
                 "One row states a tolerance (2592, 0.1); several answers stand in one text, separated by commas.",
             ),
         ),
