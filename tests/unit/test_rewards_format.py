@@ -32,6 +32,11 @@ def failures(text: str, **changes: object) -> tuple[str, ...]:
         "We add the apples first.\nThat gives seventeen.\n\\[ \\boxed{17} \\]",
         "I made no mistake here: 12 + 5 = 17.\n\\boxed{17}",
         "If 3 is wrong, 5 remains; 12 + 5 = 17. \\boxed{17}",
+        "So 12 + 5 = 17, that is \\(\\boxed{17}\\) square feet.",
+        "So 12 + 5 = 17.\n\\[\n\\boxed{17}\n\\] meters.",
+        "So 12 + 5 = 17.\n\\[ \\boxed{17} \\text{ kilometers} \\]",
+        "So we add the zeros of the list, one by one, to what we have: 0 + 0 + 0 + 0 + 0 + 0 + 0 + 12 + 5, and that "
+        "leaves the two numbers that count, so the sum of all of them together is \\boxed{17}",
     ],
 )
 def test_well_formed(text: str) -> None:
@@ -48,6 +53,9 @@ def test_well_formed(text: str) -> None:
         ("many_answers", GOOD + " \\boxed{"),
         ("answer_not_last", GOOD + "\nBut let us check this again."),
         ("answer_not_last", GOOD + "." * 50),
+        ("answer_not_last", GOOD + " but that is wrong."),
+        ("answer_not_last", GOOD + "\nor maybe something else"),
+        ("answer_not_last", GOOD + " of which five are green, and so on and so forth."),
         ("no_reasoning", "\\boxed{20}"),
         ("no_reasoning", "The answer is \\boxed{20}"),
         ("chat_tokens", "<|im_start|>" + GOOD),
@@ -125,3 +133,17 @@ def test_human_solutions_are_well_formed() -> None:
             format_failures(text, problem=row["problem"], finish="stop", answer_format="boxed", max_chars=20_000) != ()
         )
     assert bad <= 0.02 * len(rows)
+
+
+def test_real_correct_solutions_are_mostly_well_formed() -> None:
+    """Of 728 samples labelled correct, 24 are malformed at most, most of them for a second box."""
+    given = os.environ.get("PNS_DATA")
+    root = Path(given) if given else Path(__file__).parents[3] / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip("no data directory: set PNS_DATA")
+    lines = (root / "cot_labels" / "math_cot_100x8.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    rows = [row for row in map(json.loads, lines) if row["final_answer_correct"]]
+    failed = [format_failures(row["response"], problem=row["problem"]) for row in rows]
+    assert len(rows) == 728
+    assert sum(bool(names) for names in failed) <= 24
+    assert sum("many_answers" in names for names in failed) == 18

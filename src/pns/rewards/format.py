@@ -11,11 +11,18 @@ from typing import Literal
 
 from pns.verify.extract import Extraction, count_marks, extract
 
-SAME_LINE = 3
-NGRAM, SAME_NGRAM = 6, 4
+SAME_LINE, LINE_SHARE = 3, 0.25
+NGRAM, SAME_NGRAM, NGRAM_SHARE = 6, 4, 1 / 3
+LOOP_WORDS, LOOP_TIMES, LOOP_LENGTH = 20, 4, 8
 COPY_NGRAM, COPY_SHARE, COPY_MIN_WORDS = 6, 0.6, 12
 
 _TAIL = re.compile(r"[\s.,;:!$*_)\]}\"'\\]*")
+_TAKES_BACK = (
+    "not|no|wrong|incorrect|false|mistakes?|errors?|but|wait|actually|however|instead|should|correct|right|or|oops"
+)
+_UNIT_TAIL = re.compile(rf"(?:(?!(?:{_TAKES_BACK})\b)[A-Za-z]{{1,14}}\b[ ]?){{1,6}}[.\s$)\]\\]*", re.IGNORECASE)
+_LETTERS = re.compile(r"[^\W\d_]{3}")
+_TEXT = re.compile(r"\\(?:text|mathrm|mbox) ?\{([^{}]*)\}")
 _SENTENCE = re.compile(r"\n+|(?<=[.!?])\s+")
 _WORD = re.compile(r"\w+", re.ASCII)
 _STEP = re.compile(r"[0-9)}]\s*(?:[-+*/=×÷]|\\times|\\div|\\cdot)")
@@ -68,7 +75,13 @@ class Sample:
 
 
 def _answer_not_last(s: Sample) -> bool:
-    return _TAIL.fullmatch(s.after) is None or len(s.after.split()) > 4 or len("".join(s.after.split())) > 8
+    """More than closing marks after the answer. A unit may follow on its line (`\\boxed{10}\\) square feet.`)."""
+    after = _TEXT.sub(r"\1", s.after)
+    marks = _TAIL.match(after)
+    shut, rest = (marks.group(), after[marks.end() :]) if marks else ("", after)
+    if _UNIT_TAIL.fullmatch(rest) and ("\n" not in shut or "]" in shut):
+        return False
+    return bool(rest) or len(after.split()) > 4 or len("".join(after.split())) > 8
 
 
 def _no_reasoning(s: Sample) -> bool:
@@ -80,12 +93,37 @@ def _no_reasoning(s: Sample) -> bool:
 
 
 def _repetition(s: Sample) -> bool:
-    """The same line 3 times, the same 6 words in a row 4 times, or up to 8 characters 20 times on end."""
+    """The same line 3 times in a quarter of the lines, the same 6 words 4 times in a third of the text, up to 20 words
+    4 times on end, or up to 8 characters 20 times on end.
+
+    The shares spare long solutions that list cases in the same words; a text that runs in circles is caught by the
+    loops.
+    """
     lines = Counter(line.strip().lower() for line in s.text.splitlines() if _WORD.search(line))
-    if lines and max(lines.values()) >= SAME_LINE:
+    if lines and max(lines.values()) >= max(SAME_LINE, LINE_SHARE * lines.total()):
+        return True
+    if _loops(s.words) or _CHAR_RUN.search(s.text) is not None:
         return True
     grams = Counter(zip(*(s.words[i:] for i in range(NGRAM)), strict=False))
-    return (bool(grams) and max(grams.values()) >= SAME_NGRAM) or _CHAR_RUN.search(s.text) is not None
+    often = {gram for gram, count in grams.items() if count >= SAME_NGRAM}
+    if not often:
+        return False
+    starts = (i for i in range(len(s.words) - NGRAM + 1) if tuple(s.words[i : i + NGRAM]) in often)
+    covered = {j for i in starts for j in range(i, i + NGRAM)}
+    return len(covered) >= NGRAM_SHARE * len(s.words)
+
+
+def _loops(words: list[str]) -> bool:
+    """Whether up to 20 words stand 4 times on end, 8 words or more in all. `0 + 0 + 0` is a sum, no loop."""
+    for period in range(1, LOOP_WORDS + 1):
+        run = 0
+        for i in range(period, len(words)):
+            run = run + 1 if words[i] == words[i - period] else 0
+            if run >= max((LOOP_TIMES - 1) * period, LOOP_LENGTH - period):
+                if any(_LETTERS.match(word) for word in words[i - period : i]):
+                    return True
+                run = 0
+    return False
 
 
 def _copies_problem(s: Sample) -> bool:
