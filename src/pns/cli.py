@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 import pns
+from pns.commands.audit import app as audit_app
 from pns.commands.common import BUG, console, errors, fail
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
@@ -286,6 +287,7 @@ def report(run_dir: RunArgument) -> None:
 
 app.command("verify", context_settings=SETTINGS)(verify)
 app.command("score")(score)
+app.add_typer(audit_app, name="audit")
 app.add_typer(problems_app, name="problems")
 
 

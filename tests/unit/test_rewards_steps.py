@@ -19,6 +19,22 @@ PROBLEM = "Mia has 12 apples. Mia finds 5 apples. Mia gives 3 apples to Tom. How
 HONEST_WRONG = "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20\nThe answer is \\boxed{20}"
 
 
+# What looks like a statement and is none, or says more than its numbers.
+MISREAD = (
+    r"18 \div 4 = 4 \text{ remainder } 2",
+    r"\frac{2}{3} = 0.\overline{6}",
+    "a + 2(-4) = 15",
+    r"a(1 + \frac{3}{2}) = 40",
+    "(a - 6)(a + 3) = 0",
+    r"3\frac{4}{5} = 4",
+    r"\frac{1}{2} (44 + 1) = 22",
+    r"4 ( 5 - 6 ) = 3",
+    r"0 + 1 = \frac{4}{5}(x - 3)",
+    r"\frac12 = 3",
+    r"\frac{" * 400 + "1" + "}{2}" * 400 + " = 3",
+)
+
+
 def total(response: str, answer: str | None, problem: str = PROBLEM) -> int:
     return judge_steps(problem, response, answer).total
 
@@ -47,6 +63,9 @@ def total(response: str, answer: str | None, problem: str = PROBLEM) -> int:
         ("2 + 3 * 4 = 14", "14", True),
         ("2 + 3 * 4 = 20", "20", False),
         ("x = 3 + 4 = 7", "7", True),
+        (r"\frac{\frac{40}{3}}{\frac{2}{3}} = \frac{40}{3} \cdot \frac{3}{2} = 20", "20", True),
+        (r"\frac{14}{2}(105 + 196) = 7(301) = 2107", "2107", True),
+        (r"\frac{1}{5}(2) + \frac{13}{5} = \frac{15}{5} = 4", "4", False),
         ("12 + 5\n= 17", "17", True),
         ("6 * 2 = 12 + 3 = 15", "15", False),
     ],
@@ -56,7 +75,9 @@ def test_one_statement(text: str, result: str, right: bool) -> None:
     assert (step.result, step.right) == (Fraction(result), right)
 
 
-@pytest.mark.parametrize("text", ["2x + 3 = 7", "2^3 + 1 = 9", "x = 5", "10 + = 10", "5 / 0 = 3", "12", "", "= = 3"])
+@pytest.mark.parametrize(
+    "text", ["2x + 3 = 7", "2^3 + 1 = 9", "x = 5", "10 + = 10", "5 / 0 = 3", "12", "", "= = 3", *MISREAD]
+)
 def test_what_cannot_be_read_is_left_out(text: str) -> None:
     assert not any(step.right for step in find_steps(text))
     assert len(find_steps(text)) <= (text == "5 / 0 = 3")

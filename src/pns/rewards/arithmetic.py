@@ -18,11 +18,12 @@ from pns.verify.numbers import rounds_to
 
 MAX_TOKENS = 60
 MAX_CHARS = 20_000
+MAX_GROUP, MAX_DEPTH = 300, 4
 
 _NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}"
 _TOKEN = re.compile(
-    rf"""(?P<number>(?:\\?[$€£]\s?)?(?P<digits>{_NUMBER})(?![0-9])(?P<percent>\s?\\?%)?)
-    |(?P<frac>\\[dt]?frac\s?\{{(?P<above>[^{{}}\n]{{1,60}})\}}\s?\{{(?P<below>[^{{}}\n]{{1,60}})\}})
+    rf"""(?P<number>(?:\\?[$€£]\s?)?(?P<digits>{_NUMBER})(?![0-9]|\.?\\overline)(?P<percent>\s?\\?%)?)
+    |(?P<frac>\\[dtc]?frac(?![a-z]))
     |(?P<op>\\times(?![a-z])|\\cdot(?![a-z])|\\div(?![a-z])|[-+*/×·÷−])
     |(?P<equals>=|≈|\\approx(?![a-z]))
     |(?P<left>\()|(?P<right>\))
@@ -159,8 +160,10 @@ def _runs(text: str) -> Iterator[list[list[_Token]]]:
         yield run
 
 
-def _tokens(text: str, offset: int) -> Iterator[_Token]:
-    for m in _TOKEN.finditer(text):
+def _tokens(text: str, offset: int, depth: int = 0) -> Iterator[_Token]:
+    at = 0
+    while (m := _TOKEN.match(text, at)) is not None:
+        at = m.end()
         start, end = m.start() + offset, m.end() + offset
         kind = m.lastgroup or ""
         if m["number"]:
@@ -169,14 +172,8 @@ def _tokens(text: str, offset: int) -> Iterator[_Token]:
             places = len(digits.partition(".")[2])
             yield _Token("number", start, end, value, places=places, percent=bool(m["percent"]))
         elif m["frac"]:
-            yield _Token("(", start, start)
-            for name in ("above", "below"):
-                if name == "below":
-                    yield _Token("op", start, start, text="/")
-                yield _Token("(", start, start)
-                yield from _tokens(m[name], m.start(name) + offset)
-                yield _Token(")", end, end)
-            yield _Token(")", end, end)
+            made, at = _fraction(text, at, m.start(), offset, depth)
+            yield from made
         elif m["op"]:
             yield _Token("op", start, end, text=_OPS.get(m["op"], m["op"]))
         elif m["equals"]:
@@ -190,6 +187,36 @@ def _tokens(text: str, offset: int) -> Iterator[_Token]:
             yield _Token("poison" if poison else "break", start, end)
 
 
+def _fraction(text: str, at: int, begin: int, offset: int, depth: int) -> tuple[list[_Token], int]:
+    """The tokens `((above)/(below))` of a `\\frac` whose name ends at `at`, and where the text goes on after it.
+
+    Without two closed groups it spoils its piece: `\\frac12` and the like are not read.
+    """
+    above = _group(text, at)
+    below = _group(text, above[1] + 1) if above else None
+    if above is None or below is None or depth >= MAX_DEPTH:
+        return [_Token("poison", begin + offset, at + offset)], at
+    start, end = begin + offset, below[1] + 1 + offset
+    left, right = _Token("(", start, start), _Token(")", end, end)
+    inner = [list(_tokens(text[i:j], i + offset, depth + 1)) for i, j in (above, below)]
+    return [left, left, *inner[0], right, _Token("op", start, start, text="/"), left, *inner[1], right, right], below[
+        1
+    ] + 1
+
+
+def _group(text: str, at: int) -> tuple[int, int] | None:
+    """Begin and end of what the brace at `at` (one space before it allowed) encloses; None where it is not closed."""
+    at += text[at : at + 1] == " "
+    if text[at : at + 1] != "{":
+        return None
+    depth = 0
+    for i in range(at, min(len(text), at + MAX_GROUP)):
+        depth += (text[i] == "{") - (text[i] == "}")
+        if depth == 0:
+            return at + 1, i
+    return None
+
+
 def _word(word: str, text: str, at: int, start: int, end: int) -> _Token:
     """A word is a unit, a times sign (`3 x 4`), `of` (`20% of 50`), or a letter of algebra, which spoils its piece."""
     before, after = text[max(0, at - 2) : at], text[at + len(word) : at + len(word) + 2]
@@ -197,6 +224,10 @@ def _word(word: str, text: str, at: int, start: int, end: int) -> _Token:
         return _Token("op", start, end, text="*")
     if word.lower() == "of" and re.search(r"%\s$", before):
         return _Token("op", start, end, text="*")
+    if word.lower() in ("remainder", "mod", "modulo") or (word == "R" and before[-1:] in " 0123456789"):
+        return _Token("poison", start, end)  # 18 / 4 = 4 remainder 2: the result is not all of it
+    if word in ("a", "A", "I") and (re.match(r"\s?[-+*/=^_()]", after) or re.search(r"[-+*/=(^]\s?$", before)):
+        return _Token("poison", start, end)
     attached = at > 0 and (text[at - 1].isdigit() or text[at - 1] in "\\)")
     if (len(word) == 1 and word not in "aAI") or (attached and len(word) < 3 and text[at - 1] != ")"):
         return _Token("poison", start, end)
@@ -220,7 +251,16 @@ def _sides(tokens: list[_Token]) -> list[_Side]:
         starts = token.kind in ("number", "(")
         content = [t for t in piece if t.kind != "unit"]
         if starts and content and content[-1].kind in ("number", ")"):
-            if content[-1].end == token.start and token.kind == "(" and content[-1].start != content[-1].end:
+            fraction = token.kind == "(" and token.end == token.start
+            touching = token.kind == "(" and piece[-1] is content[-1] and token.start - content[-1].end <= 1
+            if (
+                touching
+                and (fraction or token.start > content[-1].end)
+                and (content[-1].kind == "number" or token.start > content[-1].end)
+            ):
+                # `3\\frac{1}{2}` is a mixed number or a product, `4 (5 - 6)` a product or a remark
+                piece.append(_Token("poison", token.start, token.start))
+            elif touching and token.start == content[-1].end:
                 piece.append(_Token("op", token.start, token.start, text="*"))
             else:
                 pieces.append([])

@@ -73,7 +73,7 @@ class Composite:
             )
         self.part, self.verifier = part, verifier
         self.reward_model, self.calibration = reward_model, calibration
-        self.judge = _as_judge(judge)
+        self.judge = as_judge(judge)
         self.counts: Counter[str] = Counter()
         self._counting, self._scoring = threading.Lock(), threading.Lock()
 
@@ -222,7 +222,8 @@ _JUDGE_FAILED: dict[str, UnscoredBy] = {
 }
 
 
-def _as_judge(judge: Literal["steps", "none"] | Judge | JudgeFunction | None) -> Judge | None:
+def as_judge(judge: Literal["steps", "none"] | Judge | JudgeFunction | None) -> Judge | None:
+    """The judge that is meant by `steps`, `none`, a Judge or a plain function. Raises ValueError for another word."""
     if judge is None or judge == "none":
         return None
     if judge == "steps":
