@@ -205,6 +205,14 @@ class ServerPart(Part):
     retries: int = Field(4, ge=0, description="further tries after 429, 5xx or a time-out, with jittered waits")
 
 
+_AT_A_SERVER = ("path", "revision", "name", "server", "batch_size")
+_READ_BY = {
+    "transformers": ("path", "revision", "batch_size", "dtype", "device"),
+    "vllm": (*_AT_A_SERVER, "endpoint"),
+    "sglang": _AT_A_SERVER,
+}
+
+
 class RewardModelSource(Part):
     """The reward model of the composite, where it is not the one that the run itself trains."""
 
@@ -220,7 +228,9 @@ class RewardModelSource(Part):
     server: ServerPart | None = None
     calibration: Path | None = Field(None, description="folder with calibration.json (`pns calibrate` makes one)")
     batch_size: int = Field(16, ge=1, description="sequences in one forward pass or request")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the weights in process; auto: as they were saved"
+    )
     device: Literal["cpu", "cuda"] = "cpu"
 
     @model_validator(mode="after")
@@ -236,6 +246,9 @@ class RewardModelSource(Part):
             raise ValueError("kind: transformers needs path")
         if self.kind not in ("transformers", "vllm", "sglang") and ":" not in self.kind:
             raise ValueError("kind is transformers, vllm, sglang, or my.module:function")
+        for key, field in type(self).model_fields.items():
+            if key not in ("kind", "calibration", *_READ_BY.get(self.kind, ())) and getattr(self, key) != field.default:
+                raise ValueError(f"{key} says nothing to kind: {self.kind}; leave it out")
         return self
 
 
@@ -253,7 +266,9 @@ class JudgeServerPart(Part):
         "auto", description="whether to send response_format with the verdict's JSON schema; auto: ask the server once"
     )
     cache: Path | None = Field(Path(".pns-cache/judge.sqlite"), description="verdicts kept on disk; null: none")
-    max_calls: int | None = Field(None, ge=1, description="budget in requests for verdicts, retries too; past it, unscored")
+    max_calls: int | None = Field(
+        None, ge=1, description="budget in requests for verdicts, retries too; past it, unscored"
+    )
     max_total_tokens: int | None = Field(None, ge=1, description="budget in prompt and completion tokens")
     steps_gate: int = Field(
         0,

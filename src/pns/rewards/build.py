@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
 from pns.recipe import RewardModelSource, RewardPart
 from pns.rewards.composite import Composite, Scorer
+from pns.rewards.identity import ModelMark
 from pns.rewards.judging import Judge, JudgeFunction
 from pns.rewards.reward_model import Calibration
 from pns.verify import Verifier
@@ -26,8 +29,14 @@ def build_composite(
     Raises UserError where a model, server or callable that the part names cannot be had.
     """
     if part.reward_model is not None:
+        folder = _calibrated(part.reward_model)
+        calibration: Calibration | None = Calibration.load(folder)
         scorer: Scorer | None = build_scorer(part.reward_model)
-        calibration: Calibration | None = _calibration(part.reward_model)
+        try:
+            calibration.check(mark_of(part.reward_model, scorer), folder)
+        except UserError:
+            close_scorer(scorer)
+            raise
     else:
         scorer, calibration = trained or (None, None)
     verifier = verifier or Verifier(part.answer_format, part.cpu_seconds, part.verify_workers)
@@ -37,18 +46,31 @@ def build_composite(
 def build_scorer(source: RewardModelSource) -> Scorer:
     """The reward model that a recipe names. See `build_composite`."""
     if source.kind == "transformers":
-        from pns.rewards.reward_model import RewardModel
+        from pns.rewards.reward_model import FittingScorer, RewardModel
 
-        return RewardModel(
-            str(source.path), device=source.device, batch_size=source.batch_size,
-            dtype=source.dtype, revision=source.revision,
+        return FittingScorer(
+            RewardModel(
+                str(source.path), device=source.device, batch_size=source.batch_size,
+                dtype=source.dtype, revision=source.revision,
+            )
         )  # fmt: skip
     if source.kind in ("vllm", "sglang"):
-        from pns.rewards.reward_server import RewardServer
+        try:
+            from pns.rewards.reward_server import RewardServer
 
-        return RewardServer(source)
-    given = load_callable(source.kind, "reward.reward_model.kind")
-    return given if hasattr(given, "score") else _Function(given)
+            return RewardServer(source)
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"a reward model behind a server needs {error.name}", field="reward.reward_model.kind",
+                remedy='install it: pip install "plausible-negatives[server]"',
+            ) from None  # fmt: skip
+    return FunctionScorer(load_callable(source.kind, "reward.reward_model.kind"))
+
+
+def mark_of(source: RewardModelSource, scorer: Scorer) -> ModelMark:
+    """What identifies the reward model of a recipe, for its calibration."""
+    mark = getattr(scorer, "mark", None)
+    return ModelMark(kind=source.kind) if mark is None else mark()
 
 
 def build_judge(part: RewardPart) -> Judge | JudgeFunction | Any:
@@ -82,17 +104,46 @@ def load_callable(path: str, field: str) -> Any:
     return found
 
 
-class _Function:
-    """A user's function (problems, texts) -> scores, as a Scorer."""
+def close_scorer(scorer: Scorer) -> None:
+    """End what a scorer holds open, if anything."""
+    close = getattr(scorer, "close", None)
+    if callable(close):
+        close()
 
-    def __init__(self, function: Any) -> None:
-        self.score = function
+
+class FunctionScorer:
+    """A user's function (problems, texts) -> scores, or object with such a `score`, as a Scorer.
+
+    A score is a number or None; numbers of numpy and torch are taken. Anything else is an error, and so is another
+    count of scores than of texts: the composite then leaves the responses unscored.
+    """
+
+    def __init__(self, given: Any) -> None:
+        self._given, self._score = given, getattr(given, "score", given)
+
+    def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float | None]:
+        """See `Scorer`. Raises what the function raises, TypeError or ValueError for what is no score."""
+        found = list(self._score(list(problems), list(texts)))
+        if len(found) != len(texts):
+            raise ValueError(f"{len(found)} scores for {len(texts)} responses")
+        return [None if score is None else _float(score) for score in found]
+
+    def close(self) -> None:
+        """Close the user's object, where it can be."""
+        close_scorer(self._given)
 
 
-def _calibration(source: RewardModelSource) -> Calibration:
+def _float(score: Any) -> float:
+    if isinstance(score, str | bytes | bool):
+        raise TypeError(f"a score is a {type(score).__name__}, and a number or None is needed")
+    return float(score)
+
+
+def _calibrated(source: RewardModelSource) -> Path:
+    """The folder of its calibration: looked at before a model is loaded for nothing."""
     if source.calibration is None:
         raise UserError(
             "this reward model has no calibration", field="reward.reward_model.calibration",
             remedy="make one from correct responses: pns calibrate FILE --recipe RECIPE --out FOLDER",
         )  # fmt: skip
-    return Calibration.load(source.calibration)
+    return source.calibration

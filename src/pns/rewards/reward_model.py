@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pns.errors import UserError
+from pns.rewards.identity import ModelMark, digest_of_model
+from pns.run import write_atomic
 
 VERSION: Literal[1] = 1
 FILE = "calibration.json"
@@ -25,7 +28,8 @@ MIN_SCALE = 1e-6
 class Calibration(BaseModel):
     """Median and scale of the raw scores of correct responses, and the quantiles of M on them.
 
-    `n` counts those responses; `quantiles` maps "0.05", "0.10", ... "0.95" to values of M in 0..1.
+    `n` counts those responses; `quantiles` maps "0.05", "0.10", ... "0.95" to values of M in 0..1. `model` says whose
+    scores they were; a calibration without it is used unchecked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,9 +39,10 @@ class Calibration(BaseModel):
     median: float = Field(allow_inf_nan=False)
     scale: float = Field(gt=0, allow_inf_nan=False)
     quantiles: dict[str, float]
+    model: ModelMark | None = None
 
     @classmethod
-    def fit(cls, scores: Sequence[float]) -> Calibration:
+    def fit(cls, scores: Sequence[float], model: ModelMark | None = None) -> Calibration:
         """From raw scores of correct responses to held-out problems.
 
         The scale is the interquartile range / 1.349 (a normal distribution's standard deviation); where that is
@@ -50,7 +55,7 @@ class Calibration(BaseModel):
                 remedy="more problems or samples for it, so that some held-out responses are correct",
             )
         scale = (_quantile(raw, 0.75) - _quantile(raw, 0.25)) / 1.349 or statistics.pstdev(raw)
-        bare = cls(n=len(raw), median=statistics.median(raw), scale=max(scale, MIN_SCALE), quantiles={})
+        bare = cls(n=len(raw), median=statistics.median(raw), scale=max(scale, MIN_SCALE), quantiles={}, model=model)
         squashed = [bare.squash(score) for score in raw]
         return bare.model_copy(update={"quantiles": {f"{q:.2f}": _quantile(squashed, q) for q in QUANTILES}})
 
@@ -68,11 +73,19 @@ class Calibration(BaseModel):
         share = (q - QUANTILES[low]) / 0.05
         return a * (1 - share) + b * share
 
+    def check(self, model: ModelMark, directory: str | Path) -> None:
+        """Whether it was made with this model. Raises UserError naming both; `directory` is where it was read."""
+        if self.model is not None and not self.model.same(model):
+            raise UserError(
+                f"belongs to another reward model ({self.model}), and the one in use is {model}",
+                file=Path(directory) / FILE, field="model",
+                remedy="calibrate this one: pns calibrate FILE --recipe RECIPE --out FOLDER",
+            )  # fmt: skip
+
     def save(self, directory: str | Path) -> Path:
-        """Write calibration.json; the directory is made if need be."""
+        """Write calibration.json atomically; the directory is made if need be."""
         path = Path(directory) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_atomic(path, self.model_dump_json(indent=1, exclude_none=True) + "\n")
         return path
 
     @classmethod
@@ -113,12 +126,14 @@ def _quantile(values: Sequence[float], q: float) -> float:
 
 
 class RewardModel:
-    """A sequence classifier with one label, as a scorer.
+    """A sequence classifier with one label, as a scorer. Safe to use from several threads: one forward pass at a time.
 
     Args:
         path: a directory with model and tokenizer, or a hub id. Code that comes with a model is never run.
-        device: a torch device. The weights keep the dtype that they were saved in.
+        device: a torch device.
         batch_size: sequences in one forward pass.
+        dtype: of the weights; `auto` keeps the one that they were saved in. Scores are float32 either way.
+        revision: of the hub, for model and tokenizer.
     Raises UserError where there is no tokenizer or chat template, more than one label, or a padding token that is
     missing or the same as the end token (engines would pool different positions).
     """
@@ -135,7 +150,7 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification
 
         self.path, self.device, self.batch_size = str(path), device, batch_size
-        self.tokenizer = _tokenizer(self.path)
+        self.tokenizer = chat_tokenizer(self.path, revision)
         try:
             model: Any = AutoModelForSequenceClassification.from_pretrained(
                 self.path, dtype=dtype, revision=revision, trust_remote_code=False
@@ -153,8 +168,10 @@ class RewardModel:
                 "the padding token is missing, or is the end token",
                 file=self.path, field="pad_token_id", remedy="give model and tokenizer a padding token of their own",
             )  # fmt: skip
+        self.revision: str | None = getattr(config, "_commit_hash", None) or revision
         self.max_length = getattr(config, "max_position_embeddings", None)
         self.model = model.to(device).eval()
+        self._turn = threading.Lock()
 
     def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float]:
         """Raw scores, any real number, in the order given.
@@ -162,31 +179,58 @@ class RewardModel:
         Each is read as a user and an assistant message in the model's chat template. Raises ValueError where a
         sequence is longer than the model's positions; nothing is cut.
         """
-        import torch
-
-        ids = [self._encode(problem, text) for problem, text in zip(problems, texts, strict=True)]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        scores = [0.0] * len(ids)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            inputs = self.tokenizer.pad(
-                {"input_ids": [ids[i] for i in batch]}, padding=True, padding_side="right", return_tensors="pt"
-            ).to(self.device)
-            with torch.inference_mode():
-                logits = self.model(**inputs).logits[:, 0].float().tolist()
-            for i, value in zip(batch, logits, strict=True):
-                scores[i] = value
+        scores = []
+        for score, ids in self._scored(problems, texts):
+            if score is None:
+                raise ValueError(
+                    f"a sequence of {len(ids)} tokens, and the reward model has {self.max_length} positions"
+                )
+            scores.append(score)
         return scores
 
-    def _encode(self, problem: str, text: str) -> list[int]:
-        messages = [{"role": "user", "content": problem}, {"role": "assistant", "content": text}]
-        ids: list[int] = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-        if self.max_length is not None and len(ids) > self.max_length:
-            raise ValueError(f"a sequence of {len(ids)} tokens, and the reward model has {self.max_length} positions")
-        return ids
+    def score_fitting(self, problems: Sequence[str], texts: Sequence[str]) -> list[float | None]:
+        """As `score`, with None for a sequence that is longer than the model's positions."""
+        return [score for score, _ in self._scored(problems, texts)]
+
+    def mark(self) -> ModelMark:
+        """What identifies the model. A local directory is read for it."""
+        digest = digest_of_model(self.path)
+        return ModelMark(
+            kind="transformers", path=self.path, digest=digest, revision=None if digest is not None else self.revision
+        )
+
+    def _scored(self, problems: Sequence[str], texts: Sequence[str]) -> list[tuple[float | None, list[int]]]:
+        """Score and token ids of each, in order; the score of one that is too long is None."""
+        import torch
+
+        # The tokenizer too: a fast one is no thread's to share while it pads.
+        with self._turn:
+            ids = [encode(self.tokenizer, *row) for row in zip(problems, texts, strict=True)]
+            fitting = [i for i in range(len(ids)) if self.max_length is None or len(ids[i]) <= self.max_length]
+            order = sorted(fitting, key=lambda i: len(ids[i]))
+            scores: list[float | None] = [None] * len(ids)
+            for start in range(0, len(order), self.batch_size):
+                batch = order[start : start + self.batch_size]
+                inputs = self.tokenizer.pad(
+                    {"input_ids": [ids[i] for i in batch]}, padding=True, padding_side="right", return_tensors="pt"
+                ).to(self.device)
+                with torch.inference_mode():
+                    logits = self.model(**inputs).logits[:, 0].float().tolist()
+                for i, value in zip(batch, logits, strict=True):
+                    scores[i] = value
+        return list(zip(scores, ids, strict=True))
 
 
-def _tokenizer(path: str) -> Any:
+class FittingScorer:
+    """A RewardModel as the composite asks for one: what is too long for it has no score, and the others keep theirs."""
+
+    def __init__(self, model: RewardModel) -> None:
+        self.model = model
+        self.score, self.mark = model.score_fitting, model.mark
+
+
+def chat_tokenizer(path: str, revision: str | None = None) -> Any:
+    """The tokenizer of a directory or hub id. Raises UserError where there is none, or one without a chat template."""
     from transformers import AutoTokenizer
 
     missing = UserError("no tokenizer there", file=path, remedy="save the tokenizer beside the model")
@@ -194,9 +238,22 @@ def _tokenizer(path: str) -> Any:
     if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise missing
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError):
         raise missing from None
     if not tokenizer.chat_template:
         raise UserError("the tokenizer has no chat template", file=path, remedy="give it the policy's chat template")
     return tokenizer
+
+
+def encode(tokenizer: Any, problem: str, text: str) -> list[int]:
+    """Token ids of problem and response as a user and an assistant message, with the template's special tokens."""
+    ids: list[int] = tokenizer.apply_chat_template(messages(problem, text), tokenize=True, return_dict=True)[
+        "input_ids"
+    ]
+    return ids
+
+
+def messages(problem: str, text: str) -> list[dict[str, str]]:
+    """The conversation that a reward model reads."""
+    return [{"role": "user", "content": problem}, {"role": "assistant", "content": text}]

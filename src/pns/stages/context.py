@@ -11,7 +11,7 @@ from pns.recipe import Recipe
 from pns.records import Problem, read_parquet
 from pns.rewards.build import build_composite
 from pns.rewards.composite import Composite
-from pns.rewards.reward_model import Calibration, RewardModel
+from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
 from pns.run import read_json, seed_of
 from pns.verify import Verifier
 
@@ -61,4 +61,4 @@ class Context:
             return build_composite(part, verifier)
         folder = self.inputs["reward_model"]
         model = RewardModel(folder / "model", device=self.recipe.runtime.device)
-        return build_composite(part, verifier, (model, Calibration.load(folder)))
+        return build_composite(part, verifier, (FittingScorer(model), Calibration.load(folder)))

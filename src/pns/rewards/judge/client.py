@@ -26,6 +26,7 @@ MAX_BODY = 4 * 2**20
 MAX_SHOWN = 300
 FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 0.5, 30.0
 MAX_RETRY_AFTER_SECONDS = 60.0
+NOT_FOUND = "is this the model's name at the server, and does the URL end as the server's own, often /v1?"
 _FIELD = "reward.judge_server.server"
 _UNSHOWN = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
@@ -63,12 +64,19 @@ class NotAsked(Exception):
 class Client:
     """Connections to one server. Make it and use it on one event loop.
 
+    Args:
+        field: where the settings stand in the recipe, for messages.
+        max_body: bytes of the longest reply that is read.
+        not_found: what may be wrong at status 404.
     Raises UserError for a URL or a key that cannot be used.
     """
 
-    def __init__(self, server: ServerPart) -> None:
-        self._server, self._base = server, check_url(server.url)
-        self._key = read_key(server.api_key_env)
+    def __init__(
+        self, server: ServerPart, field: str = _FIELD, *, max_body: int = MAX_BODY, not_found: str = NOT_FOUND
+    ) -> None:
+        self._server, self._base = server, check_url(server.url, field)
+        self._key = read_key(server.api_key_env, field)
+        self._max_body, self._not_found = max_body, not_found
         self._http: httpx2.AsyncClient | None = None
 
     async def get(self, path: str) -> Any:
@@ -128,7 +136,7 @@ class Client:
         try:
             async with asyncio.timeout(limit):
                 async with self._open().stream(method, self._base + path, content=content) as reply:
-                    return self._read(reply, await _body(reply))
+                    return self._read(reply, await _body(reply, self._max_body))
         except TimeoutError:
             raise ServerFailed(f"no answer within {limit:g} s", again=True, unknown_cost=True) from None
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
@@ -167,7 +175,7 @@ class Client:
         said = "" if status in (401, 403) else self._shown(server_message(body) or data.decode("utf-8", "replace"))
         detail = f"HTTP {status}" + (f": {said}" if said else "")
         if status == 404:
-            detail += " (is this the model's name at the server, and does the URL end as the server's own, often /v1?)"
+            detail += f" ({self._not_found})"
         if again:
             wait = _retry_after(reply.headers.get("retry-after"))
             if wait is not None and wait > MAX_RETRY_AFTER_SECONDS:
@@ -193,16 +201,14 @@ class _Wait(wait_base):
         return max(asked, backoff / 2) + wait_random(0, backoff / 2)(retry_state)
 
 
-async def _body(reply: httpx2.Response) -> bytes:
+async def _body(reply: httpx2.Response, most: int) -> bytes:
     if reply.headers.get("content-encoding", "identity") != "identity":
         raise ServerFailed("the reply is compressed, which was not asked for", status=reply.status_code)
     parts, size = [], 0
     async for part in reply.aiter_raw():
         size += len(part)
-        if size > MAX_BODY:
-            raise ServerFailed(
-                f"the reply is longer than {MAX_BODY} bytes", status=reply.status_code, unknown_cost=True
-            )
+        if size > most:
+            raise ServerFailed(f"the reply is longer than {most} bytes", status=reply.status_code, unknown_cost=True)
         parts.append(part)
     return b"".join(parts)
 
@@ -241,7 +247,7 @@ def _retry_after(value: str | None) -> float | None:
     return seconds if seconds > 0 else None
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, field: str = _FIELD) -> str:
     """The base URL without a slash at its end. Raises UserError, which never shows the part with a password."""
     try:
         parts = urlsplit(url)
@@ -249,21 +255,21 @@ def check_url(url: str) -> str:
     except ValueError:
         fits = False
     if not fits:
-        raise UserError("not an http(s) URL", field=f"{_FIELD}.url", remedy="write e.g. http://localhost:8000/v1")
+        raise UserError("not an http(s) URL", field=f"{field}.url", remedy="write e.g. http://localhost:8000/v1")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError(
-            "holds a user, a query or a fragment", field=f"{_FIELD}.url",
+            "holds a user, a query or a fragment", field=f"{field}.url",
             remedy="write scheme, host, port and path; a key belongs into the variable that api_key_env names",
         )  # fmt: skip
     return url.rstrip("/")
 
 
-def read_key(variable: str | None) -> str | None:
+def read_key(variable: str | None, field: str = _FIELD) -> str | None:
     """The API key from the environment. Raises UserError, which never shows it, where it is missing or cannot be sent."""
     if variable is None:
         return None
     key = os.environ.get(variable, "").strip()
-    field = f"{_FIELD}.api_key_env"
+    field = f"{field}.api_key_env"
     if not key:
         raise UserError(f"the environment variable {variable} is not set", field=field, remedy=f"export {variable}=...")
     if not re.fullmatch(r"[\x21-\x7e]+", key):

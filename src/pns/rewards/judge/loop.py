@@ -52,7 +52,7 @@ class LoopThread:
     def _started(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._closed:
-                raise RuntimeError("this judge is closed")
+                raise RuntimeError(f"{self._name} is closed")
             if self._thread is None:
                 ready = threading.Event()
                 self._thread = threading.Thread(
