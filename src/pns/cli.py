@@ -12,6 +12,7 @@ import typer
 
 import pns
 from pns.commands.audit import app as audit_app
+from pns.commands.calibrate import calibrate
 from pns.commands.common import BUG, console, errors, fail
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
@@ -287,6 +288,7 @@ def report(run_dir: RunArgument) -> None:
 
 app.command("verify", context_settings=SETTINGS)(verify)
 app.command("score")(score)
+app.command("calibrate")(calibrate)
 app.add_typer(audit_app, name="audit")
 app.add_typer(problems_app, name="problems")
 
