@@ -60,7 +60,7 @@ class Request:
     @property
     def code(self) -> str:
         """The code of the quotation."""
-        found = re.search(r"^<<<BEGIN RESPONSE ([0-9a-f]{32})>>>$", self.prompt, re.MULTILINE)
+        found = re.search(r"^<<<BEGIN RESPONSE ([0-9a-f]{16})>>>$", self.prompt, re.MULTILINE)
         assert found is not None
         return found[1]
 

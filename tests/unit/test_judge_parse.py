@@ -59,6 +59,10 @@ def test_the_reason_is_kept() -> None:
         f"The response says {changed(relevance=0)}\n\n{PLAIN}",
         f"```json\n{PLAIN}\n```\nand\n```json\n{PLAIN}\n```",
         f"text\n```json\n{PLAIN}\n```",
+        f"```python\n{PLAIN}\n```",
+        f"```json {PLAIN}```",
+        "```",
+        "```json\n```",
         f"```json\n{PLAIN}",
         f"<think>{PLAIN}",
         f"<think></think>\nSo: {PLAIN}",
@@ -119,6 +123,8 @@ def test_keys_are_exactly_the_four_and_a_reason_each_once(text: str) -> None:
         "{" * 10_000_000,
         "</think>" * 3_000_000,
         "```json\n" * 2_400,
+        "```json\n" + " \n" * 9_000 + "x",
+        "```json\n" + "`" * 19_000,
     ],
 )
 def test_huge_and_deep_replies_end_as_malformed(text: str) -> None:

@@ -45,12 +45,11 @@ def tokens_of(usage: Any) -> tuple[int, int] | None:
     """(prompt, completion) tokens as the server reports them, or None where it reports nothing that can be believed."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion, total = (usage.get(key) for key in ("prompt_tokens", "completion_tokens", "total_tokens"))
-    if not _count(prompt) or not _count(completion):
+    prompt, completion, total = (_count(usage.get(f"{name}_tokens")) for name in ("prompt", "completion", "total"))
+    if prompt is None or completion is None:
         return None
     # Some servers count hidden reasoning in the total alone.
-    hidden = total - prompt - completion if _count(total) else 0
-    return prompt, completion + max(0, hidden)
+    return prompt, max(completion, (total or 0) - prompt)
 
 
 def most_tokens(prompt: str, max_tokens: int) -> tuple[int, int]:
@@ -58,5 +57,5 @@ def most_tokens(prompt: str, max_tokens: int) -> tuple[int, int]:
     return len(prompt.encode("utf-8", "replace")), max_tokens
 
 
-def _count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= 10**9
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value <= 10**9 else None

@@ -11,7 +11,6 @@ have `reason`, a text. A key that comes twice, NaN, or any other value is malfor
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,6 @@ from pns.records import Rubric
 
 MAX_CHARS = 20_000
 DIMENSIONS = ("relevance", "coherence", "completeness", "consistency")
-_FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\s*```", re.DOTALL)
 
 # `reason` comes first, so that a model writes its reasons before it commits itself to numbers. It is required here and
 # optional to the parser: strict modes want every property required. No length or range keywords: some servers refuse
@@ -46,8 +44,6 @@ class Verdict:
 
 def parse_verdict(text: str) -> Verdict:
     """The verdict in a judge's reply, by the rule at the head of this module. Raises MalformedVerdict."""
-    if len(text) > MAX_CHARS:
-        raise MalformedVerdict(f"longer than {MAX_CHARS} characters")
     found = parse_object(text)
     reason = found.pop("reason", "")
     if not isinstance(reason, str):
@@ -65,10 +61,9 @@ def parse_verdict(text: str) -> Verdict:
 
 def parse_object(text: str) -> dict[str, Any]:
     """The one JSON object that a reply consists of. Raises MalformedVerdict."""
-    body = bare(text)
-    fenced = _FENCE.fullmatch(body)
-    if fenced:
-        body = fenced[1].strip()
+    if len(text) > MAX_CHARS:
+        raise MalformedVerdict(f"longer than {MAX_CHARS} characters")
+    body = _unfenced(bare(text))
     if not body:
         raise MalformedVerdict("empty")
     if not body.startswith("{"):
@@ -93,6 +88,14 @@ def bare(text: str) -> str:
     if text.startswith("<think>"):
         raise MalformedVerdict("a think block that never closes")
     return text
+
+
+def _unfenced(body: str) -> str:
+    """What one code fence around all of a text holds; any other text as it is."""
+    first, _, rest = body.partition("\n")
+    if first.rstrip() in ("```", "```json") and rest.endswith("```"):
+        return rest.removesuffix("```").strip()
+    return body
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ Post = Callable[[dict[str, Any]], Awaitable[Any]]
 
 PROBE_TOKENS = 32
 _CODE = 17
-_PROBE = "Reply with the single word: ready"
+PROBE = "Reply with the single word: ready"
 _PROBE_SCHEMA = {
     "type": "object",
     "properties": {"code": {"type": "integer", "enum": [_CODE]}},
@@ -60,7 +60,7 @@ class Dialect:
     def probe(self, part: JudgeServerPart) -> dict[str, Any]:
         """The body of the probe."""
         limit = min(PROBE_TOKENS, part.max_tokens)
-        return self._request(_PROBE, part.temperature, limit, _PROBE_SCHEMA, "probe")
+        return self._request(PROBE, part.temperature, limit, _PROBE_SCHEMA, "probe")
 
     def _request(self, text: str, temperature: float, limit: int, schema: Any, name: str) -> dict[str, Any]:
         # Unknown fields are refused by some servers, so none is sent that is not needed.

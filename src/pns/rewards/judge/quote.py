@@ -1,6 +1,6 @@
 """A text that is quoted as data: between lines with a random code that the text cannot know. (Source: ours.)
 
-The code is 128 random bits, drawn again for every request, and again while it occurs in what is quoted. So nothing that
+The code is 64 random bits, drawn again for every request, and again while it occurs in what is quoted. So nothing that
 a response contains, not even the code of an earlier request, ends its quotation.
 """
 
@@ -29,10 +29,10 @@ def as_data(text: str) -> str:
 
 
 def fresh_code(texts: Iterable[str]) -> str:
-    """A random code, 32 hexadecimal digits, that occurs in none of the texts."""
+    """A random code, 16 hexadecimal digits, that occurs in none of the texts."""
     texts = list(texts)
     while True:
-        code = secrets.token_hex(16)
+        code = secrets.token_hex(8)
         if not any(code in text for text in texts):
             return code
 

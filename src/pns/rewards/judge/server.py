@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from pns.rewards.judge.cache import VerdictCache, key_of
 from pns.rewards.judge.client import Client, NotAsked, ServerFailed
 from pns.rewards.judge.loop import LoopThread
 from pns.rewards.judge.parse import MalformedVerdict, parse_verdict
-from pns.rewards.judge.probe import Dialect, find_model, probe
+from pns.rewards.judge.probe import PROBE, PROBE_TOKENS, Dialect, find_model, probe
 from pns.rewards.judge.prompts import load_prompt
 from pns.rewards.judging import JudgeFailure, Judgement
 from pns.rewards.steps import judge_steps
@@ -70,6 +71,7 @@ class ServerJudge:
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
         self.dialect: Dialect | None = None
         self._model = part.model
+        self._process = os.getpid()
         self._counting = threading.Lock()
         self._places = asyncio.Semaphore(part.server.concurrency)
         self._probing = asyncio.Lock()
@@ -80,8 +82,11 @@ class ServerJudge:
     ) -> list[Judgement]:
         """One Judgement a response, in order. A failure of the server is in it, never raised.
 
-        Raises ValueError when the lengths differ, RuntimeError after `close`.
+        Raises ValueError when the lengths differ, RuntimeError after `close` and in a forked process, which has neither
+        the thread nor a right to the cache's connection.
         """
+        if os.getpid() != self._process:
+            raise RuntimeError("this judge belongs to another process: make one here")
         rows: list[Row] = list(zip(problems, responses, answers, strict=True))
         done: dict[Row, Judgement] = {}
         left = []
@@ -159,8 +164,7 @@ class ServerJudge:
 
     async def _post_probe(self, body: dict[str, Any]) -> Any:
         self._count(probes=1)
-        limit = body.get("max_tokens", body.get("max_completion_tokens"))
-        return await self._post(body, body["messages"][0]["content"], limit, leave=lambda: self._budget.spent)
+        return await self._post(body, PROBE, PROBE_TOKENS, leave=lambda: self._budget.spent)
 
     async def _ask(self, row: Row, key: str, batch: _Batch) -> Judgement:
         async with self._places:
