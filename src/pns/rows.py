@@ -6,6 +6,7 @@ the columns that were asked for are looked at. (Limits and rules: ours.)
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import difflib
 import json
@@ -53,16 +54,10 @@ def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[Row]:
     path = Path(path)
     reader = _READERS[_kind(path)]
     empty = True
-    try:
+    with _told(path):
         for row in reader(path, columns):
             empty = False
             yield row
-    except FileNotFoundError:
-        raise UserError("no such file", file=path, remedy=_nearby(path)) from None
-    except IsADirectoryError:
-        raise UserError("this is a directory", file=path, remedy="name a file inside it") from None
-    except PermissionError:
-        raise UserError("this file cannot be read", file=path, remedy="check its permissions") from None
     if empty:
         raise UserError("no rows in this file", file=path, remedy="give one with at least one row")
 
@@ -71,16 +66,29 @@ def column_names(path: str | Path) -> list[str]:
     """The columns of a file: of the header or schema; in JSONL, of the first row. Raises as `read_rows`."""
     path = Path(path)
     kind = _kind(path)
-    if kind == "parquet":
-        with _parquet(path) as file:
-            return list(file.schema_arrow.names)
-    if kind == "csv":
-        for _, record in _csv_records(path):
-            return record
-    else:
-        for row in read_rows(path, ()):
+    with _told(path):
+        if kind == "parquet":
+            with _parquet(path) as file:
+                return list(file.schema_arrow.names)
+        if kind == "csv":
+            for _, record in _csv_records(path):
+                return record
+        for row in read_rows(path, ()) if kind == "jsonl" else ():
             return list(row.values)
     raise UserError("no rows in this file", file=path, remedy="give one with at least one row")
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the system says about a file that cannot be read, in our words."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise UserError("no such file", file=path, remedy=_nearby(path)) from None
+    except IsADirectoryError:
+        raise UserError("this is a directory", file=path, remedy="name a file inside it") from None
+    except PermissionError:
+        raise UserError("this file cannot be read", file=path, remedy="check its permissions") from None
 
 
 def text(row: Row, column: str) -> str | None:

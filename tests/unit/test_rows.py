@@ -220,3 +220,9 @@ def test_a_cell_of_the_wrong_type_is_named(read: Callable[[Row, str], Any], valu
         read(cell(value), "c")
     assert (caught.value.file, caught.value.line, caught.value.field) == (Path("f.jsonl"), 7, "c")
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_the_columns_of_a_missing_file(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        column_names(tmp_path / f"nowhere.{suffix}")

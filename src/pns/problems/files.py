@@ -94,7 +94,7 @@ def read_statements(path: str | Path, columns: Columns | None = None) -> Iterato
     """
     path = Path(path)
     given = columns or Columns()
-    there = _columns_of(path)
+    there = column_names(path)
     names = {field: getattr(given, field) or field for field in _REQUIRED}
     for field, column in given.named().items():
         if column not in there:
@@ -137,7 +137,7 @@ def _from_jsonl(path: Path) -> Iterator[tuple[int, Problem]]:
 
 
 def _from_table(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
-    there = _columns_of(path)
+    there = column_names(path)
     named = columns.named()
     for field, column in named.items():
         if column not in there:
@@ -150,11 +150,6 @@ def _from_table(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
         _check_keys(dict.fromkeys(there), path, 1)
     for row in read_rows(path, list(names.values())):
         yield row.line, _from_row(row, names)
-
-
-def _columns_of(path: Path) -> list[str]:
-    next(read_rows(path, ()), None)  # says what is wrong with a file that cannot be read
-    return column_names(path)
 
 
 def _from_row(row: Row, names: dict[str, str]) -> Problem:
