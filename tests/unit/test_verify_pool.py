@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pns.records import Problem, Verdict
 from pns.verify import CheckPool, Verifier
 from pns.verify.pool import Item
 
@@ -145,6 +147,23 @@ def test_many_threads_share_one_worker(verifier: Verifier) -> None:
     for thread in threads:
         thread.join()
     assert out == ["correct"] * 6
+
+
+def test_it_works_from_an_event_loop(verifier: Verifier) -> None:
+    """Checks that need algebra, side by side, while the loop goes on with other work."""
+    problems = [Problem(id=str(i), problem="?", answer=f"{i}x") for i in range(2, 6)]
+
+    async def work() -> tuple[list[list[Verdict]], int]:
+        ticks = 0
+        checks = asyncio.gather(*(verifier.averify([p], [rf"\boxed{{x+{int(p.id) - 1}x}}"]) for p in problems))
+        while not checks.done():
+            ticks += 1
+            await asyncio.sleep(0.001)
+        return await checks, ticks
+
+    verdicts, ticks = asyncio.run(work())
+    assert [v.outcome for [v] in verdicts] == ["correct"] * 4
+    assert ticks > 1
 
 
 PLAIN_SCRIPT = """

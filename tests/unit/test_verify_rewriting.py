@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
+import sympy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pns.verify import Verifier, check
+from pns.verify.symbolic import parse_side
+from pns.verify.values import Expr, read
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -129,3 +135,24 @@ def test_polynomials(verifier: Verifier, roots: list[int], x: str, scale: int) -
     other = expanded + "+1"
     verdicts = verifier.check([factored] * 3, [expanded, rf"p({x}) = {expanded}", other])
     assert [v.outcome for v in verdicts] == ["correct", "correct", "wrong"]
+
+
+@pytest.mark.parametrize("name", ["math500.test", "olympiadbench"])
+def test_gold_answers_rewritten_by_sympy_are_never_wrong(verifier: Verifier, name: str) -> None:
+    """Expanded, factored, put together, printed as LaTeX and as plain text, by a library that knows nothing of us."""
+    given_path = os.environ.get("PNS_DATA")
+    root = Path(given_path) if given_path else Path(__file__).parents[3] / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip("no data directory: set PNS_DATA")
+    lines = (root / "math" / f"{name}.jsonl").read_text(encoding="utf-8").strip().split("\n")
+    pairs = []
+    for gold in dict.fromkeys(json.loads(line)["answer"] for line in lines):
+        value = read(gold)
+        expr = parse_side(value) if isinstance(value, Expr) and value.unit is None else None
+        if isinstance(expr, sympy.Expr):
+            pairs += [(gold, sympy.latex(f(expr))) for f in (sympy.expand, sympy.factor, sympy.together)]
+            pairs.append((gold, str(expr)))
+    assert len(pairs) > 150
+    verdicts = verifier.check([a for a, _ in pairs], [b for _, b in pairs])
+    assert [pair for pair, v in zip(pairs, verdicts, strict=True) if v.outcome == "wrong"] == []
+    assert sum(v.outcome == "correct" for v in verdicts) >= 0.9 * len(pairs)
