@@ -101,7 +101,12 @@ def pool_speed(workers: int, repeats: int) -> dict[str, Any]:
             begin = time.perf_counter()
             verifier.pool.run([Item(a, b) for a, b in pairs])
             rates.append(len(pairs) / (time.perf_counter() - begin))
-    return {"workers": workers, "answers": len(pairs), "a_second": statistics.median(rates), "all": sorted(map(round, rates))}
+    return {
+        "workers": workers,
+        "answers": len(pairs),
+        "a_second": statistics.median(rates),
+        "all": sorted(map(round, rates)),
+    }
 
 
 def main() -> None:
@@ -115,7 +120,9 @@ def main() -> None:
             "GSM8K answers",
             read("cot_labels/gsm8k_model_solutions.jsonl"),
             lambda r: peer(r["answer"], f"\\boxed{{{r['final_answer'] or ''}}}"),
-            lambda v, rows: [x.outcome for x in v.check([r["answer"] for r in rows], [r["final_answer"] for r in rows])],
+            lambda v, rows: [
+                x.outcome for x in v.check([r["answer"] for r in rows], [r["final_answer"] for r in rows])
+            ],
             given.repeats,
         ),
         compare(

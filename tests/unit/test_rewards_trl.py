@@ -93,7 +93,9 @@ def test_rare_failures_do_not_stop_it_and_old_ones_are_forgotten(verifier: Verif
 def test_rlvr(verifier: Verifier) -> None:
     logged: dict[str, float] = {}
     reward = rlvr_reward(verifier, {"a": P}, format_weight=0.1, answer_format="boxed", max_chars=2000, eos_ids={1})
-    out = call(reward, [CORRECT, WRONG, UNDECIDED, "\\boxed{14}", CORRECT + " so there"], log_metric=logged.__setitem__)
+    out = call(
+        reward, [CORRECT, WRONG, UNDECIDED, "\\boxed{14}", CORRECT + " or 15, so there"], log_metric=logged.__setitem__
+    )
     assert out == [pytest.approx(1.1), pytest.approx(0.1), pytest.approx(0.1), 0.0, 0.0]
     assert logged == {"rlvr/well_formed": 0.6, "rlvr/correct": 0.2, "rlvr/undecided": 0.2}
     assert call(reward, [CORRECT], cut=True) == [0.0]
@@ -101,7 +103,7 @@ def test_rlvr(verifier: Verifier) -> None:
 
 def test_rlvr_is_silent_where_the_gold_answer_or_the_system_failed() -> None:
     class Broken(Verifier):
-        def verify(self, golds: Sequence[str], texts: Sequence[str]) -> list[Verdict]:
+        def verify_problems(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
             return [Verdict(outcome="undecided", cause=c) for c in ("gold", "system", "response")]
 
     reward = rlvr_reward(Broken(), {"a": P}, format_weight=0.1, answer_format="boxed", max_chars=2000, eos_ids={1})

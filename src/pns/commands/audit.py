@@ -221,8 +221,9 @@ def _show(screen: Any, name: str, results: dict[str, Any]) -> None:
     screen.print(table)
     threshold = next(iter(results.values()))["detection"]["threshold"]
     screen.print(
-        f"AUC: of the rubric's total. found, false alarms: chains with and without an error whose total is below {threshold} of 12. Undecided chains "
-        "count as failures in F1, and are left out of the rest. Brackets: 95 % over problems.",
+        "AUC: of the rubric's total. found, false alarms: chains with and without an error whose total is below "
+        f"{threshold} of 12. Undecided chains count as failures in F1, and are left out of the rest. Brackets: 95 % "
+        "over problems.",
         markup=False, highlight=False,
     )  # fmt: skip
     for subset, r in results.items():

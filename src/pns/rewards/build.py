@@ -28,19 +28,24 @@ def build_composite(
         trained: a run's own reward model, used where the part names no other.
     Raises UserError where a model, server or callable that the part names cannot be had.
     """
+    scorer, calibration = trained or (None, None)
     if part.reward_model is not None:
-        folder = _calibrated(part.reward_model)
-        calibration: Calibration | None = Calibration.load(folder)
-        scorer: Scorer | None = build_scorer(part.reward_model)
-        try:
-            calibration.check(mark_of(part.reward_model, scorer), folder)
-        except UserError:
-            close_scorer(scorer)
-            raise
-    else:
-        scorer, calibration = trained or (None, None)
+        scorer, calibration = _named_model(part.reward_model)
     verifier = verifier or Verifier(part.answer_format, part.cpu_seconds, part.verify_workers)
     return Composite(part, verifier, scorer, calibration, build_judge(part))
+
+
+def _named_model(source: RewardModelSource) -> tuple[Scorer, Calibration]:
+    """The reward model that a recipe names, with its calibration, which must be this model's."""
+    folder = _calibrated(source)
+    calibration = Calibration.load(folder)
+    scorer = build_scorer(source)
+    try:
+        calibration.check(mark_of(source, scorer), folder)
+    except UserError:
+        close_scorer(scorer)
+        raise
+    return scorer, calibration
 
 
 def build_scorer(source: RewardModelSource) -> Scorer:

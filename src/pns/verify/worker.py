@@ -37,7 +37,10 @@ def serve(fd: int, cpu_seconds: float, memory_mb: int) -> None:
             return
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            verdict = compare_texts(*job, on_phase=lambda phase: _send(pipe, {"phase": phase}))
+            gold, answer, tolerance, unit, kind = job
+            verdict = compare_texts(
+                gold, answer, tolerance, unit, kind, on_phase=lambda phase: _send(pipe, {"phase": phase})
+            )
             reply: dict[str, Any] = {"verdict": verdict.model_dump()}
         except Exception as error:  # whatever SymPy or the parser raises is this check's own failure
             reply = {"raised": type(error).__name__}

@@ -103,9 +103,8 @@ def rlvr_reward(
         formed = [i for i, failed in enumerate(failures) if not failed]
         out: list[float | None] = [0.0] * len(texts)
         correct = undecided = 0
-        for i, verdict in zip(
-            formed, verifier.verify([rows[i].answer for i in formed], [texts[i] for i in formed]), strict=True
-        ):
+        verdicts = verifier.verify_problems([rows[i] for i in formed], [texts[i] for i in formed])
+        for i, verdict in zip(formed, verdicts, strict=True):
             right = verdict.outcome == "correct"
             blameless = verdict.outcome == "undecided" and verdict.cause != "response"
             out[i] = None if blameless else float(right) + format_weight
