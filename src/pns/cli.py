@@ -16,6 +16,7 @@ from pns.commands.calibrate import calibrate
 from pns.commands.common import BUG, console, errors, fail
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
+from pns.commands.serve import serve_reward
 from pns.commands.verify import SETTINGS, verify
 from pns.errors import UserError
 
@@ -289,6 +290,7 @@ def report(run_dir: RunArgument) -> None:
 app.command("verify", context_settings=SETTINGS)(verify)
 app.command("score")(score)
 app.command("calibrate")(calibrate)
+app.command("serve-reward")(serve_reward)
 app.add_typer(audit_app, name="audit")
 app.add_typer(problems_app, name="problems")
 

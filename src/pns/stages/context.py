@@ -54,9 +54,12 @@ class Context:
         reward = self.recipe.reward
         return Verifier(reward.answer_format, cpu_seconds=reward.cpu_seconds, workers=reward.verify_workers)
 
-    def composite(self, verifier: Verifier) -> Composite:
-        """The one composite reward, with the run's reward model and its calibration where the recipe names no other."""
-        part = self.recipe.reward
+    def composite(self) -> Composite:
+        """The one composite reward, with the run's reward model and its calibration where the recipe names no other.
+
+        Close it: a judge or reward model behind a server holds connections.
+        """
+        part, verifier = self.recipe.reward, self.verifier()
         if part.reward_model is not None:
             return build_composite(part, verifier)
         folder = self.inputs["reward_model"]

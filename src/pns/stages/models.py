@@ -70,13 +70,13 @@ def generator(context: Context) -> None:
     """Reverse RL: GRPO from the policy on the composite reward, with a KL term back to the policy."""
     recipe = context.recipe
     problems = context.problems("generator")
-    with context.verifier() as verifier:
-        composite = context.composite(verifier)
+    with context.composite() as composite:
         reward = composite_reward(
             composite,
             {p.id: p for p in problems},
             max_unscored=recipe.reward.max_unscored,
             eos_ids=end_ids(context, "rlvr"),
+            log=context.out / "rewards.jsonl",
         )
         train_grpo(
             context.model("rlvr"),

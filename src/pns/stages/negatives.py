@@ -19,7 +19,6 @@ from pns.run import seed_of, write_json
 from pns.sampling.engine import TransformersEngine
 from pns.sampling.shards import sample_shards
 from pns.stages.context import Context
-from pns.verify import Verifier
 
 RULES = {"flip": flip, "corruption": corruption}
 
@@ -27,14 +26,13 @@ RULES = {"flip": flip, "corruption": corruption}
 def negatives(context: Context, method: Method) -> None:
     """All candidates of one method (candidates.parquet), and the selected one a problem (negatives.parquet)."""
     part = context.recipe.negatives
-    with context.verifier() as verifier:
-        composite = context.composite(verifier)
+    with context.composite() as composite:
         if method == "pns":
-            candidates = _from_generator(context, composite, verifier)
+            candidates = _from_generator(context, composite)
         elif method == "rejection":
-            candidates = _scored(context, composite, verifier, _wrong_rollouts(context, every=part.gate_all))
+            candidates = _scored(context, composite, _wrong_rollouts(context, every=part.gate_all))
         else:
-            candidates = _by_rule(context, composite, verifier, method)
+            candidates = _by_rule(context, composite, method)
     plausible = method == "pns" or (method == "rejection" and part.gate_all)
     floor = _m_floor(context) if plausible else None
     how = part.select if plausible else "random"
@@ -57,12 +55,10 @@ def _rows(context: Context) -> dict[str, Problem]:
     return {p.id: p for p in context.problems("pairs")}
 
 
-def _with_scores(
-    composite: Composite, verifier: Verifier, problems: Sequence[Problem], responses: Sequence[Response]
-) -> list[Response]:
+def _with_scores(composite: Composite, problems: Sequence[Problem], responses: Sequence[Response]) -> list[Response]:
     scores = composite(problems, [r.text for r in responses], [r.finish for r in responses])
     skipped = [i for i, s in enumerate(scores) if s.verdict is None]  # malformed: the composite did not look further
-    late = verifier.verify_problems([problems[i] for i in skipped], [responses[i].text for i in skipped])
+    late = composite.verifier.verify_problems([problems[i] for i in skipped], [responses[i].text for i in skipped])
     verdicts = {i: s.verdict for i, s in enumerate(scores)} | dict(zip(skipped, late, strict=True))
     return [
         r.model_copy(update={"verdict": verdicts[i], "scores": s})
@@ -70,11 +66,9 @@ def _with_scores(
     ]
 
 
-def _scored(
-    context: Context, composite: Composite, verifier: Verifier, responses: Sequence[Response]
-) -> list[Response]:
+def _scored(context: Context, composite: Composite, responses: Sequence[Response]) -> list[Response]:
     problems = _rows(context)
-    return _with_scores(composite, verifier, [problems[r.problem_id] for r in responses], responses)
+    return _with_scores(composite, [problems[r.problem_id] for r in responses], responses)
 
 
 def _wrong_rollouts(context: Context, *, every: bool) -> list[Response]:
@@ -90,7 +84,7 @@ def _wrong_rollouts(context: Context, *, every: bool) -> list[Response]:
     ]
 
 
-def _by_rule(context: Context, composite: Composite, verifier: Verifier, method: Method) -> list[Response]:
+def _by_rule(context: Context, composite: Composite, method: Method) -> list[Response]:
     """One candidate from each chosen response that the rule can change."""
     reward = context.recipe.reward
     top = context.json("problems", "summary.json")["largest_number"]
@@ -103,10 +97,10 @@ def _by_rule(context: Context, composite: Composite, verifier: Verifier, method:
     engine = TransformersEngine(context.model("rlvr"), device=context.recipe.runtime.device)
     logps = engine.log_probabilities([problems[r.problem_id].problem for r in out], [r.text for r in out])
     out = [r.model_copy(update={"policy_logp": lp, "n_tokens": n}) for r, (lp, n) in zip(out, logps, strict=True)]
-    return _scored(context, composite, verifier, out)
+    return _scored(context, composite, out)
 
 
-def _from_generator(context: Context, composite: Composite, verifier: Verifier) -> list[Response]:
+def _from_generator(context: Context, composite: Composite) -> list[Response]:
     """Samples of the trained generator on problems that it was not trained on, with log p under it and the policy."""
     recipe = context.recipe
     device = recipe.runtime.device
@@ -114,7 +108,7 @@ def _from_generator(context: Context, composite: Composite, verifier: Verifier) 
     policy = TransformersEngine(context.model("rlvr"), device=device)
 
     def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
-        scored = _with_scores(composite, verifier, rows, responses)
+        scored = _with_scores(composite, rows, responses)
         texts, statements = [r.text for r in scored], [p.problem for p in rows]
         own, base = writer.log_probabilities(statements, texts), policy.log_probabilities(statements, texts)
         return [

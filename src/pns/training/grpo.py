@@ -6,7 +6,7 @@ resumed training equals an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer
 from pns.errors import UserError
 from pns.recipe import GrpoPart, RuntimePart
 from pns.records import Problem
+from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction
 from pns.sampling.engine import load_tokenizer, prompt_rows
 from pns.training.common import Progress, arguments, train
 
@@ -23,7 +24,7 @@ from pns.training.common import Progress, arguments, train
 def train_grpo(
     start: Path,
     problems: Sequence[Problem],
-    reward: Callable[..., list[float | None]],
+    reward: RewardFunction | AsyncRewardFunction,
     out: Path,
     *,
     part: GrpoPart,

@@ -2,56 +2,75 @@
 
 TRL calls `f(prompts=, completions=, completion_ids=, <dataset columns>=, trainer_state=, log_extra=, log_metric=)`
 and takes a list of float or None; None leaves a completion out of its group's baseline and gives it advantage 0.
+
+    composite = build_composite(load_reward("my/reward.yaml"))
+    reward = composite_reward(composite, eos_ids={tokenizer.eos_token_id}, max_unscored=0.05)
+    GRPOTrainer(..., reward_funcs=reward, train_dataset=...)  # with columns prompt, answer, and problem if need be
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 from pns.errors import StageStopped, UserError
 from pns.records import Gate, Problem, Scores
+from pns.rewards.adapters.fields import OPTIONAL, problem_of
+from pns.rewards.adapters.log import RewardLog
 from pns.rewards.composite import Composite, Finish
 from pns.rewards.format import format_failures
 from pns.verify import Verifier
 
 RewardFunction = Callable[..., list[float | None]]
+AsyncRewardFunction = Callable[..., Awaitable[list[float | None]]]
+
+_COLUMNS = ("answer", "problem", "problem_id", *OPTIONAL)
 
 
 def composite_reward(
     composite: Composite,
-    problems: Mapping[str, Problem],
+    problems: Mapping[str, Problem] | None = None,
     *,
     max_unscored: float,
     eos_ids: Collection[int],
     window_steps: int = 20,
     metrics: Callable[[dict[str, float]], None] | None = None,
-) -> RewardFunction:
-    """The generator's reward.
+    log: Path | None = None,
+) -> AsyncRewardFunction:
+    """The generator's reward, asynchronous: TRL runs it beside its other asynchronous rewards.
 
     Args:
-        problems: by id; the data set needs a column `problem_id`.
+        problems: by id, with a column `problem_id`. None: the columns say it all, `answer` (the gold one) and, where
+            they are there, `problem`, `kind`, `tolerance`, `unit`; without `problem` the prompt's last user message is it.
         max_unscored: share (0..1) of unscored responses over the last `window_steps` calls above which the returned
             function raises StageStopped with the commonest cause; it does so as soon as a full window could no longer
             be below it.
         eos_ids: token ids that end a completion; one that ends on none of them was cut off.
-        metrics: also given each call's means: shares of the five gates, `mean_M`, `mean_C` (where any was scored).
+        metrics: also given each call's means: shares of the five gates, `mean_M`, `mean_C` (where any was scored). They
+            go to TRL's `log_metric` under `composite/`, too.
+        log: a JSONL file for every completion with its breakdown, by step (see `RewardLog`). TRL's own table of
+            completions, which `log_extra` fills, is written only with `log_completions`.
     """
     window: deque[tuple[int, int, Counter[str]]] = deque(maxlen=window_steps)
+    kept = None if log is None else RewardLog(log)
 
-    def reward(
+    async def reward(
         *,
+        prompts: Sequence[Any],
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
-        problem_id: Sequence[str] | None = None,
+        trainer_state: Any = None,
         log_metric: Callable[[str, float], None] | None = None,
         log_extra: Callable[[str, list[Any]], None] | None = None,
-        **rest: Any,
+        **columns: Any,
     ) -> list[float | None]:
-        rows = _problems(problems, problem_id, len(completions))
+        rows = _problems(problems, prompts, columns)
         texts = [completion_text(c) for c in completions]
-        scores = composite(rows, texts, [finish_of(ids, eos_ids) for ids in completion_ids])
+        finishes = [finish_of(ids, eos_ids) for ids in completion_ids]
+        scores = await asyncio.to_thread(composite, rows, texts, finishes)
         means = _means(scores)
         if log_metric is not None:
             for name, value in means.items():
@@ -60,6 +79,8 @@ def composite_reward(
             log_extra("gate", [s.gate for s in scores])
         if metrics is not None:
             metrics(means)
+        if kept is not None:
+            kept.append(getattr(trainer_state, "global_step", None), list(_logged(rows, texts, finishes, scores)))
         causes = Counter(s.unscored_cause or "unknown" for s in scores if s.gate == "unscored")
         window.append((causes.total(), len(scores), causes))
         _stop_if_unscored(window, max_unscored, window_steps)
@@ -86,13 +107,13 @@ def rlvr_reward(
 
     def reward(
         *,
+        prompts: Sequence[Any],
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
-        problem_id: Sequence[str] | None = None,
         log_metric: Callable[[str, float], None] | None = None,
-        **rest: Any,
+        **columns: Any,
     ) -> list[float | None]:
-        rows = _problems(problems, problem_id, len(completions))
+        rows = _problems(problems, prompts, columns)
         texts = [completion_text(c) for c in completions]
         rules: dict[str, Any] = {"answer_format": answer_format, "max_chars": max_chars}
         finishes = [finish_of(ids, eos_ids) for ids in completion_ids]
@@ -130,8 +151,13 @@ def finish_of(ids: Sequence[int], eos_ids: Collection[int]) -> Finish:
     return "stop" if len(ids) and int(ids[-1]) in eos_ids else "length"
 
 
-def _problems(problems: Mapping[str, Problem], ids: Sequence[str] | None, n: int) -> list[Problem]:
-    if ids is None or len(ids) != n:
+def _problems(
+    problems: Mapping[str, Problem] | None, prompts: Sequence[Any], columns: Mapping[str, Any]
+) -> list[Problem]:
+    if problems is None:
+        return _from_columns(prompts, columns)
+    ids = columns.get("problem_id")
+    if ids is None or len(ids) != len(prompts):
         raise UserError(
             "the training data need a problem id for each prompt", field="problem_id", remedy="add the column"
         )
@@ -141,6 +167,34 @@ def _problems(problems: Mapping[str, Problem], ids: Sequence[str] | None, n: int
         raise UserError(
             f"unknown problem {error}", field="problem_id", remedy="give the problems of this data set"
         ) from None
+
+
+def _from_columns(prompts: Sequence[Any], columns: Mapping[str, Any]) -> list[Problem]:
+    out = []
+    for i, prompt in enumerate(prompts):
+        fields = {name: columns[name][i] for name in _COLUMNS if columns.get(name) is not None}
+        fields["id"] = fields.pop("problem_id", None)
+        fields.setdefault("problem", last_user_message(prompt))
+        out.append(problem_of(fields, needs_text=True, where="the dataset's columns"))
+    return out
+
+
+def last_user_message(prompt: Any) -> str:
+    """What the user said last in a conversation; of a prompt that is mere text, all of it."""
+    if isinstance(prompt, str):
+        return prompt
+    said = [message["content"] for message in prompt if message.get("role") == "user"]
+    content = said[-1] if said else ""
+    if isinstance(content, list):  # content blocks
+        content = "".join(str(block.get("text") or "") for block in content)
+    return str(content or "")
+
+
+def _logged(
+    rows: Sequence[Problem], texts: Sequence[str], finishes: Sequence[Finish], scores: Sequence[Scores]
+) -> Iterator[dict[str, Any]]:
+    for row, text, finish, score in zip(rows, texts, finishes, scores, strict=True):
+        yield {"problem_id": row.id, "completion": text, "finish": finish, **score.model_dump(mode="json")}
 
 
 def _means(scores: Sequence[Scores]) -> dict[str, float]:

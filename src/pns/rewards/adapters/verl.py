@@ -1,0 +1,71 @@
+"""The composite as verl calls a custom reward function (read at verl's reward loop, January 2026). Needs no verl.
+
+    reward_model.reward_manager=naive
+    custom_reward_function.path=pkg://pns.rewards.adapters.verl
+    custom_reward_function.name=compute_score
+    +custom_reward_function.reward_kwargs.recipe=my/reward.yaml
+
+verl's reward loop (`use_reward_loop: true`, its default) awaits one call a response and gathers them, so calls that
+are under way at the same time are scored as one batch. Its managers `naive` and `dapo` fit; `remote` and `prime` take
+no asynchronous function. verl does not say whether a response was cut off: the other format checks stand alone there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pns.errors import UserError
+from pns.rewards.adapters.batching import Row
+from pns.rewards.adapters.fields import finish_in, given, problem_of
+from pns.rewards.adapters.plugin import RewardAborted, Settings, as_numbers, batcher, needs_text
+
+_OURS = ("recipe", "overrides", "on_unscored", "problem_key")
+_PROBLEM_KEYS = ("problem", "question")
+
+
+async def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: Mapping[str, Any] | None = None,
+    *,
+    recipe: str | None = None,
+    overrides: str | Sequence[str] | None = None,
+    on_unscored: str | float | None = None,
+    problem_key: str | None = None,
+    **of_verl: Any,
+) -> dict[str, float]:
+    """The score of one response, with its breakdown in fixed numeric keys (see `plugin.as_numbers`).
+
+    Args:
+        ground_truth: the gold answer. `kind`, `tolerance` and `unit` are read from `extra_info`, if they are there.
+        extra_info: holds the statement under `problem` or `question`, or what `problem_key` names.
+        recipe, overrides, on_unscored: see `plugin.Settings`; reward_kwargs or the environment.
+    Raises RewardAborted where the settings or the data cannot be used, and for an unscored response unless
+        `on_unscored` is a penalty.
+    """
+    try:
+        _known(of_verl)
+        settings = Settings.of(recipe, overrides, on_unscored)
+        # The first call loads models and starts workers: not on the event loop.
+        made = await asyncio.to_thread(batcher, settings)
+        info = dict(extra_info or {})
+        statement = next((info[k] for k in (problem_key, *_PROBLEM_KEYS) if k and given(info.get(k))), None)
+        problem = problem_of(
+            info | {"answer": ground_truth, "problem": statement}, needs_text=needs_text(made), where="extra_info"
+        )
+    except UserError as error:
+        raise RewardAborted(str(error)) from None
+    scores = await asyncio.wrap_future(made.submit(Row(problem, solution_str, finish_in(info))))
+    return as_numbers(scores, made.composite.part, settings.on_unscored)
+
+
+def _known(of_verl: Mapping[str, Any]) -> None:
+    """verl adds arguments of its own, which differ between versions; a misspelt one of ours is refused."""
+    for name in of_verl:
+        near = difflib.get_close_matches(name, _OURS, n=1, cutoff=0.75)
+        if near:
+            raise UserError("unknown setting", field=f"reward_kwargs.{name}", remedy=f"did you mean `{near[0]}`?")
