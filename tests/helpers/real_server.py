@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.error import URLError
 
@@ -21,7 +21,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], port: int, log: Path, seconds: float = 120.0) -> Iterator[str]:
+def running(
+    command: Sequence[str], port: int, log: Path, seconds: float = 120.0, env: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Runs the command until the block ends; yields its root URL once GET /health answers 200."""
     quiet = {
         "OMP_NUM_THREADS": "1",
@@ -32,7 +34,7 @@ def running(command: Sequence[str], port: int, log: Path, seconds: float = 120.0
     root = f"http://127.0.0.1:{port}"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            list(command), env={**os.environ, **quiet}, stdout=out, stderr=out, start_new_session=True
+            list(command), env={**os.environ, **quiet, **(env or {})}, stdout=out, stderr=out, start_new_session=True
         )
     try:
         end = time.monotonic() + seconds

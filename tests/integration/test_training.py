@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -13,8 +14,10 @@ import torch
 
 from pns.errors import UserError
 from pns.problems import embedded
-from pns.recipe import AlignPart, GrpoPart, ModelPart, RewardModelPart, RuntimePart
-from pns.records import Outcome, Pair, Response, Verdict
+from pns.recipe import AlignPart, GrpoPart, ModelPart, RewardModelPart, RewardPart, RuntimePart
+from pns.records import Outcome, Pair, Response, Rubric, Verdict
+from pns.rewards import Composite
+from pns.rewards.adapters.trl import composite_reward
 from pns.run import digest_of
 from pns.sampling.engine import load_causal, load_tokenizer
 from pns.training.common import MARKER, check_lengths, last_checkpoint, save_model
@@ -23,6 +26,7 @@ from pns.training.preference import align_steps, train_dpo
 from pns.training.reward_model import by_problem, pairs_within, train_reward_model, worth
 from pns.training.sft import train_sft
 from pns.training.tiny import build_model, build_tokenizer
+from pns.verify import Verifier
 
 PROBLEMS = embedded.training_problems("pairs", 24, 0)
 ROWS = [(p.problem, p.solution or "") for p in PROBLEMS]
@@ -218,3 +222,38 @@ def test_worth_by_hand() -> None:
     assert found["oracle_of_3"] == pytest.approx(3 / 4)
     assert (found["n_problems"], found["n_pairs"]) == (4, 4)
     assert worth({"c": [(1.0, False)]}, 1)["pair_accuracy"] is None
+
+
+def test_trl_takes_an_unscored_completion_as_none_and_logs_the_terms(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The composite under a real GRPOTrainer. An untrained model writes no solution, so gates are opened by hand."""
+    torch.set_num_threads(1)
+    asked = itertools.count()
+
+    def judge(problem: str, response: str, answer: str | None) -> Rubric:
+        if next(asked) % 2:
+            raise ConnectionError("judge is down")
+        return Rubric(relevance=3, coherence=3, completeness=3, consistency=3)
+
+    class Wrong(Verifier):
+        def verify_problems(self, problems: Any, texts: Any) -> list[Verdict]:
+            return [Verdict(outcome="wrong")] * len(texts)
+
+    monkeypatch.setattr("pns.rewards.composite.format_failures", lambda *_, **__: ())
+    log = tmp_path / "rewards.jsonl"
+    with Composite(RewardPart(), Wrong(), judge=judge) as composite:
+        reward = composite_reward(composite, {p.id: p for p in PROBLEMS}, max_unscored=1, eos_ids={1}, log=log)
+        part = GrpoPart(steps=2, prompts_per_step=2, num_generations=4, learning_rate=1e-3, max_new_tokens=8)
+        history = train_grpo(
+            start, PROBLEMS, reward, tmp_path / "out", part=part, runtime=RUNTIME, seed=1, progress=lambda *_: None
+        )
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0] * 8 + [1] * 8
+    assert [row["score"] for row in rows] == [pytest.approx(0.8), None] * 8
+    assert [row["unscored_by"] for row in rows] == [None, "judge_server"] * 8
+    steps = [row for row in history if "composite/unscored" in row]
+    assert [(row["composite/unscored"], row["composite/scored"]) for row in steps] == [(0.5, 0.5)] * 2
+    # 0.4 and a spread, if an unscored one counted as 0
+    assert [row["reward"] for row in steps] == [pytest.approx(0.8)] * 2
+    assert [row["reward_std"] for row in steps] == [pytest.approx(0, abs=1e-6)] * 2

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import json
+import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pns.errors import StageStopped, UserError
 from pns.recipe import RewardPart
-from pns.records import Problem, Verdict
+from pns.records import Problem, Rubric, Verdict
 from pns.rewards import Calibration, Composite
-from pns.rewards.adapters.trl import completion_text, composite_reward, rlvr_reward
+from pns.rewards.adapters.log import RewardLog
+from pns.rewards.adapters.trl import completion_text, composite_reward, last_user_message, rlvr_reward
 from pns.verify import Verifier
 
 P = Problem(id="a", problem="Mia has 12 apples. Mia finds 5 apples. Mia gives 3 to Tom. How many now?", answer="14")
@@ -33,7 +40,8 @@ def call(
     ids = [[5, 6] if cut else [5, 6, 1] for _ in texts]
     columns = {"problem_id": ["a"] * len(texts), "trainer_state": None, **extra}
     prompts = [[{"role": "user", "content": P.problem}]] * len(texts)
-    return reward(prompts=prompts, completions=completions, completion_ids=ids, **columns)
+    out = reward(**{"prompts": prompts, "completions": completions, "completion_ids": ids, **columns})
+    return asyncio.run(out) if inspect.iscoroutine(out) else out
 
 
 class Dead:
@@ -74,8 +82,6 @@ def test_rare_failures_do_not_stop_it_and_old_ones_are_forgotten(verifier: Verif
     def judge(*args: Any) -> Any:
         if fails.pop():
             raise TimeoutError("slow")
-        from pns.records import Rubric
-
         return Rubric(relevance=3, coherence=3, completeness=3, consistency=3)
 
     composite = Composite(RewardPart(), verifier, judge=judge)
@@ -116,6 +122,111 @@ def test_problem_ids_must_be_there_and_known(verifier: Verifier) -> None:
         call(reward, [WRONG], problem_id=None)
     with pytest.raises(UserError, match="unknown problem"):
         call(reward, [WRONG], problem_id=["b"])
+
+
+def test_it_is_asynchronous_as_trl_sees_it(verifier: Verifier) -> None:
+    """TRL awaits what `inspect.iscoroutinefunction` calls one; anything else it takes for the rewards themselves."""
+    assert inspect.iscoroutinefunction(composite_reward(Composite(RewardPart(), verifier), max_unscored=0, eos_ids={1}))
+
+
+def test_the_event_loop_goes_on_while_it_scores(verifier: Verifier) -> None:
+    reward = composite_reward(Composite(RewardPart(), verifier, judge=slow), {"a": P}, max_unscored=1, eos_ids={1})
+
+    async def both() -> list[str]:
+        said: list[str] = []
+
+        async def other() -> None:
+            await asyncio.sleep(0)
+            said.append("other")
+            released.set()
+
+        async def scoring() -> None:
+            await reward(
+                prompts=["?"], completions=[WRONG], completion_ids=[[1]], problem_id=["a"]
+            )  # waits in `slow` until the other task has run
+            said.append("reward")
+
+        await asyncio.gather(scoring(), other())
+        return said
+
+    assert asyncio.run(both()) == ["other", "reward"]
+
+
+released = threading.Event()
+
+
+def slow(problem: str, response: str, answer: str | None) -> Rubric:
+    assert released.wait(30)
+    return Rubric(relevance=3, coherence=3, completeness=3, consistency=3)
+
+
+def test_columns_instead_of_problems(verifier: Verifier) -> None:
+    """The gold answer and what there is beside it; the problem is the prompt's last user message, or a column."""
+    seen: list[str] = []
+
+    def judge(problem: str, response: str, answer: str | None) -> Rubric:
+        seen.append(problem)
+        return Rubric(relevance=3, coherence=3, completeness=3, consistency=3)
+
+    reward = composite_reward(Composite(RewardPart(), verifier, judge=judge), max_unscored=1, eos_ids={1})
+    assert call(reward, [WRONG, CORRECT], problem_id=None, answer=["14", "14"]) == [pytest.approx(0.8), 0.0]
+    assert call(reward, [WRONG], answer=[20]) == [0.0]
+    assert call(reward, [WRONG], answer=["20.4"], tolerance=[0.5]) == [0.0]
+    assert call(reward, [WRONG], answer=["21"], tolerance=[None], problem=["Another."]) == [pytest.approx(0.8)]
+    assert seen == [P.problem, "Another."]
+    with pytest.raises(UserError, match=r"dataset's columns\.answer: no gold answer"):
+        call(reward, [WRONG])
+    with pytest.raises(UserError, match=r"columns\.kind"):
+        call(reward, [WRONG], answer=["1"], kind=["poem"])
+
+
+def test_the_last_user_message() -> None:
+    said = [{"role": "user", "content": "one"}, {"role": "assistant", "content": "two"}]
+    assert last_user_message([*said, {"role": "user", "content": [{"type": "text", "text": "three"}]}]) == "three"
+    assert last_user_message(said) == "one"
+    assert last_user_message("bare") == "bare"
+    assert last_user_message([{"role": "system", "content": "x"}]) == ""
+
+
+def test_every_completion_is_logged_and_a_resume_takes_back_what_came_after_it(
+    verifier: Verifier, tmp_path: Path
+) -> None:
+    path = tmp_path / "log" / "rewards.jsonl"
+
+    def at(reward: Any, step: int, *texts: str) -> None:
+        call(reward, texts, trainer_state=SimpleNamespace(global_step=step))
+
+    def fresh() -> Any:
+        return composite_reward(Composite(RewardPart(), verifier), {"a": P}, max_unscored=1, eos_ids={1}, log=path)
+
+    first = fresh()
+    at(first, 0, WRONG, CORRECT)
+    at(first, 1, "nothing")
+    at(first, 2, WRONG)
+    whole = path.read_bytes()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [(row["step"], row["gate"], row["score"]) for row in rows] == [
+        (0, "scored", pytest.approx(0.8)), (0, "correct", 0.0), (1, "malformed", -1.0), (2, "scored", pytest.approx(0.8)),
+    ]  # fmt: skip
+    assert rows[0]["completion"] == WRONG
+    assert rows[0]["problem_id"] == "a"
+    assert rows[0]["rubric"]["coherence"] == 3
+    assert rows[2]["format_failures"] == ["no_answer"]
+    path.write_bytes(whole + b'{"step": 3, "cut off by a kill')
+    again = fresh()  # from a checkpoint after step 1
+    at(again, 1, "nothing")
+    at(again, 2, WRONG)
+    assert path.read_bytes() == whole
+    at(fresh(), 0, WRONG)  # from the start
+    assert len(path.read_bytes().splitlines()) == 1
+
+
+def test_each_rank_writes_a_log_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("RANK", "3")
+    assert RewardLog(tmp_path / "rewards.jsonl").path == tmp_path / "rewards.rank3.jsonl"
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert RewardLog(tmp_path / "rewards.jsonl").path == tmp_path / "rewards.jsonl"
 
 
 def test_the_text_of_a_completion() -> None:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import random
 import re
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from helpers.data import rows
 from pns.verify import Verifier, check, extract
 
 FILES = (
@@ -45,14 +42,6 @@ NO_BOX = {
 def verifier() -> Iterator[Verifier]:
     with Verifier(workers=2) as v:
         yield v
-
-
-def rows(path: str) -> list[dict[str, Any]]:
-    given = os.environ.get("PNS_DATA")
-    root = Path(given) if given else Path(__file__).parents[3] / "shared" / "data"
-    if not root.is_dir():
-        pytest.skip("no data directory: set PNS_DATA")
-    return [json.loads(line) for line in (root / path).read_text(encoding="utf-8").strip().split("\n")]
 
 
 @pytest.mark.parametrize("name", FILES)

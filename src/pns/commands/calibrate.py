@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import STOPPED, console, errors, fail
+from pns.commands.common import INTERRUPTED, STOPPED, console, errors, fail
 from pns.errors import UserError
 
 BATCHES, FEWEST, FEW = 4, 4, 100
@@ -58,7 +59,10 @@ def calibrate(
       pns calibrate samples.parquet --recipe mine.yaml --out my-calibration --response text --label correct
     """
     with errors():
-        _calibrate(file, recipe, overrides or [], _Columns(problem, response, label), out)
+        try:
+            _calibrate(file, recipe, overrides or [], _Columns(problem, response, label), out)
+        except KeyboardInterrupt:  # there is no checkpoint, as `errors` would say
+            fail("\nInterrupted. Nothing is written; the same command starts from the beginning.", INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,7 @@ def _calibrate(path: Path, recipe: Path, overrides: list[str], columns: _Columns
             "the recipe names no reward model", file=recipe, field="reward.reward_model",
             remedy="add one, e.g. reward_model: {kind: transformers, path: path/to/model}",
         )  # fmt: skip
-    if out.exists() and not out.is_dir():
-        raise UserError("this is a file", file=out, field="--out", remedy="name a folder")
+    _check_out(out)
     counts = _survey(path, columns)
     replaced = (out / FILE).exists()
     scorer = build_scorer(source)
@@ -100,6 +103,15 @@ def _calibrate(path: Path, recipe: Path, overrides: list[str], columns: _Columns
     written = found.save(out)
     _show(found, counts, labelled=columns.label is not None)
     typer.echo(f"output: {written}" + (" (replaced)" if replaced else ""))
+
+
+def _check_out(out: Path) -> None:
+    """Whether the folder is there or can be made: that is told before anything is scored."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise UserError("this is a file", file=there, field="--out", remedy="name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError("this folder cannot be written to", file=there, field="--out", remedy="name another folder")
 
 
 def _survey(path: Path, columns: _Columns) -> _Counts:
@@ -168,6 +180,8 @@ def _show(found: Any, counts: _Counts, *, labelled: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from pns.rewards.reward_model import MIN_SCALE
+
     screen = console()
     table = Table(title="calibration", title_justify="left", show_header=False)
     table.add_column("what")
@@ -181,6 +195,8 @@ def _show(found: Any, counts: _Counts, *, labelled: bool) -> None:
         typer.echo(f"{counts.rows - counts.used} of {counts.rows} rows are not labelled correct, and were left out")
     if counts.unscored:
         typer.echo(f"{counts.unscored} of {counts.used} responses got no score, and were left out")
+    if found.scale <= MIN_SCALE:
+        typer.echo("the scores do not differ: M will be 0, 0.5 or 1, and nothing between")
     if found.n < FEW:
         typer.echo(f"few responses: quantiles of {found.n} are rough")
     typer.echo(f"model: {''.join(c if c.isprintable() else '?' for c in str(found.model))}")

@@ -8,7 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 BLOCK, BLOCKS = 1 << 20, 256
-_READ = ("config.json", "chat_template.jinja")
+# Older models keep the chat template in tokenizer_config.json; another tokenizer makes other scores.
+_READ = ("config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+_WEIGHTS = (".safetensors", ".bin", ".gguf")
+_NO_WEIGHTS = ("training_args.bin", "optimizer.bin", "scheduler.bin")  # what trainers leave beside a model
 
 
 class ModelMark(BaseModel):
@@ -19,7 +22,7 @@ class ModelMark(BaseModel):
         path: directory or hub id of the model; at a server, of its tokenizer.
         name: the model's name at its server.
         revision: the hub's commit.
-        digest: of a local directory's configuration and weights (see `digest_of_model`).
+        digest: of a local directory's configuration, tokenizer and weights (see `digest_of_model`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +54,7 @@ class ModelMark(BaseModel):
 
 
 def digest_of_model(folder: str | Path) -> str | None:
-    """sha256 of a local model: its configuration, chat template and weights; None for what is no directory.
+    """sha256 of a local model: its configuration, tokenizer, chat template and weights; None for what is no directory.
 
     Of a file of more than 256 MiB, its size and 256 blocks of 1 MiB, evenly spread: training changes nearly every block,
     and a large model need not be read whole at each start.
@@ -59,7 +62,7 @@ def digest_of_model(folder: str | Path) -> str | None:
     folder = Path(folder)
     if not folder.is_dir():
         return None
-    found = [p for p in folder.iterdir() if p.name in _READ or p.suffix in (".safetensors", ".bin", ".gguf")]
+    found = [p for p in folder.iterdir() if p.name in _READ or (p.suffix in _WEIGHTS and p.name not in _NO_WEIGHTS)]
     digest = hashlib.sha256()
     for path in sorted(p for p in found if p.is_file()):
         size = path.stat().st_size

@@ -1,9 +1,10 @@
 """What reward-model servers are sent and what they answer: vLLM's `/classify` and `/pooling`, SGLang's `/classify`.
 
 vLLM applies a sigmoid to the score of a one-label classifier unless told not to, and the field that tells it has had
-three names. Only one of them is ever sent: one version takes any value of the two old ones as "yes". SGLang's own
-`/classify` gives the raw score as an embedding; its `/v1/classify` applies a softmax, which makes 1 of every score.
-Schemas: the servers' documentation and source; the checks: ours.
+three names; newer versions ignore the older two, and one version takes any value of those as "yes". Only one is ever
+sent. `/pooling` gets no `task`: a server has one, and refuses any other. SGLang's own `/classify` gives the raw score as
+an embedding; its `/v1/classify` applies a softmax, which makes 1 of every score.
+Schemas: documentation and source of vLLM up to 0.33 and SGLang up to 0.5.23; the checks: ours.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from pns.rewards.judge.client import ServerFailed, server_message
 
 Endpoint = Literal["classify", "pooling"]
 RAW_FIELDS = ("use_activation", "activation", "softmax")
-REFUSED = (400, 404, 405, 415, 422, 501)
+NOT_THERE = (404, 405, 501)
+"""Statuses of a path that the server has not, whatever it is sent; 501: a model that has it not."""
+REFUSED = (*NOT_THERE, 400, 415, 422)
+SAME = 1e-2
+"""Scores of one text that differ by less than this (of 1, or of the larger one) are one score."""
 _TOO_LONG = re.compile(
     r"context.?(length|window)|max_model_len|maximum (model|input) length|(input|prompt|sequence) (is )?too long"
     r"|longer than|exceeds? (the )?(model|max|limit)",
@@ -26,7 +31,7 @@ _TOO_LONG = re.compile(
 )
 
 
-class ManyLabels(Exception):
+class ManyLabels(ServerFailed):
     """The model gives several numbers where a reward is one; `str(error)` says which."""
 
 
@@ -81,6 +86,27 @@ class Dialect:
 def too_long(error: ServerFailed) -> bool:
     """Whether a server refused a request because a sequence is longer than its model reads."""
     return error.status in (400, 413, 422) and bool(_TOO_LONG.search(server_message(error.body) or str(error)))
+
+
+def switched_off(field: str, default: Sequence[float], scores: Sequence[float]) -> bool:
+    """Whether the scores with `field: false` are the raw ones, and those by default are not.
+
+    For the newest name any difference says so. An older one may have switched an activation on, so there the default
+    must be what a sigmoid makes of the scores, or a softmax over one label: 1.
+    """
+    if not any(_apart(raw, given) for raw, given in zip(scores, default, strict=True)):
+        return False
+    if field == RAW_FIELDS[0] or all(given == 1.0 for given in default):
+        return True
+    return not any(_apart(_sigmoid(raw), given) for raw, given in zip(scores, default, strict=True))
+
+
+def _apart(a: float, b: float) -> bool:
+    return abs(a - b) > SAME * max(1.0, abs(a))
+
+
+def _sigmoid(raw: float) -> float:
+    return 1 / (1 + math.exp(-max(raw, -700.0)))
 
 
 def _vllm(reply: Any, counts: list[int], endpoint: Endpoint) -> list[float]:

@@ -11,18 +11,28 @@ import logging
 import threading
 from collections.abc import Sequence
 
+from jinja2 import TemplateError
+
 from pns.errors import UserError
 from pns.recipe import RewardModelSource
 from pns.rewards.identity import ModelMark
 from pns.rewards.judge.client import Client, ServerFailed
 from pns.rewards.judge.loop import LoopThread
 from pns.rewards.reward_model import chat_tokenizer, encode, messages
-from pns.rewards.reward_protocol import RAW_FIELDS, REFUSED, Conversation, Dialect, ManyLabels, too_long
+from pns.rewards.reward_protocol import (
+    NOT_THERE,
+    RAW_FIELDS,
+    REFUSED,
+    Conversation,
+    Dialect,
+    ManyLabels,
+    switched_off,
+    too_long,
+)
 
 log = logging.getLogger("pns.reward_model")
 
 MAX_BODY = 64 << 20  # a token classifier answers with a number for each token
-SAME = 1e-2
 _FIELD = "reward.reward_model"
 _NOT_FOUND = "is this a reward model, and the server's address without a path?"
 _PROBES = (
@@ -61,17 +71,10 @@ class RewardServer:
             self.dialect: Dialect = self._thread.run(self._probe())
         except BaseException as error:
             self._thread.close()
-            if isinstance(error, ServerFailed):
-                raise UserError(
-                    f"{source.kind} at {server.url}: {error}", field=f"{_FIELD}.server",
-                    remedy="start the server, or mend its address and settings",
-                ) from None  # fmt: skip
-            if isinstance(error, ManyLabels):
-                raise UserError(
-                    f"the model gives {error}, and a reward is one number", field=_FIELD,
-                    remedy="serve a reward model with one label; process reward models are not supported",
-                ) from None  # fmt: skip
-            raise
+            told = _told(error, source, server.url)
+            if told is None:
+                raise
+            raise told from None
 
     def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float | None]:
         """Raw scores in the order given; None for a text that is longer than the server's model reads.
@@ -148,7 +151,8 @@ class RewardServer:
             dialect = Dialect("sglang", model)
             await self._post(dialect, rows)
             return dialect
-        return await self._raw(await self._accepted(model, rows), rows)
+        dialect, default = await self._accepted(model, rows)
+        return await self._raw(dialect, default, rows)
 
     async def _model(self) -> str:
         """The served model's name; `max_length` is set on the way."""
@@ -159,42 +163,60 @@ class RewardServer:
         shown = ", ".join(name[:80] for name in sorted(names)[:5])
         if self.source.name is not None and self.source.name not in names:
             raise UserError(
-                f"the server does not serve {self.source.name!r}", field=f"{_FIELD}.name", remedy=f"it serves: {shown}"
-            )
+                f"the server does not serve {self.source.name!r}", field=f"{_FIELD}.name",
+                remedy=f"it serves: {shown}" if names else "it lists no models: is this the server's address?",
+            )  # fmt: skip
         if self.source.name is None and len(names) != 1:
             raise UserError(
                 f"the server lists {len(names)} models", field=f"{_FIELD}.name",
                 remedy=f"name one of them: {shown}" if names else "start it with a model",
             )  # fmt: skip
         name = self.source.name or next(iter(names))
+        if self.source.kind == "sglang" and names[name].get("parent") is not None:
+            raise UserError(
+                f"{name!r} is an adapter, and SGLang's /classify scores with its base model", field=f"{_FIELD}.name",
+                remedy="merge it into that model, or serve it with vLLM",
+            )  # fmt: skip
         longest = names[name].get("max_model_len")
-        self.max_length = longest if isinstance(longest, int) and longest > 0 else None
+        if isinstance(longest, int) and longest > 1:
+            self.max_length = longest - (self.source.kind == "sglang")  # which leaves a place for a token to come
         return name
 
-    async def _accepted(self, model: str, rows: list[Conversation]) -> Dialect:
-        """The first way of asking that the server does not refuse. Token ids before text: see the module's head."""
+    async def _accepted(self, model: str, rows: list[Conversation]) -> tuple[Dialect, list[float]]:
+        """The first way of asking that the server does not refuse, and its scores with whatever activation it applies.
+
+        Token ids before text: see the module's head.
+        """
         wanted = self.source.endpoint
         refused: dict[str, ServerFailed] = {}
         for endpoint in ("classify", "pooling") if wanted == "auto" else (wanted,):
             for ids in (True, False):
-                dialect = Dialect("vllm", model, endpoint, ids, RAW_FIELDS[0])
+                dialect = Dialect("vllm", model, endpoint, ids)
                 try:
-                    await self._post(dialect, rows)
+                    return dialect, await self._post(dialect, rows)
                 except ServerFailed as error:
                     if error.status not in REFUSED:
                         raise
                     refused.setdefault(endpoint, error)
-                else:
-                    return dialect
+                    if error.status in NOT_THERE:
+                        break
         raise ServerFailed("; ".join(f"/{endpoint}: {error}" for endpoint, error in refused.items()))
 
-    async def _raw(self, dialect: Dialect, rows: list[Conversation]) -> Dialect:
+    async def _raw(self, dialect: Dialect, default: list[float], rows: list[Conversation]) -> Dialect:
         """With the field that gives raw scores. Raises UserError where the server gives 1 for every text."""
-        default = await self._post(dialect.but(raw_field=None), rows)
+        kept = dialect
         for field in RAW_FIELDS:
-            scores = await self._post(dialect.but(raw_field=field), rows)
-            if any(abs(a - b) > SAME * max(1.0, abs(a)) for a, b in zip(scores, default, strict=True)):
-                return dialect.but(raw_field=field)
+            named = dialect.but(raw_field=field)
+            try:
+                scores = await self._post(named, rows)
+            except ServerFailed as error:
+                if error.status not in REFUSED:
+                    raise
+                continue  # a server that refuses fields unknown to it
+            if switched_off(field, default, scores):
+                return named
+            if field == RAW_FIELDS[0]:
+                kept = named
         if all(score == 1.0 for score in default):
             raise UserError(
                 "the server gives 1 for every text: a softmax over one label", field=f"{_FIELD}.server",
@@ -202,7 +224,27 @@ class RewardServer:
             )  # fmt: skip
         if all(0 <= score <= 1 for score in default):
             log.warning(
-                "%s gives numbers from 0 to 1 whether or not raw scores are asked for: is a sigmoid left on?",
+                "%r gives numbers from 0 to 1 whether or not raw scores are asked for: is a sigmoid left on?",
                 dialect.model,
             )
-        return dialect.but(raw_field=RAW_FIELDS[0])
+        return kept
+
+
+def _told(error: BaseException, source: RewardModelSource, url: str) -> UserError | None:
+    """What the user can mend of what went wrong at the start; None: nothing."""
+    if isinstance(error, ManyLabels):
+        return UserError(
+            f"the model gives {error}, and a reward is one number", field=_FIELD,
+            remedy="serve a reward model with one label; process reward models are not supported",
+        )  # fmt: skip
+    if isinstance(error, ServerFailed):
+        return UserError(
+            f"{source.kind} at {url}: {error}", field=f"{_FIELD}.server",
+            remedy="start the server, or mend its address and settings",
+        )  # fmt: skip
+    if isinstance(error, TemplateError):
+        return UserError(
+            f"the chat template does not take a user and an assistant message ({error})", file=source.path,
+            field="chat_template", remedy="give the tokenizer the template that the reward model was trained with",
+        )  # fmt: skip
+    return None
