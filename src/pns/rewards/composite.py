@@ -27,7 +27,7 @@ from pns.rewards.format import format_failures
 from pns.rewards.inversion import inversion
 from pns.rewards.judging import EachJudge, Judge, JudgeFunction, Judgement
 from pns.rewards.reward_model import Calibration
-from pns.rewards.steps import judge_steps
+from pns.rewards.steps import judge_and_tell
 from pns.verify import Verifier, extract
 
 Finish = Literal["stop", "length"]
@@ -171,14 +171,17 @@ class Composite:
             return [None] * len(texts)
         answers = [extract(text, self.part.answer_format).answer for text in texts]
         try:
-            given = self.judge.judge(problems, texts, answers)
+            given = list(self.judge.judge(problems, texts, answers))
         except Exception as error:
             return [Judgement(failure="server", detail=_named(error))] * len(texts)
         if len(given) != len(texts):
-            return [Judgement(failure="malformed", detail=f"{len(given)} verdicts for {len(texts)} responses")] * len(
-                texts
-            )
-        return list(given)
+            wrong = Judgement(failure="malformed", detail=f"{len(given)} verdicts for {len(texts)} responses")
+            return [wrong] * len(texts)
+        return [
+            one if isinstance(one, Judgement) else
+            Judgement(failure="malformed", detail=f"a {type(one).__name__}, not a Judgement")
+            for one in given
+        ]  # fmt: skip
 
     def _join(self, verdict: Verdict, raw: float | str | None, judgement: Judgement | None) -> Scores:
         failed = isinstance(raw, str)
@@ -227,7 +230,7 @@ def as_judge(judge: Literal["steps", "none"] | Judge | JudgeFunction | None) -> 
     if judge is None or judge == "none":
         return None
     if judge == "steps":
-        return EachJudge(judge_steps)
+        return EachJudge(judge_and_tell)
     if isinstance(judge, str):
         raise ValueError(f"unknown judge {judge!r}")
     if hasattr(judge, "judge"):

@@ -35,7 +35,10 @@ from pns.rewards.problem_numbers import problem_numbers
 from pns.verify.check import MAX_CHARS, normalise
 from pns.verify.numbers import parse_plain
 
-__all__ = ["Statement", "find_steps", "judge_steps"]
+__all__ = ["NOTHING", "Statement", "find_steps", "judge_and_tell", "judge_steps"]
+
+NOTHING = "no arithmetic statement found"
+"""What the checker says of a response in which there was nothing for it to check: its 0 is then no finding."""
 
 WORDS_PER_STEP = 80
 SPARE_STEPS = 2
@@ -67,6 +70,12 @@ def judge_steps(problem: str, response: str, answer: str | None) -> Rubric:
         cap = 2 if relevance else 1
         coherence, completeness = min(coherence, cap), min(completeness, cap)
     return Rubric(relevance=relevance, coherence=coherence, completeness=completeness, consistency=consistency)
+
+
+def judge_and_tell(problem: str, response: str, answer: str | None) -> Rubric | tuple[Rubric, str]:
+    """As `judge_steps`; where there was nothing to check, with the text NOTHING beside the rubric."""
+    rubric = judge_steps(problem, response, answer)
+    return (rubric, NOTHING) if rubric.total == 0 and not find_steps(response) else rubric
 
 
 def _sharp(faults: int) -> int:
