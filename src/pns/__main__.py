@@ -1,6 +1,17 @@
-"""`python -m pns` is the `pns` command."""
+"""The `pns` command, also as `python -m pns`."""
 
-from pns.cli import main
+import sys
+
+
+def main() -> None:
+    """Entry point. The command line is imported here, so that Ctrl-C meanwhile ends in silence, too."""
+    try:
+        from pns.cli import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ import typer
 import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
-from pns.commands.common import BUG, console, errors, fail
+from pns.commands.common import BUG, console, errors, fail, say
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
 from pns.commands.serve import serve_reward
@@ -126,7 +126,7 @@ def _run(
     from pns import pipeline
     from pns.display import Display
     from pns.driver import StageFailed, execute
-    from pns.recipe import load_recipe
+    from pns.recipe_files import load_recipe
     from pns.run import Run, read_json
 
     recipe, _ = load_recipe(recipe_file, overrides)
@@ -154,9 +154,9 @@ def _run(
         from pns.report.console import results_table
 
         screen.print(results_table(read_json(one.folder / "report" / "results.json")))
-        typer.echo(f"report: {page}")
+        say(f"report: {page}")
     else:
-        typer.echo(f"run: {one.folder}  (`pns show {one.folder}`)")
+        say(f"run: {one.folder}  (`pns show {one.folder}`)")
 
 
 def _need_libraries() -> None:
@@ -202,9 +202,7 @@ def show(run_dir: RunArgument) -> None:
             )
         console().print(table)
         total = sum(row.get("seconds", 0.0) for row in rows)
-        typer.echo(
-            f"{sum(r['state'] == 'done' for r in rows)} of {len(rows)} stages done, {clock(total)} of stage time"
-        )
+        say(f"{sum(r['state'] == 'done' for r in rows)} of {len(rows)} stages done, {clock(total)} of stage time")
 
 
 def _size(count: float) -> str:
@@ -255,7 +253,7 @@ def recipe(recipe: RecipeArgument, overrides: Overrides = None) -> None:
         from rich.table import Table
         from rich.text import Text
 
-        from pns.recipe import load_recipe
+        from pns.recipe_files import load_recipe
 
         found, sources = load_recipe(recipe, overrides or [])
         data = found.model_dump(mode="json")
@@ -284,7 +282,7 @@ def report(run_dir: RunArgument) -> None:
 
         one = Run.open(run_dir)
         seconds = {row["name"]: row["seconds"] for row in state_rows(one) if "seconds" in row}
-        typer.echo(f"report: {render(one, seconds)}")
+        say(f"report: {render(one, seconds)}")
 
 
 app.command("verify", context_settings=SETTINGS)(verify)
@@ -308,8 +306,3 @@ def _options(
     ] = False,
 ) -> None:
     pass
-
-
-def main() -> None:
-    """Entry point of the `pns` command."""
-    app()

@@ -286,7 +286,7 @@ def render(run: Run, seconds: Mapping[str, float]) -> Path:
 
 def state_rows(run: Run) -> list[dict[str, Any]]:
     """For `pns show`: what is on disk of each stage of the run's recipe."""
-    from pns.recipe import parse_recipe
+    from pns.recipe_files import parse_recipe
 
     path = run.folder / "recipe.yaml"
     if not path.is_file():

@@ -119,7 +119,7 @@ def _item(row: Row, columns: Columns, problems: Mapping[str, Problem] | None, de
         id=None if columns.id is None else text(row, columns.id),
         problem=_problem(row, columns, problems, defaults),
         text=whole,
-        answer=None if columns.answer is None else text(row, columns.answer),
+        answer=None if columns.answer is None else text(row, columns.answer, ", "),
         finish=_finish(row, columns.finish),
         label=None if columns.label is None else flag(row, columns.label),
         raw=None if columns.reward is None else number(row, columns.reward),
@@ -137,7 +137,7 @@ def _problem(row: Row, columns: Columns, problems: Mapping[str, Problem] | None,
         base = Problem(
             id=str(row.line),
             problem=NO_TEXT if columns.problem is None else filled(row, columns.problem),
-            answer=filled(row, columns.gold or ""),
+            answer=filled(row, columns.gold or "", ", "),
         )
         tolerance = unit = kind = None
     if columns.tolerance is not None:

@@ -15,6 +15,7 @@ from typing import Any
 from pns.errors import UserError
 from pns.problems.registry import identity
 from pns.recipe import Recipe
+from pns.rewards.callables import source_of
 from pns.run import file_hash, fingerprint
 from pns.verify.version import VERIFIER
 
@@ -196,13 +197,14 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
 
 
 def _scoring_files(recipe: Recipe) -> list[Path]:
-    """Files that change the composite's scores: a judge's own prompt, the calibration of a reward model from elsewhere."""
+    """Files that change the composite's scores: a judge's own prompt, a user's own functions, another model's calibration."""
     part, found = recipe.reward, []
     if part.judge_server is not None and (prompt := Path(part.judge_server.prompt)).suffix:
         found.append(prompt)
     if part.reward_model is not None and part.reward_model.calibration is not None:
         found.append(part.reward_model.calibration / "calibration.json")
-    return found
+    named = [part.judge, *([part.reward_model.kind] if part.reward_model is not None else [])]
+    return found + [file for name in named if ":" in name and (file := source_of(name)) is not None]
 
 
 def _dig(data: Any, key: str) -> Any:

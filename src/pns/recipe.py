@@ -6,27 +6,25 @@ shares 0..1, log-probabilities nats. Nothing here loads torch.
 
 from __future__ import annotations
 
-import difflib
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from pns.errors import UserError
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Method = Literal["rejection", "flip", "corruption", "pns"]
 Regime = Literal["matched", "own"]
 METHODS: tuple[Method, ...] = ("rejection", "flip", "corruption", "pns")
 REGIMES: tuple[Regime, ...] = ("matched", "own")
+_CALLABLE = re.compile(r"\w+(\.\w+)*:\w+")
 SPLITS = ("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev")
 
 
 class Part(BaseModel):
     """Base of all parts: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Splits(Part):
@@ -244,7 +242,7 @@ class RewardModelSource(Part):
             raise ValueError("server belongs to kind: vllm or sglang")
         if self.kind == "transformers" and self.path is None:
             raise ValueError("kind: transformers needs path")
-        if self.kind not in ("transformers", "vllm", "sglang") and ":" not in self.kind:
+        if self.kind not in ("transformers", "vllm", "sglang") and not _CALLABLE.fullmatch(self.kind):
             raise ValueError("kind is transformers, vllm, sglang, or my.module:function")
         for key, field in type(self).model_fields.items():
             if key not in ("kind", "calibration", *_READ_BY.get(self.kind, ())) and getattr(self, key) != field.default:
@@ -282,7 +280,7 @@ class RewardPart(Part):
     """The composite reward (method.md). Gates first, then w_A + w_M M + w_C C."""
 
     answer_format: Literal["boxed", "gsm8k", "answer_tag", "think_boxed"] = "boxed"
-    malformed: float = Field(-1.0, description="score of a malformed or response-undecidable completion")
+    malformed: float = Field(-1.0, le=0, description="score of a malformed or response-undecidable completion")
     weight_inversion: float = Field(0.4, ge=0)
     weight_reward_model: float = Field(0.2, ge=0)
     weight_judge: float = Field(0.4, ge=0)
@@ -302,7 +300,7 @@ class RewardPart(Part):
     def _judges(self) -> RewardPart:
         if (self.judge == "server") != (self.judge_server is not None):
             raise ValueError("judge: server and judge_server go together")
-        if self.judge not in ("steps", "none", "server") and ":" not in self.judge:
+        if self.judge not in ("steps", "none", "server") and not _CALLABLE.fullmatch(self.judge):
             raise ValueError("judge is steps, none, server, or my.module:function")
         return self
 
@@ -415,181 +413,3 @@ class RewardRecipe(Part):
     name: str = Field("reward", min_length=1)
     about: str = ""
     reward: RewardPart
-
-
-def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple[Recipe, dict[str, str]]:
-    """Read a recipe and apply `key=value` overrides.
-
-    Returns:
-        the recipe, and for each leaf key in dotted form where its value came from: `default`, the file, or `override`.
-
-    Raises:
-        UserError: missing file, broken YAML, unknown key (with the nearest known one), wrong type, broken rule.
-    """
-    path = Path(path)
-    given = _read(path)
-    if "reward" in given and set(given) <= set(RewardRecipe.model_fields):
-        raise UserError("holds the reward alone", file=path, remedy="it is for `pns score`; a run needs a whole recipe")
-    data, sources = _overridden(given, path, overrides)
-    recipe = parse_recipe(data, path, sources)
-    resolved = _leaves(recipe.model_dump(mode="json"))
-    return recipe, {key: sources.get(key, "default") for key in resolved}
-
-
-def load_reward(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> RewardPart:
-    """The `reward` part of a recipe, with `reward.key=value` overrides: what scoring needs and nothing else.
-
-    The file is a whole recipe, which is checked whole, or one with only `reward` (and `name`, `about`). An answer
-    format that training refuses is fine here.
-
-    Raises:
-        UserError: as `load_recipe`; also where `reward` is missing from a file that is no whole recipe.
-    """
-    path = Path(path)
-    given = _read(path)
-    whole = bool(set(given) & (set(Recipe.model_fields) - set(RewardRecipe.model_fields)))
-    data, sources = _overridden(given, path, overrides)
-    reward = data.get("reward", {} if whole else None)
-    if whole and isinstance(reward, dict):
-        parse_recipe({**data, "reward": {k: v for k, v in reward.items() if k != "answer_format"}}, path, sources)
-    elif whole:
-        parse_recipe(data, path, sources)
-    alone = {"reward": reward} if whole else data
-    try:
-        return RewardRecipe.model_validate(alone).reward
-    except ValidationError as error:
-        raise _as_user_error(error, path, sources, RewardRecipe) from None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError("no such recipe", file=path, remedy=_nearby_recipes(path))
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        raise UserError(
-            f"not valid YAML: {getattr(error, 'problem', None) or error}",
-            file=path,
-            line=None if mark is None else mark.line + 1,
-            remedy="mend the syntax; keys and values are written `key: value`",
-        ) from None
-    if not isinstance(data, dict):
-        raise UserError("a recipe is a mapping of keys to values", file=path, remedy="see recipes/embedded.yaml")
-    return data
-
-
-def _overridden(
-    data: dict[str, Any], path: Path, overrides: list[str] | tuple[str, ...]
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """The data with the overrides in it, and where each leaf comes from."""
-    sources = {key: str(path) for key in _leaves(data)}
-    for text in overrides:
-        key, value = _override(text)
-        _set(data, key, value, text)
-        sources.update(dict.fromkeys(_leaves(value, key) if isinstance(value, dict) else [key], "override"))
-    return data, sources
-
-
-def parse_recipe(data: dict[str, Any], path: Path, sources: dict[str, str] | None = None) -> Recipe:
-    """Validate a mapping as a recipe; relative paths in it are taken from the working directory."""
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise _as_user_error(error, path, sources or {}) from None
-
-
-def _as_user_error(
-    error: ValidationError, path: Path, sources: dict[str, str], model: type[BaseModel] = Recipe
-) -> UserError:
-    # An unknown key first: where one is misspelt, the right one is also missing.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    # Of a union pydantic names the branch too, `literal[...]`, which is no key.
-    loc = [str(p) for p in first["loc"] if "[" not in str(p)]
-    key = ".".join(loc)
-    given = [source for k, source in sources.items() if k == key or k.startswith(f"{key}.")]
-    file: Path | str = "override" if given and set(given) == {"override"} else path
-    more = len(error.errors()) - 1
-    tail = f" (and {more} more)" if more else ""
-    if first["type"] == "extra_forbidden":
-        near = _nearest(loc, model)
-        remedy = f"did you mean `{near}`?" if near else "`pns recipe RECIPE` lists every key"
-        return UserError(f"unknown key{tail}", file=file, field=key, remedy=remedy)
-    if first["type"] == "missing":
-        return UserError(f"this key is required{tail}", file=file, field=key, remedy=f"add `{key}: ...`")
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    return UserError(f"{message}{got}{tail}", file=file, field=key or None, remedy="change the value")
-
-
-def _nearest(loc: list[str], model: type[BaseModel]) -> str | None:
-    """The known key nearest to an unknown one: among its siblings first, then among all keys by last name."""
-    siblings: list[str] = _fields_at(loc[:-1], model)
-    close = difflib.get_close_matches(loc[-1], siblings, n=1, cutoff=0.6)
-    if close:
-        return ".".join([*loc[:-1], close[0]])
-    every = _all_keys(model)
-    by_last: dict[str, list[str]] = {}
-    for key in every:
-        by_last.setdefault(key.split(".")[-1], []).append(key)
-    close = difflib.get_close_matches(loc[-1], list(by_last), n=1, cutoff=0.6)
-    return by_last[close[0]][0] if close else None
-
-
-def _fields_at(loc: list[str], root: type[BaseModel]) -> list[str]:
-    model: type[BaseModel] | None = root
-    for name in loc:
-        field = model.model_fields.get(name) if model is not None else None
-        model = _part(field.annotation) if field is not None else None
-    return list(model.model_fields) if model is not None else []
-
-
-def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        inner = _part(field.annotation)
-        keys += _all_keys(inner, f"{prefix}{name}.") if inner is not None else [prefix + name]
-    return keys
-
-
-def _part(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation: `Part`, or `Part | None`."""
-    inner = next((a for a in [annotation, *get_args(annotation)] if isinstance(a, type) and issubclass(a, Part)), None)
-    return inner
-
-
-def _override(text: str) -> tuple[str, Any]:
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise UserError(f"`{text}` is not key=value", file="override", remedy="write e.g. align.beta=0.2")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"the value of `{text}` is not valid YAML", file="override", remedy="quote it") from None
-
-
-def _set(data: dict[str, Any], key: str, value: Any, text: str) -> None:
-    *parents, last = key.split(".")
-    node: Any = data
-    for name in parents:
-        node = node.setdefault(name, {})
-        if not isinstance(node, dict):
-            raise UserError(
-                f"`{name}` holds a value, not keys",
-                file="override",
-                field=text,
-                remedy="`pns recipe RECIPE` lists every key",
-            )
-    node[last] = value
-
-
-def _leaves(data: Any, prefix: str = "") -> list[str]:
-    if isinstance(data, dict) and data:
-        return [leaf for k, v in data.items() for leaf in _leaves(v, f"{prefix}.{k}" if prefix else str(k))]
-    return [prefix] if prefix else []
-
-
-def _nearby_recipes(path: Path) -> str:
-    here = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, here, n=1, cutoff=0.5) or here[:3]
-    return f"there: {', '.join(near)}" if near else "check the path; the recipes are under recipes/"

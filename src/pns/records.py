@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pns.errors import UserError
+from pns.rows import Row, jsonl_rows
 
 Outcome = Literal["correct", "wrong", "undecided"]
 AnswerKind = Literal["math", "text", "choice"]
@@ -141,34 +142,22 @@ class Pair(Record):
 R = TypeVar("R", bound=Record)
 
 
-def parse_row(cls: type[R], text: str, *, file: str | Path, line: int) -> R:
-    """One JSON line as a record. Raises UserError naming file, line and field."""
+def parse_row(cls: type[R], row: Row, values: dict[str, Any] | None = None) -> R:
+    """A row of a file as a record; `values` in place of its own. Raises UserError naming file, line and field."""
     try:
-        row = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"not valid JSON ({error})", file=file, line=line, remedy="mend or remove this line") from None
-    try:
-        return cls.model_validate(row)
-    except ValidationError as error:
-        first = error.errors()[0]
+        return cls.model_validate(row.values if values is None else values)
+    except (ValidationError, RecursionError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
         field = ".".join(str(p) for p in first["loc"]) or None
         raise UserError(
-            f"not a {cls.__name__}: {first['msg']}", file=file, line=line, field=field, remedy="mend this row"
+            f"not a {cls.__name__}: {first['msg']}", file=row.file, line=row.line, field=field, remedy="mend this row"
         ) from None
 
 
 def read_jsonl(path: str | Path, cls: type[R]) -> Iterator[R]:
     """Rows of a JSONL file, blank lines skipped. Raises UserError on a missing file or a bad line."""
-    path = Path(path)
-    try:
-        with path.open("r", encoding="utf-8") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield parse_row(cls, line, file=path, line=number)
-    except FileNotFoundError:
-        raise UserError("no such file", file=path, remedy="check the path") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text ({error.reason})", file=path, remedy="save it as UTF-8") from None
+    for row in jsonl_rows(path):
+        yield parse_row(cls, row)
 
 
 def to_jsonl(rows: Iterable[Record]) -> str:

@@ -23,6 +23,7 @@ MAX_LINE = 16 << 20
 MAX_ROW_GROUP = 4 << 30
 """Uncompressed bytes of one column in one row group of a Parquet file."""
 KINDS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".pq": "parquet"}
+_PACKED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 _PARQUET_BATCH = 64
 
@@ -78,6 +79,13 @@ def column_names(path: str | Path) -> list[str]:
     raise UserError("no rows in this file", file=path, remedy="give one with at least one row")
 
 
+def jsonl_rows(path: str | Path) -> Iterator[Row]:
+    """The rows of a JSONL file, whatever its suffix and keys; there may be none. Raises UserError as `read_rows`."""
+    path = Path(path)
+    with _told(path):
+        yield from _jsonl(path, ())
+
+
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:
     """What the system says about a file that cannot be read, in our words."""
@@ -91,14 +99,14 @@ def _told(path: Path) -> Iterator[None]:
         raise UserError("this file cannot be read", file=path, remedy="check its permissions") from None
 
 
-def text(row: Row, column: str) -> str | None:
-    """A cell as text. A number becomes its shortest text (72.0 -> "72"), a list of texts its lines; null is None.
+def text(row: Row, column: str, join: str = "\n") -> str | None:
+    """A cell as text. A number becomes its shortest text (72.0 -> "72"), a list of texts is joined; null is None.
 
     Half a surrogate pair, which no UTF-8 file can hold, becomes U+FFFD. Raises UserError for anything else.
     """
     value = row.values[column]
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
-        value = "\n".join(value)
+        value = join.join(value)
     if value is None or isinstance(value, str):
         return value if value is None or value.isascii() else value.encode("utf-16", "surrogatepass").decode(
             "utf-16", "replace"
@@ -108,9 +116,9 @@ def text(row: Row, column: str) -> str | None:
     return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else str(value)
 
 
-def filled(row: Row, column: str) -> str:
+def filled(row: Row, column: str, join: str = "\n") -> str:
     """A cell as text that is not blank. Raises UserError where it is null or blank, too."""
-    found = text(row, column)
+    found = text(row, column, join)
     if found is None or not found.strip():
         raise row.error("missing", column, "fill it, or remove the row")
     return found
@@ -168,6 +176,10 @@ def missing_column(
 def _kind(path: Path) -> str:
     kind = KINDS.get(path.suffix.casefold())
     if kind is None:
+        if path.is_dir():
+            raise UserError("this is a directory", file=path, remedy="name a file inside it")
+        if path.suffix.casefold() in _PACKED:
+            raise UserError("a packed file", file=path, remedy="unpack it first")
         known = ", ".join(KINDS)
         raise UserError(f"{path.suffix or 'no suffix'!r} is no kind of table", file=path, remedy=f"known: {known}")
     return kind
@@ -210,12 +222,21 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, for `object_pairs_hook`. Raises ValueError for a key that stands twice, of which the last would win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} stands twice in one object")
+    return found
+
+
 def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     for number, line in _lines(path):
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line, object_pairs_hook=distinct_keys)
         except (ValueError, RecursionError) as error:
             cause = "nested too deep" if isinstance(error, RecursionError) else str(error)
             raise UserError(
@@ -260,6 +281,10 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _csv(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     records = _csv_records(path)
     line, header = next(records, (1, []))
+    if len(header) == 1 and ";" in header[0] and columns:
+        raise UserError(
+            "its columns seem to be separated by semicolons", file=path, line=line, remedy="separate them by commas"
+        )
     for column in columns:
         if column not in header:
             raise missing_column(column, header, path, line)
@@ -299,6 +324,8 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         for column in columns:
             if column not in schema.names:
                 raise missing_column(column, schema.names, path)
+            if schema.names.count(column) > 1:
+                raise UserError("two columns of this name", file=path, field=column, remedy="rename one")
             if not _plain(schema.field(column).type):
                 raise UserError(
                     f"the type {schema.field(column).type} is no text, number or Boolean", file=path, field=column,

@@ -28,6 +28,21 @@ VOLATILE = ("stage.json", "work.json")
 UNFINISHED = ".unfinished-"
 
 
+def check_writable(out: Path, field: str | None = None) -> None:
+    """Whether a file can be written there, by a rename: told before any work is done.
+
+    Raises UserError for a directory, for what is there and no plain file, and for a folder that is missing or shut.
+    """
+    if out.is_dir():
+        raise UserError("this is a directory", file=out, field=field, remedy="name a file inside it")
+    if out.exists() and not out.is_file():
+        raise UserError("this is no plain file", file=out, field=field, remedy="name another")
+    if not out.parent.is_dir():
+        raise UserError("no such folder", file=out.parent, field=field, remedy="make it, or name another")
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise UserError("this folder cannot be written", file=out.parent, field=field, remedy="name another folder")
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)

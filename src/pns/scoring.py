@@ -6,6 +6,7 @@ come out whether or not the work was interrupted. (Source: ours.)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -13,9 +14,10 @@ from typing import Any
 
 from pns.errors import StageStopped, UserError
 from pns.items import Item
-from pns.journal import Journal
+from pns.journal import Journal, changed
 from pns.recipe import RewardPart
 from pns.records import Rubric, Scores, Verdict
+from pns.rewards.callables import source_of
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import FILE as CALIBRATION_FILE
 from pns.run import file_hash
@@ -23,8 +25,8 @@ from pns.verify import Verifier
 
 VERSION = 1
 """Raised when the meaning of an output row changes; an unfinished file of another version is not gone on with."""
-RETRIED = ("judge_server", "judge_budget", "reward_model")
-"""Causes of an unscored response that may be gone on the next try."""
+RETRIED = ("judge_server", "judge_malformed", "judge_budget", "reward_model", "verifier")
+"""Causes of an unscored response that are not its own, nor its problem's: a mended judge or model would score it."""
 
 Work = Callable[[Sequence[Item]], list[dict[str, Any]]]
 Row = dict[str, Any]
@@ -51,8 +53,15 @@ def run_items(
     """
     if not journal.finished:
         journal.begin()
-    for row in journal.rows():
-        see(row)
+    seen = 0
+    try:
+        for row in journal.rows():
+            seen += 1
+            see(row)
+    except (KeyError, TypeError, ValueError, AttributeError):  # rows of ours have all keys, with values of their kinds
+        raise changed(journal.out if journal.finished else journal.partial, seen) from None
+    if journal.finished and seen != total:
+        raise changed(journal.out)
     if journal.finished:
         return
     progress(journal.done, total)
@@ -91,8 +100,8 @@ def verifying(verifier: Verifier, extracted: bool) -> Work:
 def scoring(composite: Composite, *, all_terms: bool = False, column: ColumnScorer | None = None) -> Work:
     """The work of `pns score`: the composite of each item.
 
-    A batch in which more than `reward.max_unscored` of the responses are unscored for a cause that may pass (RETRIED)
-    is not written: StageStopped, so that the same command tries it again.
+    A batch in which more than `reward.max_unscored` of the responses are unscored for a cause that can be mended
+    (RETRIED) is not written: StageStopped, so that the same command tries it again.
 
     Args:
         all_terms: compute M and C also where a gate has closed. The score does not change.
@@ -100,16 +109,36 @@ def scoring(composite: Composite, *, all_terms: bool = False, column: ColumnScor
     """
 
     def work(batch: Sequence[Item]) -> list[Row]:
-        if column is not None:
-            column.hold(batch)
-        scores = composite([i.problem for i in batch], [i.text for i in batch], [i.finish for i in batch])
-        if all_terms:
-            scores = with_all_terms(composite, batch, scores)
+        scores: list[Scores | None] = [None] * len(batch)
+        for places in [range(len(batch))] if column is None else _rounds(batch):
+            some = [batch[i] for i in places]
+            if column is not None:
+                column.hold(some)
+            given = composite([i.problem for i in some], [i.text for i in some], [i.finish for i in some])
+            if all_terms:
+                given = with_all_terms(composite, some, given)
+            for i, score in zip(places, given, strict=True):
+                scores[i] = score
+        done = [score for score in scores if score is not None]
         # A score that the file does not have will not be there on the next try either.
-        _stop_if_failing(scores, composite.part.max_unscored, RETRIED if column is None else RETRIED[:2])
-        return [score.model_dump(mode="json") for score in scores]
+        causes = RETRIED if column is None else tuple(cause for cause in RETRIED if cause != "reward_model")
+        _stop_if_failing(done, composite.part.max_unscored, causes)
+        return [score.model_dump(mode="json") for score in done]
 
     return work
+
+
+def _rounds(batch: Sequence[Item]) -> list[list[int]]:
+    """Places of the batch, in rounds: the n-th of identical responses to one problem stands in round n."""
+    rounds: list[list[int]] = []
+    times: Counter[tuple[str, str]] = Counter()
+    for i, item in enumerate(batch):
+        key = (item.problem.problem, item.text)
+        if times[key] == len(rounds):
+            rounds.append([])
+        rounds[times[key]].append(i)
+        times[key] += 1
+    return rounds
 
 
 def with_all_terms(composite: Composite, batch: Sequence[Item], scores: Sequence[Scores]) -> list[Scores]:
@@ -143,20 +172,18 @@ def _stop_if_failing(scores: Sequence[Scores], most: float, causes: Sequence[str
 
 
 class ColumnScorer:
-    """A reward model whose raw scores stand in a column of the file. `hold` comes before each batch.
+    """A reward model whose raw scores stand in a column of the file.
 
-    Identical responses to one problem in a batch share the score of the first: scores of one text differ by rounding
-    alone.
+    It is asked by problem and text, so identical responses to one problem must not be held at the same time: each has
+    the score of its own row (see `_rounds`).
     """
 
     def __init__(self) -> None:
         self._raw: dict[tuple[str, str], float | None] = {}
 
     def hold(self, batch: Sequence[Item]) -> None:
-        """The scores of this batch."""
-        self._raw = {}
-        for item in batch:
-            self._raw.setdefault((item.problem.problem, item.text), item.raw)
+        """The scores of these responses, which must differ; a call comes before each call of `score`."""
+        self._raw = {(item.problem.problem, item.text): item.raw for item in batch}
 
     def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float | None]:
         """See `Scorer`."""
@@ -171,8 +198,14 @@ def reward_marks(part: RewardPart) -> dict[str, Any]:
             marks["judge_server"].pop(name)
         if Path(part.judge_server.prompt).is_file():
             marks["judge_server"]["prompt"] = file_hash(Path(part.judge_server.prompt))
+    file = source_of(part.judge) if ":" in part.judge else None
+    if file is not None:
+        marks["judge"] = f"{part.judge} {file_hash(file)}"
     source = part.reward_model
     if source is not None:
+        file = source_of(source.kind) if ":" in source.kind else None
+        if file is not None:
+            marks["reward_model"]["kind"] = f"{source.kind} {file_hash(file)}"
         for name in ("server", "batch_size", "device"):
             marks["reward_model"].pop(name)
         if source.calibration is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pns import pipeline
-from pns.recipe import load_recipe
+from pns.recipe_files import load_recipe
 from pns.run import Run
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pns import pipeline
-from pns.recipe import METHODS, load_recipe
+from pns.recipe import METHODS
+from pns.recipe_files import load_recipe
 from pns.records import Pair, Response, read_parquet
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.xdist_group("e2e")]

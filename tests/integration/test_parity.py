@@ -16,7 +16,7 @@ import pytest
 
 from helpers.real_server import free_port, running
 from helpers.reward import real_responses, write_recipe
-from pns.recipe import load_reward
+from pns.recipe_files import load_reward
 from pns.records import Problem, Scores
 from pns.rewards.adapters import openrlhf, plugin, verl
 from pns.rewards.adapters.trl import composite_reward

@@ -16,7 +16,7 @@ import pns.worker
 from pns import pipeline
 from pns.errors import StageStopped, UserError
 from pns.pipeline import Stage
-from pns.recipe import load_recipe
+from pns.recipe_files import load_recipe
 from pns.worker import Job, work
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"

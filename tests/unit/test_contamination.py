@@ -28,7 +28,7 @@ from pns.problems.contamination import (
 from pns.problems.files import Statement
 from pns.problems.registry import load
 from pns.problems.splits import normalise
-from pns.recipe import load_recipe
+from pns.recipe_files import load_recipe
 from pns.records import Problem, read_parquet, to_jsonl
 from pns.run import read_json
 from pns.stages.context import Context

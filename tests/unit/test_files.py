@@ -65,7 +65,14 @@ def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
     [
         ("{not json", None, "not valid JSON"),
         ("[1]", None, "not a JSON object"),
-        ('{"id": "z", "problem": "q", "answer": NaN}', None, "NaN"),
+        ('{"id": "z", "problem": "q", "answer": NaN}', "answer", "string"),
+        ('{"id": "z", "problem": "q", "answer": "1", "meta": {"a": NaN}}', "meta", "NaN"),
+        ('{"id": "z", "problem": "q", "answer": "1", "answer": "2"}', None, "stands twice"),
+        (
+            '{"id": "z", "problem": "q", "answer": "1", "meta": ' + "[" * 100000 + "]" * 100000 + "}",
+            None,
+            "nested too deep",
+        ),
         ('{"id": "z", "problem": "q", "answer": 1e999}', "answer", "string"),
         ({**ROW, "id": "z", "answer": True}, "answer", "string"),
         ({**ROW, "id": "z", "answer": " \t"}, "answer", "empty"),

@@ -9,7 +9,8 @@ import pytest
 
 from pns import pipeline
 from pns.errors import UserError
-from pns.recipe import METHODS, Recipe, load_recipe
+from pns.recipe import METHODS, Recipe
+from pns.recipe_files import load_recipe
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pns.errors import UserError
-from pns.recipe import METHODS, RewardPart, load_recipe, load_reward
+from pns.recipe import METHODS, RewardPart
+from pns.recipe_files import load_recipe, load_reward
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL: dict[str, Any] = {

@@ -20,7 +20,7 @@ from pns.problems import hub
 from pns.problems.contamination import repeats, text_key
 from pns.problems.forms import asdiv, latex, olympiad, tolerance_of, unit_of
 from pns.problems.registry import BENCHMARKS, SETS, ProblemSet, find, identity, load, local_file
-from pns.recipe import load_recipe
+from pns.recipe_files import load_recipe
 from pns.records import Problem, to_jsonl
 from pns.verify.check import decide
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pns.commands.reading import describe
@@ -218,6 +220,68 @@ def test_a_row_that_utf8_cannot_hold_does_not_end_the_run(tmp_path: Path) -> Non
         assert [row["judge_text"] for row in journal.rows()] == ["half ? pair"]
 
 
+def test_two_processes_are_told_before_settings_are_compared(tmp_path: Path, ten: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with Journal(out, {"input": "x"}, batch=3) as first:
+        first.begin()
+        for fresh in (False, True):
+            with pytest.raises(UserError, match="another process is writing"):
+                go(ten, out, counting([]), reward="another", fresh=fresh)
+
+
+def test_a_file_that_another_process_finishes_meanwhile_is_not_written_again(tmp_path: Path, ten: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with Journal(out, {"input": "x"}, batch=3) as late:
+        go(ten, out, counting([]))
+        before = out.read_bytes()
+        late.begin()
+        assert late.finished
+    assert out.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.jsonl", "ten.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_finished_file_of_other_parts_says_which_changed(tmp_path: Path, ten: Path, suffix: str) -> None:
+    out = tmp_path / f"out{suffix}"
+    go(ten, out, counting([]), reward={"judge": "steps"}, columns={"gold": "answer"})
+    with pytest.raises(UserError, match=r"made of something else \(reward changed\)"):
+        go(ten, out, counting([]), reward={"judge": "none"}, columns={"gold": "answer"})
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("harm", ["cut", "key", "other row", "half a line"])
+def test_a_finished_file_that_was_changed_is_not_taken(tmp_path: Path, ten: Path, suffix: str, harm: str) -> None:
+    out = tmp_path / f"out{suffix}"
+    go(ten, out, counting([]))
+    if suffix == ".parquet":
+        table = pq.read_table(out)
+        damaged = {
+            "cut": table.slice(0, 9),
+            "key": table.drop_columns(["row"]),
+            "other row": table.set_column(table.schema.get_field_index("run"), "run", pa.array(["x"] * 10)),
+        }
+        if harm == "half a line":
+            out.write_bytes(out.read_bytes()[:-9])
+        else:
+            pq.write_table(damaged[harm], out)
+    else:
+        lines = out.read_text().splitlines(keepends=True)
+        first = json.loads(lines[0])
+        if harm == "cut":
+            lines = lines[:9]
+        elif harm == "key":
+            del first["row"]
+            lines[0] = json.dumps(first) + "\n"
+        elif harm == "other row":
+            lines[4] = '["no row"]\n'
+        else:
+            lines[9] = lines[9][:20]
+        out.write_text("".join(lines))
+    with pytest.raises(UserError, match=r"this finished file was changed|is there already"):
+        go(ten, out, counting([]))
+    assert go(ten, out, counting([]), fresh=True) == list(range(1, 11))
+
+
 def test_an_input_that_shrinks_is_not_published(tmp_path: Path, ten: Path) -> None:
     out = tmp_path / "o.jsonl"
     lines = ten.read_text().splitlines(keepends=True)
@@ -339,8 +403,11 @@ def test_a_judge_that_is_down_stops_the_run_and_writes_nothing(tmp_path: Path, v
     assert {row["score"] for row in rows} == {None}
     assert tally.everything.unscored == {"judge_server": 4}
     assert tally.unscored.count == 4
-    # A verdict that is none does not get better by asking again.
-    _, rows = tallied(Composite(RewardPart(), verifier, judge=lambda *_: "no rubric"), batch)  # type: ignore[arg-type]
+    # A judge that never gives a verdict is as useless as one that is down.
+    never: Any = lambda *_: "no rubric"  # noqa: E731
+    with pytest.raises(StageStopped, match=r"4 of 4 responses are unscored.*a str, not a Rubric"):
+        scoring(Composite(RewardPart(), verifier, judge=never))(batch)
+    _, rows = tallied(Composite(RewardPart(max_unscored=1), verifier, judge=never), batch)
     assert {row["unscored_by"] for row in rows} == {"judge_malformed"}
 
 
@@ -360,7 +427,7 @@ def test_reward_model_scores_of_a_column(tmp_path: Path, verifier: Verifier) -> 
     assert scored[0]["score"] == pytest.approx(0.4 + 0.2 * 0.5)
     assert (scored[1]["score"], scored[1]["unscored_by"]) == (None, "reward_model")
     assert (scored[2]["score"], scored[2]["reward_raw"]) == (0, None)
-    assert scored[3]["reward_raw"] == 2.0, "the same text has one score"
+    assert scored[3]["reward_raw"] == 2.5, "the same text, and a score of its own row"
 
 
 def test_the_fingerprint_of_a_reward_part(tmp_path: Path) -> None:

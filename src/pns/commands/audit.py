@@ -8,13 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import console, errors
-from pns.errors import UserError
+from pns.commands.common import check_output, console, errors
+from pns.errors import StageStopped, UserError
 
 app = typer.Typer(no_args_is_help=True, help="How good is what we score with?")
 
 SAMPLES = 2000
 BATCH = 64
+KEPT = "Nothing is written. A judge behind a server has kept its verdicts in its cache; else the work starts anew."
 
 
 @app.callback()
@@ -67,15 +68,16 @@ def judge(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw and of the intervals.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Write all figures and every reading here (JSON).", show_default=False)
+        Path | None, typer.Option(help="Write all figures and every reading here, .json.", show_default=False)
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Run a chain-of-thought evaluator over human step labels (ProcessBench). Default: the step checker.
 
     F1 is the benchmark's: the harmonic mean of the accuracy on chains with an error (the very step must be named) and
     on chains without one. A judge that gives a rubric locates no step: it has an AUC of its total, and no F1. Every
     figure has a 95 % interval over problems. A judge behind a server keeps its verdicts in its cache, so the same
-    command goes on after an interruption.
+    command goes on after an interruption. One that fails on every chain of a batch stops it, with exit code 3.
 
     Examples:
 
@@ -85,7 +87,9 @@ def judge(
 
       pns audit judge --first-error my.module:locate --data processbench/gsm8k.jsonl
     """
-    with errors():
+    with errors(KEPT):
+        if out is not None:
+            check_output(out, (".json",), force, "--out")
         _audit_judge(recipe, overrides or [], function, first_error, data, limit, seed, out)
 
 
@@ -110,8 +114,6 @@ def _audit_judge(
     if limit is not None:
         rng = random.Random(seed)
         subsets = {s: rng.sample(chains, min(limit, len(chains))) for s, chains in subsets.items()}
-    if out is not None and not out.parent.is_dir():
-        raise UserError("no such folder", file=out.parent, field="--out", remedy="make it first")
     screen, results, readings = console(), {}, {}
     total, done = sum(map(len, subsets.values())), 0
     try:
@@ -119,7 +121,7 @@ def _audit_judge(
             for subset, chains in subsets.items():
                 found = []
                 for batch in batches(chains, BATCH):
-                    found += evaluator.read(batch)
+                    found += _read(evaluator, batch)
                     done += len(batch)
                     step(done, total)
                 readings[subset] = [
@@ -140,11 +142,21 @@ def _audit_judge(
         screen.print(f"written: {out}", markup=False, highlight=False)
 
 
+def _read(evaluator: Any, batch: Any) -> Any:
+    """Readings of a batch. StageStopped where it failed on all of it: figures of none would say nothing."""
+    found = evaluator.read(batch)
+    failed = [reading.cause for reading in found if reading.failed]
+    if len(failed) == len(found):
+        raise StageStopped(f"the evaluator failed on all of {len(found)} chains: {failed[0]}")
+    return found
+
+
 def _evaluator(
     recipe: Path | None, overrides: list[str], function: str | None, first_error: str | None
 ) -> tuple[str, Any]:
     from pns.evaluation.processbench import Locator, RubricJudge, StepChecker
-    from pns.rewards.build import build_judge, load_callable
+    from pns.rewards.build import build_judge
+    from pns.rewards.callables import load_callable
     from pns.rewards.composite import as_judge
 
     given = [
@@ -162,7 +174,7 @@ def _evaluator(
         return function, RubricJudge(_need(as_judge(load_callable(function, "--function"))))
     if recipe is None:
         return "steps", StepChecker()
-    from pns.recipe import load_reward
+    from pns.recipe_files import load_reward
 
     part = load_reward(recipe, overrides)
     if part.judge == "steps":

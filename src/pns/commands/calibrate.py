@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import INTERRUPTED, STOPPED, console, errors, fail
+from pns.commands.common import STARTS_ANEW, STOPPED, console, errors, fail, say
 from pns.errors import UserError
 
 BATCHES, FEWEST, FEW = 4, 4, 100
@@ -58,11 +58,8 @@ def calibrate(
 
       pns calibrate samples.parquet --recipe mine.yaml --out my-calibration --response text --label correct
     """
-    with errors():
-        try:
-            _calibrate(file, recipe, overrides or [], _Columns(problem, response, label), out)
-        except KeyboardInterrupt:  # there is no checkpoint, as `errors` would say
-            fail("\nInterrupted. Nothing is written; the same command starts from the beginning.", INTERRUPTED)
+    with errors(STARTS_ANEW):
+        _calibrate(file, recipe, overrides or [], _Columns(problem, response, label), out)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class _Counts:
 
 
 def _calibrate(path: Path, recipe: Path, overrides: list[str], columns: _Columns, out: Path) -> None:
-    from pns.recipe import load_reward
+    from pns.recipe_files import load_reward
     from pns.rewards.build import build_scorer, close_scorer, mark_of
     from pns.rewards.reward_model import FILE, Calibration
 
@@ -102,7 +99,7 @@ def _calibrate(path: Path, recipe: Path, overrides: list[str], columns: _Columns
         close_scorer(scorer)
     written = found.save(out)
     _show(found, counts, labelled=columns.label is not None)
-    typer.echo(f"output: {written}" + (" (replaced)" if replaced else ""))
+    say(f"output: {written}" + (" (replaced)" if replaced else ""))
 
 
 def _check_out(out: Path) -> None:
@@ -192,11 +189,11 @@ def _show(found: Any, counts: _Counts, *, labelled: bool) -> None:
         table.add_row(Text(what), Text(value))
     screen.print(table, highlight=False)
     if labelled:
-        typer.echo(f"{counts.rows - counts.used} of {counts.rows} rows are not labelled correct, and were left out")
+        say(f"{counts.rows - counts.used} of {counts.rows} rows are not labelled correct, and were left out")
     if counts.unscored:
-        typer.echo(f"{counts.unscored} of {counts.used} responses got no score, and were left out")
+        say(f"{counts.unscored} of {counts.used} responses got no score, and were left out")
     if found.scale <= MIN_SCALE:
-        typer.echo("the scores do not differ: M will be 0, 0.5 or 1, and nothing between")
+        say("the scores do not differ: M will be 0, 0.5 or 1, and nothing between")
     if found.n < FEW:
-        typer.echo(f"few responses: quantiles of {found.n} are rough")
-    typer.echo(f"model: {''.join(c if c.isprintable() else '?' for c in str(found.model))}")
+        say(f"few responses: quantiles of {found.n} are rough")
+    say(f"model: {found.model}")

@@ -5,18 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 
 from pns.errors import StageStopped, UserError
+from pns.run import check_writable
 
 BAD_INPUT, BUG, STOPPED, INTERRUPTED = 2, 1, 3, 130
+RESUMES = "Nothing is lost: the same command goes on from the last checkpoint or shard."
+STARTS_ANEW = "Nothing is written; the same command starts from the beginning."
 
 
 @contextlib.contextmanager
-def errors() -> Iterator[None]:
-    """One message and an exit code for what users can mend; tracebacks are for bugs of ours only."""
+def errors(interrupted: str = RESUMES) -> Iterator[None]:
+    """One message and an exit code for what users can mend; tracebacks are for bugs of ours only.
+
+    Args:
+        interrupted: what Ctrl-C has cost, in a sentence.
+    """
     try:
         yield
     except UserError as error:
@@ -24,7 +32,7 @@ def errors() -> Iterator[None]:
     except StageStopped as error:
         fail(f"stopped: {error}\n  -> mend the cause; the same command goes on from there", STOPPED)
     except KeyboardInterrupt:
-        fail("\nInterrupted. Nothing is lost: the same command goes on from the last checkpoint or shard.", INTERRUPTED)
+        fail(f"\nInterrupted. {interrupted}", INTERRUPTED)
     except OSError as error:
         remedy = _MENDABLE.get(error.errno or 0)
         if remedy is None:
@@ -34,7 +42,18 @@ def errors() -> Iterator[None]:
 
 _FREE = "free some space and run the same command again: it goes on where it stopped"
 _ELSEWHERE = "write to another folder, or mend the permissions"
-_MENDABLE = {errno.ENOSPC: _FREE, errno.EDQUOT: _FREE, errno.EACCES: _ELSEWHERE, errno.EROFS: _ELSEWHERE}
+_MENDABLE = {
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f), and run the same command again",
+    errno.EACCES: _ELSEWHERE,
+    errno.EPERM: _ELSEWHERE,
+    errno.EROFS: _ELSEWHERE,
+    errno.ENOENT: "it was there, or its folder was, when the command began: put it back, and run the same command again",
+    errno.ENOTDIR: "a file stands where a folder is needed: move it away, or write elsewhere",
+    errno.EISDIR: "a folder stands where a file is to be written: move it away, or write elsewhere",
+    errno.ENAMETOOLONG: "write to a shorter name",
+}
 
 
 def console() -> Any:
@@ -45,8 +64,24 @@ def console() -> Any:
     return found if found.is_terminal else Console(width=max(found.width, 120))
 
 
-def fail(message: str, code: int) -> NoReturn:
-    # A message may quote a file, a model or a server: their control characters must not steer the terminal.
+def say(message: str, *, err: bool = False) -> None:
+    """Print a line. It may quote a file's name, a model or a server: control characters must not steer the terminal."""
     safe = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message)
-    typer.echo(safe, err=True)
+    typer.echo(safe, err=err)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Print why, and end the command."""
+    say(message, err=True)
     raise typer.Exit(code)
+
+
+def check_output(path: Path, suffixes: tuple[str, ...], force: bool, field: str | None = None) -> None:
+    """Whether a file of one of the suffixes can be written there. Told before any work is done. Raises UserError."""
+    if path.suffix not in suffixes:
+        raise UserError(
+            f"the output ends in {' or '.join(suffixes)}", file=path, field=field, remedy="change its suffix"
+        )
+    check_writable(path, field)
+    if path.exists() and not force:
+        raise UserError("is there already", file=path, field=field, remedy="--force replaces it")

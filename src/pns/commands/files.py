@@ -6,9 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import typer
-
-from pns.commands.common import console
+from pns.commands.common import console, say
 from pns.errors import UserError
 from pns.items import Columns, Defaults, Item, Survey, check_columns, items, survey
 from pns.journal import Journal
@@ -93,15 +91,15 @@ def run(
             see=see,
             progress=lambda *_: None,
         )
-        typer.echo(f"done already: {journal.out} (--fresh does it again)", err=True)
+        say(f"done already: {journal.out} (--fresh does it again)", err=True)
         return
     try:
         with work() as step, progress(console(), what) as bar:
             run_items(table.items(), step, journal, total=table.about.rows, schema=schema, see=see, progress=bar)
     except KeyboardInterrupt:
-        typer.echo(f"\n{journal.done} of {table.about.rows} rows are kept in {journal.partial}", err=True)
+        say(f"\n{journal.done} of {table.about.rows} rows are kept in {journal.partial}", err=True)
         if journal.replaces:
-            typer.echo("leave out --fresh to go on from there", err=True)
+            say("leave out --fresh to go on from there", err=True)
         raise
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pns.commands.common import console, errors
+from pns.commands.common import STARTS_ANEW, check_output, console, errors, say
 from pns.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def list_sets() -> None:
 
       pns problems list
     """
-    with errors():
+    with errors(STARTS_ANEW):
         from pns.commands.problem_tables import sets_table
 
         console().print(sets_table())
@@ -107,7 +107,7 @@ def show(
 
       pns problems show mine.csv --problem-column question --answer-column gold
     """
-    with errors():
+    with errors(STARTS_ANEW):
         import random
 
         from pns.commands.problem_tables import about, example, summary
@@ -153,10 +153,10 @@ def export(
 
       pns problems export mine.csv mine.parquet --problem-column question --answer-column gold
     """
-    with errors():
+    with errors(STARTS_ANEW):
         from pns.records import to_jsonl, write_parquet
 
-        _check_output(file, (".jsonl", ".parquet"), force)
+        check_output(file, (".jsonl", ".parquet"), force)
         loaded = _load(source, _columns(id_column, problem_column, answer_column, solution_column), origin, revision)
         problems = loaded.problems
         if distinct:
@@ -168,8 +168,8 @@ def export(
         else:
             _atomically(file, lambda part: part.write_text(to_jsonl(problems), encoding="utf-8"))
         for note in loaded.notes:
-            typer.echo(f"note: {note}", err=True)
-        typer.echo(f"{len(problems)} problems from {loaded.origin} -> {file}")
+            say(f"note: {note}", err=True)
+        say(f"{len(problems)} problems from {loaded.origin} -> {file}")
 
 
 @app.command()
@@ -212,31 +212,34 @@ def overlap(
 
       pns problems overlap gsm8k-train gsm8k --mask-numbers --n 10 --out twins.jsonl
     """
-    with errors():
+    with errors(STARTS_ANEW):
         from pns.commands.problem_tables import OverlapTally
+        from pns.commands.tables import progress
         from pns.problems.contamination import Rule, overlaps
         from pns.problems.registry import BENCHMARKS
 
         if out is not None:
-            _check_output(out, (".jsonl",), force)
+            check_output(out, (".jsonl",), force)
         columns = _columns(id_column, problem_column, answer_column, None)
         names = list(dict.fromkeys(benchmarks or BENCHMARKS))
         rule = Rule(n, share, mask_numbers)
         sizes = dict.fromkeys(names, 0)
-        readers = {name: _counted(_statements(name, columns, origin), name, sizes) for name in names}
         held: Any = "train" if _size(train) < sum(map(_size, names)) else "benchmarks"
-        found = overlaps(_statements(train, columns, origin), readers, rule, hold=held)
-        tally = OverlapTally(sizes, pairs)
-        if out is None:
-            for pair in found:
-                tally.add(pair)
-        else:
-            _atomically(out, lambda part: _write_pairs(part, found, tally))
-        screen = console()
+        tally, screen = OverlapTally(sizes, pairs), console()
+        about = _size(train) + sum(map(_size, names))
+        with progress(screen, "comparing") as step:
+            tick = _ticking(step, about)
+            readers = {name: _counted(_ticked(_statements(name, columns, origin), tick), name, sizes) for name in names}
+            found = overlaps(_ticked(_statements(train, columns, origin), tick), readers, rule, hold=held)
+            if out is None:
+                for pair in found:
+                    tally.add(pair)
+            else:
+                _atomically(out, lambda part: _write_pairs(part, found, tally))
         for part in tally.tables(train, rule):
             screen.print(part, highlight=False)
         if out is not None:
-            typer.echo(f"{tally.pairs} pairs -> {out}")
+            say(f"{tally.pairs} pairs -> {out}")
     if fail and tally.pairs:
         raise typer.Exit(FOUND)
 
@@ -272,13 +275,32 @@ def _statements(source: str, columns: Columns, origin: From) -> Iterator[Item]:
     else:
         loaded = load(source, origin=origin.value)
         for note in loaded.notes:
-            typer.echo(f"note: {note}", err=True)
+            say(f"note: {note}", err=True)
         yield from loaded.problems
 
 
 def _counted(items: Iterable[Item], name: str, sizes: dict[str, int]) -> Iterator[Item]:
     for item in items:
         sizes[name] += 1
+        yield item
+
+
+def _ticking(step: Any, about: int) -> Callable[[], None]:
+    """Called once a problem; the bar moves every 64. `about`: how many there will be, more or less."""
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if done % 64 == 0:
+            step(done, max(done, about))
+
+    return tick
+
+
+def _ticked(items: Iterable[Item], tick: Callable[[], None]) -> Iterator[Item]:
+    for item in items:
+        tick()
         yield item
 
 
@@ -308,17 +330,6 @@ def _write_pairs(part: Path, found: Iterable[Overlap], tally: Any) -> None:
                 "train_problem": pair.train.problem,
             }
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _check_output(path: Path, suffixes: tuple[str, ...], force: bool) -> None:
-    if path.suffix not in suffixes:
-        raise UserError(f"the output ends in {' or '.join(suffixes)}", file=path, remedy="change its suffix")
-    if path.is_dir():
-        raise UserError("this is a directory", file=path, remedy="name a file inside it")
-    if path.exists() and not force:
-        raise UserError("is there already", file=path, remedy="--force replaces it")
-    if not path.parent.is_dir():
-        raise UserError("no such folder", file=path.parent, remedy="make it, or name another")
 
 
 def _atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import console, errors
+from pns.commands.common import console, errors, say
 from pns.errors import UserError
 
 ENDING = "scores"
@@ -119,7 +119,7 @@ def _score(
     from pns.commands.tables import score_tables
     from pns.items import Columns
     from pns.journal import Journal, output_path
-    from pns.recipe import load_reward
+    from pns.recipe_files import load_reward
     from pns.rewards.build import build_composite
     from pns.scoring import VERSION, ColumnScorer, reward_marks, score_schema, scoring
     from pns.tally import ScoreTally
@@ -164,7 +164,7 @@ def _score(
         typer.echo(
             f"calibration: median {squash.median:.3f}, scale {squash.scale:.3f}, of {squash.n} correct responses"
         )
-    typer.echo(f"output: {target}")
+    say(f"output: {target}")
 
 
 def _reward_column_fits(columns: dict[str, str | None], calibration: Path | None, part: Any) -> None:

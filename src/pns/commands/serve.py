@@ -54,7 +54,7 @@ def serve_reward(
       finds 5. How many now?", "answer": "17", "response": "12 + 5 = 18. So \\\\boxed{18}."}]}'
     """
     with errors():
-        from pns.recipe import load_reward
+        from pns.recipe_files import load_reward
 
         part = load_reward(recipe, overrides or [])
         token = _token(token_env)

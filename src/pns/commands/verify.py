@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from pns.commands.common import console, errors
+from pns.commands.common import console, errors, say
 from pns.errors import UserError
 
 WRONG, UNDECIDED = 4, 5
@@ -265,7 +265,7 @@ def _rows(
         screen = console()
         for part in verdict_tables(tally):
             screen.print(part, highlight=False)
-        typer.echo(f"output: {target}")
+        say(f"output: {target}")
     wrong = tally.disagree.count if columns["label"] else tally.total("wrong")
     return WRONG if wrong else UNDECIDED if tally.total("undecided") else 0
 

@@ -23,10 +23,11 @@ from pydantic import Field
 
 from pns.errors import UserError
 from pns.evaluation.metrics import rank_auc
-from pns.records import Record, read_jsonl
+from pns.records import Record, parse_row
 from pns.rewards.arithmetic import find_steps
 from pns.rewards.judging import Judge
 from pns.rewards.steps import judge_steps
+from pns.rows import Row, jsonl_rows
 from pns.verify import extract
 
 THRESHOLD = 9
@@ -53,12 +54,13 @@ class Chain(Record):
 class Reading:
     """What an evaluator says of one chain: the rubric's total 0..12 and the first wrong step; None: it cannot say.
 
-    `cause` names why a total is missing.
+    `cause` names why a total is missing; `failed`: the evaluator broke, it did not merely find nothing to say.
     """
 
     total: float | None = None
     first_error: int | None = None
     cause: str | None = None
+    failed: bool = False
 
 
 class Evaluator(Protocol):
@@ -71,16 +73,19 @@ class Evaluator(Protocol):
 
 def load_chains(path: Path) -> list[Chain]:
     """Rows of a ProcessBench file. Raises UserError naming file, line and field."""
-    chains = list(read_jsonl(path, Chain))
+    chains = [_chain(row) for row in jsonl_rows(path)]
     if not chains:
         raise UserError("no rows in this file", file=path, remedy="name a file with one JSON object a line")
-    for number, chain in enumerate(chains, 1):
-        if chain.label >= len(chain.steps):
-            raise UserError(
-                f"label {chain.label} of {chain.id!r}, which has {len(chain.steps)} steps (row {number})",
-                file=path, field="label", remedy="mend this row",
-            )  # fmt: skip
     return chains
+
+
+def _chain(row: Row) -> Chain:
+    chain = parse_row(Chain, row)
+    if chain.label >= len(chain.steps):
+        raise row.error(
+            f"label {chain.label} of {chain.id!r}, which has {len(chain.steps)} steps", "label", "mend this row"
+        )
+    return chain
 
 
 class StepChecker:
@@ -116,7 +121,9 @@ class RubricJudge:
             [c.problem for c in chains], ["\n\n".join(c.steps) for c in chains], [answer_of(c) for c in chains]
         )
         return [
-            Reading(total=j.rubric.total) if j.rubric is not None else Reading(cause=f"{j.failure}: {j.detail}")
+            Reading(total=j.rubric.total)
+            if j.rubric is not None
+            else Reading(cause=f"{j.failure}: {j.detail}", failed=True)
             for j in given
         ]
 
@@ -135,12 +142,12 @@ class Locator:
     def _one(self, chain: Chain) -> Reading:
         try:
             step = self.function(chain.problem, list(chain.steps))
-        except Exception as error:  # a user's function may raise anything; the chain is then undecided
-            return Reading(cause=f"{type(error).__name__}: {error}")
+        except (Exception, SystemExit) as error:  # a user's function may raise anything; the chain is then undecided
+            return Reading(cause=f"{type(error).__name__}: {error}", failed=True)
         if step is None:
             return Reading(cause="it cannot say")
         if isinstance(step, bool) or not isinstance(step, int) or not -1 <= step < len(chain.steps):
-            return Reading(cause=f"not the index of a step: {step!r}")
+            return Reading(cause=f"not the index of a step: {step!r}", failed=True)
         return Reading(total=12.0 if step == -1 else 0.0, first_error=step)
 
 

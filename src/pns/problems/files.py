@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from pns.errors import UserError
 from pns.records import AnswerKind, Problem, parse_row
-from pns.rows import KINDS, Row, column_names, filled, missing_column, number, one_of, read_rows, text
+from pns.rows import KINDS, Row, column_names, filled, jsonl_rows, missing_column, number, one_of, read_rows, text
 
 _KEYS = tuple(Problem.model_fields)
 _REQUIRED = ("id", "problem", "answer")
@@ -132,8 +132,8 @@ def to_boxed(problem: Problem) -> str | None:
 
 
 def _from_jsonl(path: Path) -> Iterator[tuple[int, Problem]]:
-    for line, row in _lines(path):
-        yield line, _problem(row, path, line)
+    for row in jsonl_rows(path):
+        yield row.line, _problem(row)
 
 
 def _from_table(path: Path, columns: Columns) -> Iterator[tuple[int, Problem]]:
@@ -186,38 +186,18 @@ def _meta(row: Row, column: str) -> dict[str, Any]:
     return found
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        # utf-8-sig: spreadsheets and editors put a byte-order mark before the first brace.
-        with path.open(encoding="utf-8-sig") as stream:
-            for count, line in enumerate(stream, 1):
-                if line.strip():
-                    yield count, line
-    except FileNotFoundError:
-        raise UserError("no such file", file=path, remedy="check the path") from None
-    except IsADirectoryError:
-        raise UserError("this is a directory", file=path, remedy="name a JSONL file inside it") from None
-    except PermissionError:
-        raise UserError("this file cannot be read", file=path, remedy="check its permissions") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text ({error.reason})", file=path, remedy="save it as UTF-8") from None
-
-
-def _problem(line_text: str, path: Path, line: int) -> Problem:
-    try:
-        row = json.loads(line_text, parse_constant=_refuse)
-    except ValueError as error:
-        raise UserError(f"not valid JSON ({error})", file=path, line=line, remedy="mend or remove this line") from None
-    if not isinstance(row, dict):
-        raise UserError("not a JSON object", file=path, line=line, remedy="write {...} with id, problem and answer")
-    _check_keys(row, path, line)
-    row["answer"] = _answer_text(row["answer"])
+def _problem(row: Row) -> Problem:
+    _check_keys(row.values, row.file, row.line)
+    values = {**row.values, "answer": _answer_text(row.values["answer"])}
     for field in _REQUIRED:
-        if isinstance(row[field], str) and not row[field].strip():
-            raise UserError(
-                "this field is empty", file=path, line=line, field=field, remedy="fill it, or remove the row"
-            )
-    return parse_row(Problem, json.dumps(row), file=path, line=line)
+        if isinstance(values[field], str) and not values[field].strip():
+            raise row.error("this field is empty", field, "fill it, or remove the row")
+    problem = parse_row(Problem, row, values)
+    try:
+        json.dumps(problem.model_dump(), allow_nan=False)
+    except (ValueError, RecursionError):
+        raise row.error("NaN, Infinity, or nested too deep: no JSON", "meta", "mend this row") from None
+    return problem
 
 
 def _check_keys(row: dict[str, Any], path: Path, line: int) -> None:

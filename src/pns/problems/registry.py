@@ -180,9 +180,16 @@ def find(name: str | Path) -> ProblemSet | None:
 
 
 def data_folder() -> Path | None:
-    """The folder with local files: PNS_DATA, or ../shared/data where that exists."""
+    """The folder with local files: PNS_DATA, or ../shared/data where that exists.
+
+    Raises UserError where PNS_DATA names no folder: going to the hub in its place would hide a slip.
+    """
     given = os.environ.get("PNS_DATA")
     if given:
+        if not Path(given).is_dir():
+            raise UserError(
+                "no such folder", file=given, field="PNS_DATA", remedy="set it to the data folder, or unset it"
+            )
         return Path(given)
     near = Path("../shared/data")
     return near if near.is_dir() else None

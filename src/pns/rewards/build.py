@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
 from pns.recipe import RewardModelSource, RewardPart
+from pns.rewards.callables import load_callable, source_of
 from pns.rewards.composite import Composite, Scorer
 from pns.rewards.identity import ModelMark
 from pns.rewards.judging import Judge, JudgeFunction
 from pns.rewards.reward_model import Calibration
+from pns.run import file_hash
 from pns.verify import Verifier
 
 
@@ -75,7 +76,11 @@ def build_scorer(source: RewardModelSource) -> Scorer:
 def mark_of(source: RewardModelSource, scorer: Scorer) -> ModelMark:
     """What identifies the reward model of a recipe, for its calibration."""
     mark = getattr(scorer, "mark", None)
-    return ModelMark(kind=source.kind) if mark is None else mark()
+    if mark is not None:
+        found: ModelMark = mark()
+        return found
+    file = source_of(source.kind)
+    return ModelMark(kind=source.kind, digest=None if file is None else file_hash(file))
 
 
 def build_judge(part: RewardPart) -> Judge | JudgeFunction | Any:
@@ -93,20 +98,6 @@ def build_judge(part: RewardPart) -> Judge | JudgeFunction | Any:
 
         return ServerJudge(part.judge_server)
     return load_callable(part.judge, "reward.judge")
-
-
-def load_callable(path: str, field: str) -> Any:
-    """The object behind `my.module:name`. Raises UserError where there is none."""
-    module, _, name = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"cannot load {path!r} ({error})", field=field, remedy="write my.module:name, and have it on PYTHONPATH"
-        ) from None
-    if not callable(found) and not hasattr(found, "judge") and not hasattr(found, "score"):
-        raise UserError(f"{path!r} is not callable", field=field, remedy="name a function")
-    return found
 
 
 def close_scorer(scorer: Scorer) -> None:
@@ -128,7 +119,10 @@ class FunctionScorer:
 
     def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float | None]:
         """See `Scorer`. Raises what the function raises, TypeError or ValueError for what is no score."""
-        found = list(self._score(list(problems), list(texts)))
+        try:
+            found = list(self._score(list(problems), list(texts)))
+        except SystemExit as error:  # it would end the command, without a word
+            raise RuntimeError(f"the reward model has called sys.exit({error.code})") from error
         if len(found) != len(texts):
             raise ValueError(f"{len(found)} scores for {len(texts)} responses")
         return [None if score is None else _float(score) for score in found]

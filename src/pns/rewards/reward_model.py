@@ -20,6 +20,7 @@ from pns.rewards.identity import ModelMark, digest_of_model
 from pns.run import write_atomic
 
 VERSION: Literal[1] = 1
+AGAIN = "make it again: `pns calibrate`, or in a run `pns stage reward_model`"
 FILE = "calibration.json"
 QUANTILES = tuple(round(0.05 * i, 2) for i in range(1, 20))
 MIN_SCALE = 1e-6
@@ -96,24 +97,24 @@ class Calibration(BaseModel):
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UserError(
-                "no such file", file=path, remedy="train the reward model: `pns stage reward_model`"
+                "no such file",
+                file=path,
+                remedy="name the folder that `pns calibrate` wrote, or that of a run's reward model",
             ) from None
         except ValueError as error:
-            raise UserError(
-                f"not valid JSON ({error})", file=path, remedy="run the reward model's stage again"
-            ) from None
+            raise UserError(f"not valid JSON ({error})", file=path, remedy=AGAIN) from None
         version = data.get("version") if isinstance(data, dict) else None
         if version != VERSION:
             raise UserError(
                 f"is version {version!r}, and this program reads version {VERSION}",
-                file=path, field="version", remedy="run the reward model's stage again",
+                file=path, field="version", remedy=AGAIN,
             )  # fmt: skip
         try:
             return cls.model_validate(data)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(p) for p in first["loc"])
-            raise UserError(first["msg"], file=path, field=field, remedy="run the reward model's stage again") from None
+            raise UserError(first["msg"], file=path, field=field, remedy=AGAIN) from None
 
 
 def _quantile(values: Sequence[float], q: float) -> float:

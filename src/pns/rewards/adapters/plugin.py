@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from pns.errors import UserError
-from pns.recipe import RewardPart, load_reward
+from pns.recipe import RewardPart
+from pns.recipe_files import load_reward
 from pns.records import Gate, Scores
 from pns.rewards.adapters.batching import Batcher
 from pns.rewards.build import build_composite
