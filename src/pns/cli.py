@@ -74,6 +74,8 @@ def run(
 ) -> None:
     """Run a recipe from problems to the report. What is done is not done again; Ctrl-C stops, the same command goes on.
 
+    A changed key runs again what depends on it: the last example runs the alignment and what follows.
+
     Examples:
 
       pns run recipes/embedded.yaml
@@ -82,7 +84,7 @@ def run(
 
       pns run recipes/embedded.yaml --until generator
 
-      pns run recipes/embedded.yaml align.learning_rate=1e-4   (only align and what follows runs again)
+      pns run recipes/embedded.yaml align.learning_rate=1e-4
     """
     with errors():
         _run(recipe, overrides or [], run_dir, until=until, again=from_, on_existing=on_existing.value)

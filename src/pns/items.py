@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pns.errors import UserError
 from pns.records import AnswerKind, Problem
 from pns.rows import Row, column_names, filled, flag, missing_column, number, one_of, read_rows, text
+from pns.run import fingerprint
 
 Finish = Literal["stop", "length"]
 NO_TEXT = "(no problem text)"
@@ -54,7 +55,9 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One response with its problem. `label`: whether the source calls it correct; `raw`: a reward model's score of it."""
+    """One response with its problem (whose id is a fingerprint of its text, or the line, where the file says none).
+
+    `label`: whether the source calls it correct; `raw`: a reward model's score of it."""
 
     line: int
     id: str | None
@@ -134,9 +137,10 @@ def _problem(row: Row, columns: Columns, problems: Mapping[str, Problem] | None,
         base = problems[key]
         tolerance, unit, kind = base.tolerance, base.unit, base.kind
     else:
+        words = NO_TEXT if columns.problem is None else filled(row, columns.problem)
         base = Problem(
-            id=str(row.line),
-            problem=NO_TEXT if columns.problem is None else filled(row, columns.problem),
+            id=str(row.line) if columns.problem is None else fingerprint(problem=words)[:12],
+            problem=words,
             answer=filled(row, columns.gold or "", ", "),
         )
         tolerance = unit = kind = None
@@ -180,4 +184,9 @@ def pair_problem(gold: str, defaults: Defaults) -> Problem:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(first["msg"], field=str(first["loc"][0]), remedy="see `pns verify --help`") from None
+        name = str(first["loc"][0])
+        if name == "answer":
+            raise UserError(
+                "it is empty", field="GOLD", remedy="pns verify GOLD ANSWER: the gold answer first"
+            ) from None
+        raise UserError(first["msg"], field=f"--{name}", remedy="see `pns verify --help`") from None

@@ -119,7 +119,9 @@ def _as_user_error(
     loc = [str(p) for p in first["loc"] if "[" not in str(p)]
     key = ".".join(loc)
     given = [source for k, source in sources.items() if k == key or k.startswith(f"{key}.")]
-    file: Path | str = "override" if given and set(given) == {"override"} else path
+    file: Path | str = path
+    if "override" in given:
+        file = "override" if set(given) == {"override"} else f"{path} with overrides"
     more = len(error.errors()) - 1
     tail = f" (and {more} more)" if more else ""
     if first["type"] == "extra_forbidden":

@@ -23,7 +23,7 @@ from pns.rewards.reward_model import FILE as CALIBRATION_FILE
 from pns.run import file_hash
 from pns.verify import Verifier
 
-VERSION = 1
+VERSION = 2
 """Raised when the meaning of an output row changes; an unfinished file of another version is not gone on with."""
 RETRIED = ("judge_server", "judge_malformed", "judge_budget", "reward_model", "verifier")
 """Causes of an unscored response that are not its own, nor its problem's: a mended judge or model would score it."""
@@ -80,7 +80,10 @@ def run_items(
 
 
 def _head(row: int, item: Item) -> Row:
-    return {"row": row, "line": item.line, "id": item.id, "label": item.label, "gold": item.problem.answer}
+    return {
+        "row": row, "line": item.line, "id": item.id, "problem_id": item.problem.id, "label": item.label,
+        "gold": item.problem.answer,
+    }  # fmt: skip
 
 
 def verifying(verifier: Verifier, extracted: bool) -> Work:
@@ -237,7 +240,15 @@ def score_schema() -> Any:
 def _head_fields() -> list[Any]:
     import pyarrow as pa
 
-    kinds = {"row": pa.int64(), "line": pa.int64(), "id": pa.string(), "label": pa.bool_(), "gold": pa.string()}
+    words = pa.string()
+    kinds = {
+        "row": pa.int64(),
+        "line": pa.int64(),
+        "id": words,
+        "problem_id": words,
+        "label": pa.bool_(),
+        "gold": words,
+    }
     return [pa.field(name, kind) for name, kind in kinds.items()]
 
 

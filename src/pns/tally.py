@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import heapq
+import math
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pns.records import Rubric
+from pns.rewards.steps import NOTHING
+
+if TYPE_CHECKING:
+    from pns.evaluation.metrics import Auc
 
 Row = dict[str, Any]
 LISTED = 20
@@ -17,7 +23,7 @@ LISTED = 20
 REASONS = 200
 """Different reasons that are told apart; more would be text that responses have chosen."""
 
-_LABELS = {True: "labelled correct", False: "labelled wrong", None: "no label"}
+_LABELS = {True: "label correct", False: "label wrong", None: "no label"}
 
 
 @dataclass
@@ -64,14 +70,20 @@ class VerdictTally:
 
 @dataclass
 class Group:
-    """The responses of one label: what the reward gave them."""
+    """The responses of one label: what the reward gave them.
+
+    `paid`: scores above 0; `paid_of`: how many of them each problem has; `nothing_to_check`: the step checker found no
+    statement, so its C = 0 says nothing.
+    """
 
     rows: int = 0
     gates: Counter[str] = field(default_factory=Counter)
     unscored: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     undecided: Counter[str] = field(default_factory=Counter)
-    paid: int = 0
+    paid: array[float] = field(default_factory=lambda: array("d"))
+    paid_of: Counter[str] = field(default_factory=Counter)
+    nothing_to_check: int = 0
     total: float = 0.0
     scored: int = 0
     rubric: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in Rubric.model_fields})
@@ -91,7 +103,10 @@ class Group:
         else:
             self.scored += 1
             self.total += row["score"]
-            self.paid += row["score"] > 0
+            if row["score"] > 0:
+                self.paid.append(row["score"])
+                self.paid_of[row["problem_id"]] += 1
+        self.nothing_to_check += row["judge_text"] == NOTHING
         if row["rubric"] is not None:
             for name, points in row["rubric"].items():
                 self.rubric[name][points] += 1
@@ -121,6 +136,9 @@ class ScoreTally:
     paid_correct: Listing = field(default_factory=Listing)
     charged_correct: Listing = field(default_factory=Listing)
     unscored: Listing = field(default_factory=Listing)
+    _labels: list[bool] = field(default_factory=list)
+    _problems: list[str] = field(default_factory=list)
+    _terms: dict[str, array[float]] = field(default_factory=lambda: {"C": array("d"), "M": array("d")})
     _best: list[tuple[float, int, Row]] = field(default_factory=list)
 
     def see(self, row: Row) -> None:
@@ -130,6 +148,11 @@ class ScoreTally:
         self.everything.see(row)
         # Inversion is 1 exactly where the gates have left a response for the dear terms.
         self.asked += row["inversion"] == 1
+        if label is not None:
+            self._labels.append(label)
+            self._problems.append(sys.intern(row["problem_id"]))
+            self._terms["C"].append(math.nan if row["rubric"] is None else sum(row["rubric"].values()))
+            self._terms["M"].append(math.nan if row["reward_model"] is None else row["reward_model"])
         if score is None:
             self.unscored.add(row)
         elif label and score > 0:
@@ -140,6 +163,31 @@ class ScoreTally:
             heapq.heappush(self._best, (score, -row["row"], row))
             if len(self._best) > LISTED:
                 heapq.heappop(self._best)
+
+    def aucs(self, samples: int = 2000) -> dict[str, Auc]:
+        """For C and M: the chance that a response labelled correct has more of it than one labelled wrong.
+
+        Over those that have the term; 95 % intervals over problems. A term that one side lacks is left out.
+        """
+        import numpy as np
+
+        from pns.evaluation.metrics import grouped_auc
+
+        out = {}
+        for name, values in self._terms.items():
+            there = np.flatnonzero(~np.isnan(values))
+            found = grouped_auc(
+                np.asarray(values)[there], np.asarray(self._labels, dtype=bool)[there],
+                [self._problems[i] for i in there], samples=samples,
+            )  # fmt: skip
+            if found is not None:
+                out[name] = found
+        return out
+
+    def ordered(self) -> dict[str, Group]:
+        """All, and by label where there is any: correct, wrong, without one."""
+        by_label = {name: self.groups[name] for name in _LABELS.values() if name in self.groups}
+        return {"all": self.everything, **(by_label if self.labelled else {})}
 
     @property
     def best(self) -> list[Row]:

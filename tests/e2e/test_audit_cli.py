@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,48 @@ def test_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (code, "PNS_DATA" in said) == (2, True)
     code, said = run("--data", tmp_path)
     assert (code, "no .jsonl file" in said) == (2, True)
+
+
+def test_an_output_is_checked_before_any_work(tmp_path: Path) -> None:
+    data = write(tmp_path / "some.jsonl", RIGHT, SILENT)
+    mine = tmp_path / "mine.json"
+    mine.write_text("{}")
+    for out, words in (
+        (mine, "is there already"),
+        (tmp_path / "x.txt", "ends in .json"),
+        (tmp_path / "no" / "x.json", "no such folder"),
+        (tmp_path, "ends in .json"),
+    ):
+        code, said = run("--data", data, "--out", out)
+        assert (code, words in said) == (2, True), said
+    fifo = tmp_path / "pipe.json"
+    os.mkfifo(fifo)
+    assert "no plain file" in run("--data", data, "--out", fifo, "--force")[1]
+    assert mine.read_text() == "{}"
+    assert run("--data", data, "--out", mine, "--force")[0] == 0
+    assert "subsets" in json.loads(mine.read_text())
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("--function", "def f(problem, response, answer):\n    raise OSError('gone')\n"),
+        ("--function", "def f(problem, response, answer):\n    return 'fine'\n"),
+        ("--first-error", "import sys\ndef f(problem, steps):\n    sys.exit(0)\n"),
+    ],
+)
+def test_an_evaluator_that_fails_on_every_chain_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, text: str
+) -> None:
+    name = f"failing_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    out = tmp_path / "figures.json"
+    code, said = run("--data", write(tmp_path / "some.jsonl", RIGHT, WRONG), option, f"{name}:f", "--out", out)
+    assert (code, "failed on all of 2 chains" in said) == (3, True), said
+    assert not out.exists()
+
+
+def test_a_label_beyond_the_steps_is_named_with_its_line(tmp_path: Path) -> None:
+    code, said = run("--data", write(tmp_path / "some.jsonl", RIGHT, {**RIGHT, "label": 5}))
+    assert (code, "some.jsonl:2: label: label 5" in said) == (2, True), said

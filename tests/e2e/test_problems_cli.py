@@ -66,7 +66,7 @@ def test_list_tells_where_a_set_would_come_from(data: Path, monkeypatch: pytest.
 
 def test_show_tells_faults_forms_and_examples(data: Path) -> None:
     shown = problems("show", "olympiadbench", "--id", "olympiadbench-2592").stdout
-    for text in ("t(0,4]", "tolerance  0.1 1, none 673", "4.2  (math, ± 0.1, %)", SETS["olympiadbench"].sha256):
+    for text in ("t(0,4]", "tolerance  0.1 (1), none (673)", "4.2  (math, ± 0.1, %)", SETS["olympiadbench"].sha256):
         assert text in shown
     assert "conflict: mawps-244 says 65057, mawps-1215 says 64013" in problems("show", "mawps", "--n", "0").stdout
     drawn = [problems("show", "aime25", "--n", "2", "--seed", seed).stdout for seed in ("1", "1", "2")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -115,7 +116,9 @@ def test_what_a_person_sees_of_two_answers(pns: Any) -> None:
         (("1", "2", "--tolerence=3"), "did you mean `--tolerance`?"),
         (("1", "2", "--tolerance", "inf"), "--tolerance: "),
         (("samples.jsonl", "samples.jsonl"), "one file at a time"),
-        (("", "5"), "answer: "),
+        (("", "5"), "GOLD: it is empty"),
+        (("1", "2", "--out", "x.jsonl"), "--out: is for a file"),
+        (("1", "2", "--label", "ok"), "--label: is for a file"),
     ],
 )
 def test_bad_answers(pns: Any, samples: Path, args: tuple[str, ...], words: str) -> None:
@@ -208,8 +211,8 @@ def test_bad_recipes_of_score(pns: Any, samples: Path) -> None:
 
 def test_scores_tables_and_output(pns: Any, samples: Path) -> None:
     output = pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok")
-    line = {words[1]: words[2:] for row in output.splitlines() if len(words := row.split("│")) > 3}
-    found = {name.strip(): [cell.strip() for cell in cells] for name, cells in line.items()}
+    found = {words[0]: words[1:] for row in output.splitlines() if (words := re.split(r"\s{2,}", row.strip()))}
+    assert found["gate"] == ["score", "all", "label correct", "label wrong"]
     assert found["correct"][1:4] == ["4 (33.3 %)", "4 (100.0 %)", "0 (0.0 %)"]
     assert found["wrong: scored"][1:4] == ["8 (66.7 %)", "0 (0.0 %)", "8 (100.0 %)"]
     assert "calls saved by the gates: verifier 0 of 12, judge 4 of 12" in output
@@ -223,9 +226,15 @@ def test_scores_tables_and_output(pns: Any, samples: Path) -> None:
     # The same command again only counts; another reward is refused, and --fresh replaces.
     again = pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok")
     assert "done already" in again
-    assert again.partition("┏")[2] == output.partition("┏")[2]
+    title = "what the reward pays"
+    assert again.partition(title)[2] == output.partition(title)[2] != ""
+    told = json.loads(pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "--json").splitlines()[-1])
+    assert told["groups"]["label_wrong"]["gates"] == {
+        "malformed": 0, "undecided": 0, "correct": 0, "scored": 8, "unscored": 0,
+    }  # fmt: skip
+    assert (told["groups"]["all"]["paid"], told["labelled_correct_and_paid"]) == (8, 0)
     refused = pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "reward.judge=none", code=2)
-    one_message(refused, "is there already", "--fresh replaces it")
+    one_message(refused, "is there already", "(reward changed)", "--fresh replaces it")
     pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "reward.judge=none", "--fresh")
     assert {row["score"] for row in read(pns.folder / "samples.scores.jsonl")} == {0, 0.4}
 
@@ -255,7 +264,11 @@ def test_an_interrupted_score_goes_on_to_the_same_result(pns: Any, samples: Path
     assert len(read(partial)) == 6
 
     # Other settings do not go on from there, and the file stays.
-    one_message(pns(*command, "reward.weight_judge=0.1", "--out", out, code=2), "reward changed", "--fresh discards")
+    one_message(
+        pns(*command, "reward.weight_judge=0.1", "--out", out, code=2),
+        "reward.weight_judge changed",
+        "--fresh discards",
+    )
     assert len(read(partial)) == 6
 
     stop.unlink()
@@ -312,3 +325,42 @@ def test_math_solutions_scored_by_label(pns: Any, labels: Path) -> None:
     given = {row["id"]: row["rm_score"] for row in read(source)}
     # Identical responses to a problem share a score: the source's differ by rounding in 16 bits.
     assert max(abs(row["reward_raw"] - given[row["id"]]) for row in got) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+        ("def judge(\n", "SyntaxError"),
+        ("raise RuntimeError('no')\n", "RuntimeError: no"),
+        ("judge = 5\n", "is not callable"),
+    ],
+)
+def test_a_judge_of_ones_own_that_does_not_load(pns: Any, samples: Path, text: str, said: str) -> None:
+    (pns.folder / "broken_judge.py").write_text(text)
+    command = ("score", "samples.jsonl", "--recipe", RECIPE, "reward.judge=broken_judge:judge")
+    one_message(pns(*command, code=2), "reward.judge: ", said)
+    assert not list(pns.folder.glob("*.scores.jsonl"))
+
+
+def test_an_edited_judge_of_ones_own_is_another_judge(pns: Any, samples: Path) -> None:
+    command = ("score", "samples.jsonl", "--recipe", RECIPE, "reward.judge=edited_judge:judge")
+    head = "def judge(problem, response, answer):\n    return "
+    rubric = {"relevance": 1, "coherence": 1, "completeness": 1, "consistency": 1}
+    (pns.folder / "edited_judge.py").write_text(f"{head}{rubric}\n")
+    pns(*command)
+    assert "done already" in pns(*command)
+    (pns.folder / "edited_judge.py").write_text(f"{head}{ {**rubric, 'relevance': 3} }\n")
+    one_message(pns(*command, code=2), "is there already", "(reward changed)")
+    pns(*command, "--fresh")
+    assert {sum(row["rubric"].values()) for row in read(pns.folder / "samples.scores.jsonl") if row["rubric"]} == {6}
+
+
+def test_outputs_that_cannot_be_written_are_told_first(pns: Any, samples: Path) -> None:
+    (pns.folder / "samples.scores.jsonl.partial").mkdir()
+    one_message(pns("score", "samples.jsonl", "--recipe", RECIPE, code=2), "a folder stands where")
+    one_message(pns("score", ".", "--recipe", RECIPE, code=2), "this is a directory")
+    (pns.folder / "folder.jsonl").mkdir()
+    assert "folder.jsonl/samples.scores.jsonl" in pns(
+        "score", "samples.jsonl", "--recipe", RECIPE, "--out", "folder.jsonl"
+    )

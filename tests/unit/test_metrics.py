@@ -15,6 +15,7 @@ from pns.evaluation.metrics import (
     auc_with_ci,
     avg_at_k,
     bootstrap_ci,
+    grouped_auc,
     maj_at_k,
     mean_ci,
     paired_difference,
@@ -154,6 +155,39 @@ def test_auc_interval_agrees_with_plain_resampling() -> None:
     assert got["ci95"] == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.01)
     assert got["auc"] == rank_auc(positive, negative)
     assert (got["n_positive"], got["n_negative"]) == (80, 120)
+
+
+def test_grouped_auc_resamples_whole_groups() -> None:
+    rng = np.random.default_rng(5)
+    groups = [str(g) for g in range(40) for _ in range(6)]
+    shift = np.repeat(rng.normal(size=40), 6)  # what a problem's responses have in common
+    side = rng.random(240) < 0.5
+    scores = shift + 0.5 * side + rng.normal(size=240) * 0.3
+    found = grouped_auc(scores, side, groups, samples=2000, seed=1)
+    assert found is not None
+    assert found["auc"] == pytest.approx(roc_auc_score(side, scores))
+    assert (found["n_positive"], found["n_negative"]) == (side.sum(), (~side).sum())
+    draws = []
+    for _ in range(600):
+        rows = np.concatenate([np.arange(g * 6, g * 6 + 6) for g in rng.integers(0, 40, 40)])
+        draws.append(roc_auc_score(side[rows], scores[rows]))
+    assert found["ci95"] == pytest.approx(tuple(np.quantile(draws, [0.025, 0.975])), abs=0.03)
+    # One row a group: the interval over rows, which pretends that responses to one problem are independent, is another.
+    alone = grouped_auc(scores, side, [str(i) for i in range(240)], samples=2000, seed=1)
+    assert alone is not None
+    assert alone["ci95"] != found["ci95"]
+
+
+def test_grouped_auc_of_many_different_scores_and_of_one_side() -> None:
+    rng = np.random.default_rng(0)
+    side = rng.random(5000) < 0.5
+    scores = rng.normal(size=5000) + side
+    found = grouped_auc(scores, side, [str(i // 5) for i in range(5000)], samples=300)
+    assert found is not None
+    assert found["auc"] == pytest.approx(roc_auc_score(side, scores))
+    assert found["ci95"][0] < found["auc"] < found["ci95"][1]
+    assert grouped_auc([1.0, 2.0], [True, True], ["a", "b"]) is None
+    assert grouped_auc([], [], []) is None
 
 
 def test_auc_of_separated_sides() -> None:

@@ -121,6 +121,24 @@ def test_broken_yaml_is_named_with_its_line(file: Path) -> None:
     assert "mapping" in refused(file, "").message
 
 
+def test_a_key_that_stands_twice_is_named_with_its_line(file: Path) -> None:
+    error = refused(file, "name: a\nalign:\n  beta: 0.1\n  beta: 0.2\n")
+    assert (error.line, "the key 'beta' stands twice" in error.message) == (4, True)
+    anchored = "base: &b {beta: 0.1}\nalign:\n  <<: *b\n  beta: 0.2\n"
+    assert "stands twice" not in refused(file, anchored).message, "a merge may be overridden"
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "0.5"])
+def test_the_penalty_is_a_finite_number_and_no_reward(file: Path, value: str) -> None:
+    error = refused(file, SMALL, f"reward.malformed={value}")
+    assert (error.file, error.field) == ("override", "reward.malformed")
+
+
+def test_a_fault_of_file_and_override_together_names_both(file: Path) -> None:
+    error = refused(file, put(SMALL, "reward.malformed", -1.0), "reward.judge=nope")
+    assert str(error.file) == f"{file} with overrides"
+
+
 def test_a_missing_recipe_says_what_is_there(file: Path) -> None:
     with pytest.raises(UserError, match="no such recipe") as caught:
         load_recipe(file.with_name("smal.yaml"))

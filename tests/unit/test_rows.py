@@ -80,8 +80,9 @@ def test_a_later_jsonl_row_without_the_column_is_named(tmp_path: Path) -> None:
         (b'{"a": "\xff"}', "not UTF-8 text (byte 8 of the line"),
         (b'{"a": ' + b"[" * 100_000 + b"}", "nested too deep"),
         (b'{"a": ' + b"9" * 10_000 + b"}", "not valid JSON"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice"),
     ],
-    ids=["open", "list", "nul", "latin-1", "deep", "digits"],
+    ids=["open", "list", "nul", "latin-1", "deep", "digits", "key twice"],
 )
 def test_a_broken_jsonl_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
     path = tmp_path / "x.jsonl"
@@ -116,8 +117,9 @@ def test_line_ends_and_a_byte_order_mark(tmp_path: Path) -> None:
         ('a,b\n1,2\n1,"open\n5,6\n', 3, None, "not valid CSV"),
         ('a,b\n1,"x"y\n', 2, None, "not valid CSV"),
         ("a,a\n1,2\n", 1, "a", "two columns of this name"),
+        ("a;b\n1;2\n", 1, None, "separated by semicolons"),
     ],
-    ids=["long", "short", "open quote", "text after a quote", "twice"],
+    ids=["long", "short", "open quote", "text after a quote", "twice", "semicolons"],
 )
 def test_bad_csv_is_named(tmp_path: Path, body: str, line: int, field: str | None, words: str) -> None:
     path = tmp_path / "x.csv"
@@ -226,3 +228,16 @@ def test_a_cell_of_the_wrong_type_is_named(read: Callable[[Row, str], Any], valu
 def test_the_columns_of_a_missing_file(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(UserError, match="no such file"):
         column_names(tmp_path / f"nowhere.{suffix}")
+
+
+def test_a_parquet_column_that_stands_twice_is_named(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["a", "a"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    error = refused(tmp_path / "x.parquet", "a")
+    assert (error.field, error.message) == ("a", "two columns of this name")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.gz", "x.parquet.zst"])
+def test_a_packed_file_is_to_be_unpacked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\x1f\x8b")
+    assert "unpack" in (refused(tmp_path / name, "a").remedy or "")

@@ -320,7 +320,8 @@ def tallied(composite: Composite, batch: Sequence[Item], **more: Any) -> tuple[S
     tally = ScoreTally()
     rows = scoring(composite, **more)(batch)
     for number, (item, row) in enumerate(zip(batch, rows, strict=True), 1):
-        tally.see({"row": number, "line": item.line, "id": item.id, "label": item.label, "gold": "5"} | row)
+        head = {"row": number, "line": item.line, "id": item.id, "problem_id": item.problem.id, "label": item.label}
+        tally.see({**head, "gold": "5"} | row)
     return tally, rows
 
 
@@ -362,8 +363,8 @@ def test_what_the_reward_pays_by_label(tmp_path: Path, verifier: Verifier) -> No
     assert [row["score"] == {"correct": 0, "malformed": -1}.get(row["gate"], row["score"]) for row in rows] == [
         True
     ] * 7
-    right, wrong = tally.groups["labelled correct"], tally.groups["labelled wrong"]
-    assert (right.rows, right.paid, wrong.rows, wrong.paid, tally.groups["no label"].rows) == (2, 1, 4, 1, 1)
+    right, wrong = tally.groups["label correct"], tally.groups["label wrong"]
+    assert (right.rows, len(right.paid), wrong.rows, len(wrong.paid), tally.groups["no label"].rows) == (2, 1, 4, 1, 1)
     assert [row["line"] for row in tally.paid_correct.rows] == [4]
     assert [row["line"] for row in tally.best] == [2]
     assert tally.asked == 2

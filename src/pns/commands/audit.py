@@ -85,7 +85,7 @@ def judge(
 
       pns audit judge --recipe recipes/reward.yaml --limit 100 --out judge.json
 
-      pns audit judge --first-error my.module:locate --data processbench/gsm8k.jsonl
+      pns audit judge --first-error my.module:locate --data chains.jsonl
     """
     with errors(KEPT):
         if out is not None:
@@ -206,30 +206,17 @@ def _files(data: list[Path] | None) -> list[Path]:
 
 
 def _show(screen: Any, name: str, results: dict[str, Any]) -> None:
-    from rich.table import Table
+    from pns.commands.tables import printable, shares
 
-    from pns.commands.tables import printable
-
-    table = Table(title=printable(f"Evaluator: {name}"), title_justify="left")
-    columns = (
-        "subset",
-        "chains",
-        "erroneous",
-        "undecided",
-        "F1",
-        "F1 decided",
-        "AUC",
-        "found",
-        "false alarms",
-    )
-    for column in columns:
-        table.add_column(column, justify="left" if column == "subset" else "right")
-    for subset, r in results.items():
-        table.add_row(
-            printable(subset), f"{r['n']:,}", f"{r['erroneous']:,}", f"{r['undecided']:,}",
-            _f1(r["f1"]), _f1(r["f1_decided"]), _figure(r["auc"]),
-            _figure(r["detection"]["found"], percent=True), _figure(r["detection"]["false_alarms"], percent=True),
-        )  # fmt: skip
+    table = shares(f"Evaluator: {printable(name)}", ["", *(str(printable(subset, 20)) for subset in results)])
+    every = list(results.values())
+    for what in ("n", "erroneous", "undecided"):
+        table.add_row("chains" if what == "n" else what, *(f"{r[what]:,}" for r in every))
+    table.add_row("F1", *(_f1(r["f1"]) for r in every))
+    table.add_row("F1 of the decided", *(_f1(r["f1_decided"]) for r in every))
+    table.add_row("AUC", *(_figure(r["auc"]) for r in every))
+    for what, title in (("found", "found"), ("false_alarms", "false alarms")):
+        table.add_row(title, *(_figure(r["detection"][what], percent=True) for r in every))
     screen.print(table)
     threshold = next(iter(results.values()))["detection"]["threshold"]
     screen.print(

@@ -56,7 +56,7 @@ def calibrate(
 
       pns calibrate correct.jsonl --recipe mine.yaml --out my-calibration
 
-      pns calibrate samples.parquet --recipe mine.yaml --out my-calibration --response text --label correct
+      pns calibrate a.parquet --recipe mine.yaml --out calib --label correct
     """
     with errors(STARTS_ANEW):
         _calibrate(file, recipe, overrides or [], _Columns(problem, response, label), out)

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from pns.commands.tables import printable
+from pns.commands.tables import printable, shares
 from pns.problems.contamination import Overlap, Repeat, Rule
 from pns.problems.registry import SETS, Loaded, ProblemSet, local_file, sha256_of
 from pns.records import Problem
@@ -32,15 +33,20 @@ def where(entry: ProblemSet) -> str:
 
 def sets_table() -> Table:
     """All sets of the registry."""
-    table = Table(title="problem sets", title_justify="left")
-    for name in ("name", "problems", "role", "from", "answers", "hub", "licence as stated"):
-        table.add_column(name, justify="right" if name == "problems" else "left", overflow="fold")
+    table = Table(title="problem sets", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("name", "problems", "role", "from", "answers", "hub"):
+        table.add_column(
+            name,
+            justify="right" if name == "problems" else "left",
+            overflow="fold",
+            no_wrap=name in ("name", "problems"),
+        )
     for entry in SETS.values():
         source = where(entry)
         rows = entry.hub.rows if source == "hub" else entry.rows
         kinds = ", ".join(sorted(entry.kinds, key=("math", "text", "choice").index))
         pinned = f"{entry.hub.id}@{entry.hub.revision[:7]}"
-        table.add_row(entry.name, str(rows), entry.role, source, kinds, pinned, entry.licence)
+        table.add_row(entry.name, str(rows), entry.role, source, kinds, pinned)
     return table
 
 
@@ -87,11 +93,11 @@ def summary(loaded: Loaded, repeats: Sequence[Repeat]) -> Iterator[RenderableTyp
 
 def _counts(counts: Counter[Any]) -> Text:
     shown = [(value, count) for value, count in counts.most_common() if value is not None]
-    parts = [Text.assemble(printable(value, 40), f" {count}") for value, count in shown[:_MOST]]
+    parts = [Text.assemble(printable(value, 40), f" ({count})") for value, count in shown[:_MOST]]
     if len(shown) > _MOST:
-        parts.append(Text(f"{len(shown) - _MOST} others {sum(count for _, count in shown[_MOST:])}"))
+        parts.append(Text(f"{len(shown) - _MOST} others ({sum(count for _, count in shown[_MOST:])})"))
     if counts[None]:
-        parts.append(Text(f"none {counts[None]}", style="dim"))
+        parts.append(Text(f"none ({counts[None]})", style="dim"))
     return Text(", ").join(parts)
 
 
@@ -154,10 +160,8 @@ class OverlapTally:
 
     def tables(self, train: str, rule: Rule) -> Iterator[RenderableType]:
         """Counts by benchmark, and the closest pairs."""
-        table = Table(title=f"overlap with {train}", title_justify="left")
-        for name in ("benchmark", "problems", "overlapping", "share", "same answer", "train problems", "pairs: same text",
-                     "pairs: n-grams"):  # fmt: skip
-            table.add_column(name, justify="left" if name == "benchmark" else "right")
+        columns = ("benchmark", "problems", "overlap", "share", "same answer", "in train", "texts", "n-grams")
+        table = shares(f"overlap with {printable(train)}", columns)
         for name, count in self.counts.items():
             hit, size = len(count.problems), self.sizes[name]
             share = f"{100 * hit / size:.1f} %" if size else "–"
@@ -166,8 +170,9 @@ class OverlapTally:
         yield table
         numbers = ", numbers masked" if rule.mask_numbers else ""
         yield Text(
-            f"n-grams: at least {100 * rule.share:g} % of a benchmark problem's words lie in runs of {rule.n} words that one "
-            f"training problem has, too{numbers}; shorter problems by the same text alone.",
+            f"texts, n-grams: pairs by rule. n-grams: at least {100 * rule.share:g} % of a benchmark problem's words lie "
+            f"in runs of {rule.n} words that one training problem has, too{numbers}; shorter problems by the same text "
+            "alone.",
             style="dim",
         )
         for heap in self.closest.values():

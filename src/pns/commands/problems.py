@@ -72,7 +72,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace a file that is the
 
 @app.command("list")
 def list_sets() -> None:
-    """All sets: how many problems, benchmark or training, where they would be read from, and the licence as stated.
+    """All sets: how many problems, benchmark or training, and where they would be read from. `show` states the licence.
 
     Example:
 
@@ -151,7 +151,7 @@ def export(
 
       pns problems export mawps mawps.jsonl --distinct
 
-      pns problems export mine.csv mine.parquet --problem-column question --answer-column gold
+      pns problems export mine.csv mine.parquet --answer-column gold
     """
     with errors(STARTS_ANEW):
         from pns.records import to_jsonl, write_parquet
@@ -210,7 +210,7 @@ def overlap(
 
       pns problems overlap mine.jsonl --problem-column prompt --fail
 
-      pns problems overlap gsm8k-train gsm8k --mask-numbers --n 10 --out twins.jsonl
+      pns problems overlap gsm8k-train gsm8k --mask-numbers --n 10
     """
     with errors(STARTS_ANEW):
         from pns.commands.problem_tables import OverlapTally

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -75,6 +76,7 @@ def score(
             show_default=False,
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
 ) -> None:
     """The composite reward of every response: gates, terms, what it pays, and why. One row of output a response.
 
@@ -85,10 +87,9 @@ def score(
 
       pns score samples.jsonl --recipe recipes/reward.yaml
 
-      pns score math_cot_100x8.jsonl --recipe recipes/reward.yaml --label final_answer_correct --all-terms
+      pns score labelled.jsonl --recipe recipes/reward.yaml --label correct
 
-      pns score samples.parquet --problems gsm8k --response text --recipe recipes/reward.yaml
-      --out scores.parquet reward.judge=none
+      pns score a.parquet --problems gsm8k --recipe recipes/reward.yaml
     """
     with errors():
         columns = {
@@ -97,7 +98,7 @@ def score(
         }  # fmt: skip
         _score(
             file, recipe, overrides or [], columns, problems, calibration,
-            all_terms=all_terms, out=out, fresh=fresh, batch=batch,
+            all_terms=all_terms, out=out, fresh=fresh, batch=batch, as_json=as_json,
         )  # fmt: skip
 
 
@@ -113,10 +114,11 @@ def _score(
     out: Path | None,
     fresh: bool,
     batch: int | None,
+    as_json: bool,
 ) -> None:
     from pns import __version__
     from pns.commands.files import Table, id_column, joined, problems_by_id, run
-    from pns.commands.tables import score_tables
+    from pns.commands.score_tables import score_tables, summary
     from pns.items import Columns
     from pns.journal import Journal, output_path
     from pns.recipe_files import load_reward
@@ -156,6 +158,9 @@ def _score(
 
     with Journal(target, marks, batch=batch or _batch(part), fresh=fresh) as journal:
         run(table, journal, work, schema=score_schema, see=tally.see, what="scoring")
+    if as_json:
+        typer.echo(json.dumps(summary(tally, str(target)), ensure_ascii=True, allow_nan=False))
+        return
     screen = console()
     has_model = squash is not None or part.reward_model is not None
     for shown in score_tables(tally, part, all_terms=all_terms, reward_model=has_model):

@@ -1,20 +1,19 @@
-"""What `pns verify` and `pns score` print. Text of files and models reaches the terminal as printable `Text` alone."""
+"""What commands print: bars, lists, the tables of `pns verify`. Text of files and models reaches the terminal as printable `Text` alone."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from pns.display import QUIET_SECONDS, clock, pace
-from pns.recipe import RewardPart
-from pns.tally import Group, Listing, Row, ScoreTally, VerdictTally, mean_of, quartiles
+from pns.tally import Listing, Row, VerdictTally
 
 STYLES = {"correct": "bold green", "wrong": "bold red", "undecided": "bold yellow"}
 _WIDE = 60
@@ -90,16 +89,14 @@ def verdict_tables(tally: VerdictTally) -> list[Table | Text]:
     """Outcomes (by label where there is one), reasons of the undecided, and where verdict and label disagree."""
     labels = [label for label in (True, False, None) if label in tally.outcomes]
     labelled = labels != [None]
-    table = Table(title="verdicts" if not labelled else "verdicts by label", title_justify="left")
-    table.add_column("outcome")
-    table.add_column("all", justify="right")
-    for label in labels if labelled else []:
-        table.add_column({True: "labelled correct", False: "labelled wrong", None: "no label"}[label], justify="right")
+    names = {True: "label correct", False: "label wrong", None: "no label"}
+    by_label = [names[label] for label in labels if labelled]
+    table = shares("verdicts by label" if labelled else "verdicts", ["outcome", "all", *by_label])
     for outcome in ("correct", "wrong", "undecided"):
-        cells = [_share(tally.outcomes[label][outcome], tally.outcomes[label].total()) for label in labels]
+        cells = [share(tally.outcomes[label][outcome], tally.outcomes[label].total()) for label in labels]
         table.add_row(
             Text(outcome, style=STYLES[outcome]),
-            _share(tally.total(outcome), tally.total()),
+            share(tally.total(outcome), tally.total()),
             *(cells if labelled else []),
         )
     out: list[Table | Text] = [table]
@@ -118,149 +115,57 @@ def _unlabelled(tally: VerdictTally) -> int:
     return tally.outcomes[None].total() if None in tally.outcomes else 0
 
 
-def score_tables(tally: ScoreTally, part: RewardPart, *, all_terms: bool, reward_model: bool) -> list[Table | Text]:
-    """Gates and pay, the terms, causes, calls saved, and the rows worth a look."""
-    groups = {"all": tally.everything, **(tally.groups if tally.labelled else {})}
-    out: list[Table | Text] = [_gates(groups, part, reward_model)]
-    if any(group.rubric_total or group.m for group in groups.values()):
-        out.append(_terms(groups, all_terms))
-    if tally.everything.failures:
-        out.append(_causes("why malformed (a response may fail several)", groups, "failures"))
-    if tally.everything.undecided:
-        out.append(_causes("why undecided", groups, "undecided"))
-    out.append(Text(_saved(tally, part, reward_model)))
-    out += _scores_listed("labelled correct, and paid", tally.paid_correct.rows, tally.paid_correct.count)
-    out += _scores_listed("labelled correct, and charged", tally.charged_correct.rows, tally.charged_correct.count)
-    out += _scores_listed("unscored", tally.unscored.rows, tally.unscored.count)
-    best = tally.best
-    out += _scores_listed("paid most" + (", among those not labelled correct" if tally.labelled else ""), best, 0)
-    return out
-
-
-def _gates(groups: dict[str, Group], part: RewardPart, reward_model: bool) -> Table:
-    table = Table(title="what the reward pays", title_justify="left")
-    table.add_column("gate")
-    table.add_column("score", justify="right")
-    for name in groups:
-        table.add_column(name, justify="right")
-    best = part.weight_inversion + (part.weight_judge if part.judge != "none" else 0)
-    best += part.weight_reward_model if reward_model else 0
-    rows = [
-        ("malformed", f"{part.malformed:g}", "yellow"), ("undecided", f"{part.malformed:g}", "yellow"),
-        ("correct", "0", "green"), ("scored", f"{part.weight_inversion:g} .. {best:g}", "red"),
-    ]  # fmt: skip
-    for gate, pay, style in rows:
-        name = "wrong: scored" if gate == "scored" else gate
-        table.add_row(Text(name, style=style), pay, *(_share(g.gates[gate], g.rows) for g in groups.values()))
-    for cause in sorted({cause for group in groups.values() for cause in group.unscored}):
-        cells = (_share(g.unscored[cause], g.rows) for g in groups.values())
-        table.add_row(Text(f"unscored: {cause}", style="magenta"), "none", *cells)
-    table.add_section()
-    table.add_row("responses", "", *(str(g.rows) for g in groups.values()))
-    table.add_row("paid (score above 0)", "", *(_share(g.paid, g.rows) for g in groups.values()))
-    table.add_row("mean score", "", *(_real(g.mean) for g in groups.values()))
-    return table
-
-
-def _terms(groups: dict[str, Group], all_terms: bool) -> Table:
-    what = "of every response" if all_terms else "of what the gates left (--all-terms: of every response)"
-    table = Table(title=f"the terms {what}: mean, or lower quartile | median | upper quartile", title_justify="left")
-    table.add_column("term")
-    for name in groups:
-        table.add_column(name, justify="right")
-    table.add_row("responses with C", *(str(g.rubric_total.total()) for g in groups.values()))
-    table.add_row("C, 0..1", *(_over_12(mean_of(g.rubric_total)) for g in groups.values()))
-    table.add_row("C at or above 9/12", *(_nines(g.rubric_total) for g in groups.values()))
-    for name in next(iter(groups.values())).rubric:
-        table.add_row(f"  {name}, 0..3", *(_real(mean_of(g.rubric[name]), 2) for g in groups.values()))
-    if any(g.m for g in groups.values()):
-        table.add_row("M, 0..1", *(_spread(g.m) for g in groups.values()))
-        table.add_row("raw reward-model score", *(_spread(g.raw) for g in groups.values()))
-    return table
-
-
-def _nines(counts: Counter[int]) -> str:
-    return _share(sum(n for total, n in counts.items() if total >= 9), counts.total())
-
-
-def _over_12(mean: float | None) -> str:
-    return _real(None if mean is None else mean / 12)
-
-
-def _causes(title: str, groups: dict[str, Group], what: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("cause")
-    for name in groups:
-        table.add_column(name, justify="right")
-    for cause, _ in getattr(groups["all"], what).most_common(12):
-        table.add_row(printable(cause, 80), *(str(getattr(g, what)[cause]) for g in groups.values()))
-    return table
-
-
-def _saved(tally: ScoreTally, part: RewardPart, reward_model: bool) -> str:
-    rows, malformed = tally.everything.rows, tally.everything.gates["malformed"]
-    said = [f"verifier {malformed} of {rows}"]
-    if part.judge != "none":
-        said.append(f"judge {rows - tally.asked} of {rows}")
-    if reward_model:
-        said.append(f"reward model {rows - tally.asked} of {rows}")
-    return f"calls saved by the gates: {', '.join(said)}"
-
-
 def _listed(title: str, listing: Listing) -> list[Table | Text]:
     if not listing.count:
         return []
-    table = Table(title=_titled(title, len(listing.rows), listing.count), title_justify="left")
-    for column in ("line", "id", "label", "outcome", "gold", "answer", "reason"):
-        table.add_column(column, justify="right" if column == "line" else "left")
+    out: list[Table | Text] = [Text(titled(title, len(listing.rows), listing.count), style="italic")]
     for row in listing.rows:
-        outcome = Text(row["outcome"], style=STYLES[row["outcome"]])
-        cells = [printable("–" if row[name] is None else row[name], 32) for name in ("id", "label")]
-        more = [printable("–" if row[name] is None else row[name], 40) for name in ("gold", "answer", "reason")]
-        table.add_row(str(row["line"]), *cells, outcome, *more)
-    return [table]
+        label = {True: "correct", False: "wrong", None: "none"}[row["label"]]
+        out.append(entry(row, [(row["outcome"], STYLES[row["outcome"]]), f"label {label}"]))
+        out.append(compared(row["gold"], row["answer"], row["reason"]))
+    return out
 
 
-def _scores_listed(title: str, rows: Sequence[Row], count: int) -> list[Table | Text]:
-    if not rows:
-        return []
-    shown = rows[:10]
-    table = Table(title=_titled(title, len(shown), count) if count else title, title_justify="left")
-    for column in ("line", "id", "score", "gate", "C", "M", "gold", "answer", "why"):
-        table.add_column(column, justify="right" if column in ("line", "score", "C", "M") else "left")
-    for row in shown:
-        verdict = row["verdict"] or {}
-        why = row["unscored_cause"] or ", ".join(row["format_failures"] or ()) or verdict.get("reason") or ""
-        total = "" if row["rubric"] is None else f"{sum(row['rubric'].values())}/12"
-        table.add_row(
-            str(row["line"]), printable(row["id"] or "", 32), _real(row["score"]), row["gate"], total,
-            _real(row["reward_model"]), printable(row["gold"], 24), printable(verdict.get("answer") or "", 24),
-            printable(why, 48),
-        )  # fmt: skip
-    return [table]
+def entry(row: Row, said: Sequence[str | tuple[str, str]]) -> Text:
+    """The head line of one row in a list: where it stands in the file, and what there is to say."""
+    name = "" if row["id"] is None else f"  {printable(row['id'], 40)}"
+    line = Text(f"line {row['line']}{name}")
+    for part in said:
+        line.append("  ").append(*([part] if isinstance(part, str) else part))
+    return line
 
 
-def _titled(title: str, shown: int, count: int) -> str:
+def compared(gold: Any, answer: Any, why: str) -> Text:
+    """Its second line: the gold answer, the answer if there is one, and the reason."""
+    shown = "" if answer is None else f", answer {printable(answer, 40)}"
+    return Text(f"    gold {printable(gold, 40)}{shown}: {printable(why, 160)}")
+
+
+def shares(title: str, columns: Sequence[str]) -> Table:
+    """A table that fits a terminal of 80 columns: words on the left, figures on the right."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    return table
+
+
+def titled(title: str, shown: int, count: int) -> str:
+    """The head of a list."""
     return f"{title}: {count}" + (f" (the first {shown})" if shown < count else "")
 
 
 def _counts(title: str, counts: dict[str, int]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("reason")
-    table.add_column("rows", justify="right")
+    table = shares(title, ["reason", "rows"])
     for reason, n in counts.items():
         table.add_row(printable(reason, 100), str(n))
     return table
 
 
-def _share(count: int, of: int) -> str:
+def share(count: int, of: int) -> str:
+    """A count with its share."""
     return f"{count} ({100 * count / of:.1f} %)" if of else str(count)
 
 
-def _real(value: float | None, places: int = 3) -> str:
+def real(value: float | None, places: int = 3) -> str:
+    """A number, or nothing."""
     return "" if value is None else f"{value:.{places}f}"
-
-
-def _spread(values: Sequence[float]) -> str:
-    found = quartiles(values)
-    return "" if found is None else " | ".join(f"{value:.2f}" for value in found)

@@ -109,9 +109,9 @@ def verify(
 
       pns verify 42 "So we get \\boxed{42}." --format boxed --json
 
-      pns verify samples.jsonl --gold answer --response response --label final_answer_correct
+      pns verify samples.jsonl --label final_answer_correct
 
-      pns verify answers.jsonl --answer final_answer --problems gsm8k --problem-id problem_id
+      pns verify answers.jsonl --answer final_answer --problems gsm8k
     """
     if what == ["-h"]:
         typer.echo(ctx.get_help())
@@ -129,6 +129,7 @@ def verify(
         defaults = Defaults(tolerance, unit, cast("Any", kind and kind.value))
         path = _file(what)
         if path is None:
+            _no_file_options(ctx)
             code = _pair(what[0], what[1], format and format.value, defaults, cpu_seconds, as_json)
         else:
             code = _rows(
@@ -137,6 +138,17 @@ def verify(
             )  # fmt: skip
     if exit_code and code:
         raise typer.Exit(code)
+
+
+_OF_PAIRS = ("what", "format", "tolerance", "unit", "kind", "cpu_seconds", "as_json", "exit_code")
+
+
+def _no_file_options(ctx: typer.Context) -> None:
+    """Options that say something about a file alone are errors beside two answers: they would do nothing."""
+    for parameter in ctx.command.params:
+        source = ctx.get_parameter_source(parameter.name or "")
+        if parameter.name not in _OF_PAIRS and source is not None and source.name == "COMMANDLINE":
+            raise UserError("is for a file", field=parameter.opts[0], remedy="pns verify FILE, or leave it out")
 
 
 def _no_stray_options(ctx: typer.Context, what: list[str]) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pns.errors import UserError
-from pns.evaluation.metrics import rank_auc
+from pns.evaluation.metrics import grouped_auc
 from pns.records import Record, parse_row
 from pns.rewards.arithmetic import find_steps
 from pns.rewards.judging import Judge
@@ -195,7 +195,12 @@ def evaluate(
         out["f1"] = out["f1_decided"] = None
     totals = np.array([np.nan if reading.total is None else reading.total for _, reading in rows])
     known = ~np.isnan(totals)
-    out["auc"] = _auc(totals, bad, known, weights_SN)
+    problems = [chain.problem for chain, there in zip(chains, known, strict=True) if there]
+    # That a chain without an error has the higher total, ties one half.
+    auc = grouped_auc(totals[known], ~bad[known], problems, samples=samples, seed=seed)
+    out["auc"] = auc and {
+        "value": auc["auc"], "ci95": list(auc["ci95"]), "n_correct": auc["n_positive"], "n_erroneous": auc["n_negative"],
+    }  # fmt: skip
     out["detection"] = _detection(totals, bad, known, weights_SN)
     return out
 
@@ -235,27 +240,6 @@ def _f1(
         "n": int(among.sum()), "f1": _figure(f1),
         "accuracy_erroneous": _figure(error), "accuracy_correct": _figure(right),
     }  # fmt: skip
-
-
-def _auc(
-    totals: NDArray[np.float64], bad: NDArray[np.bool_], known: NDArray[np.bool_], weights_SN: NDArray[np.float64]
-) -> dict[str, Any] | None:
-    """That a chain without an error has the higher total, ties one half. Weighted, over distinct totals."""
-    good, worse = known & ~bad, known & bad
-    if not good.any() or not worse.any():
-        return None
-    levels, at = np.unique(totals[known], return_inverse=True)
-    place = np.full(len(totals), -1)
-    place[known] = at
-    table = np.eye(len(levels))
-    good_SU = weights_SN[:, good] @ table[place[good]]
-    bad_SU = weights_SN[:, worse] @ table[place[worse]]
-    below_SU = np.cumsum(bad_SU, axis=1) - bad_SU
-    with np.errstate(invalid="ignore", divide="ignore"):
-        auc_S = (good_SU * (below_SU + bad_SU / 2)).sum(axis=1) / (good_SU.sum(axis=1) * bad_SU.sum(axis=1))
-    assert abs(auc_S[0] - rank_auc(totals[good], totals[worse])) < 1e-9
-    figure = _figure(auc_S)
-    return None if figure is None else {**figure, "n_correct": int(good.sum()), "n_erroneous": int(worse.sum())}
 
 
 def _detection(
