@@ -18,24 +18,40 @@ from pns.verify.numbers import rounds_to
 
 MAX_TOKENS = 60
 MAX_CHARS = 20_000
-MAX_GROUP, MAX_DEPTH = 300, 4
+MAX_GROUP, MAX_DEPTH, LINE = 300, 4, 300
 
-_NUMBER = r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}"
+_COMMA = r"(?:,(?:\\!)?|\{,\}|\\,)"  # 1,000 and LaTeX's 1,\!000  1{,}000  1\,000
+# Digits are bounded: Python refuses to read thousands of them, and a product of such numbers takes long.
+_NUMBER = (
+    rf"[0-9]{{1,3}}(?:{_COMMA}[0-9]{{3}}){{1,8}}(?![0-9]|{_COMMA}[0-9]{{3}})(?:\.[0-9]{{1,15}})?"
+    r"|[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15}"
+)
 _TOKEN = re.compile(
-    rf"""(?P<number>(?:\\?[$€£]\s?)?(?P<digits>{_NUMBER})(?![0-9]|\.?\\overline)(?P<percent>\s?\\?%)?)
+    rf"""(?P<number>(?:\\?(?P<money>[$€£])\s{{0,200}})?
+        (?:(?P<whole>[0-9]{{1,6}})[ ](?P<above>[0-9]{{1,3}})/(?P<below>[0-9]{{1,3}})(?![0-9./])
+          |(?P<digits>(?(money)[0-9]{{1,3}}(?:[ ][0-9]{{3}})+(?![0-9])|(?!))|{_NUMBER})(?![0-9]|\.?\\overline|(?:,[0-9]{{3}}){{9}}))
+        (?P<more>\.\.\.|…|\\l?dots(?![a-z]))?(?P<percent>\s?\\?%|[ ]per\s?cent(?![a-z]))?)
+    |(?P<long>[0-9][0-9,]*)
+    |(?P<spoils>\\sqrt[ ]?\[[^\[\]\n]{{0,9}}\]|\\[dt]?binom[ ]?(?:\{{[^{{}}\n]{{0,40}}\}}[ ]?){{2}})
     |(?P<frac>\\[dtc]?frac(?![a-z]))
-    |(?P<op>\\times(?![a-z])|\\cdot(?![a-z])|\\div(?![a-z])|[-+*/×·÷−])
+    |(?P<op>\\times(?![a-z])|\\cdot(?![a-z])|\\div(?![a-z])|[-+*/×·÷−–])
     |(?P<equals>=|≈|\\approx(?![a-z]))
     |(?P<left>\()|(?P<right>\))
     |(?P<skip>\\text\{{|\\boxed\{{|\\\$|\$|\\[()\[\],;:! ]|&|[{{}}]|[ \t]+
-        |\\\\(?=\s*[=&])|\n(?=[ \t]*(?:=|&|\\approx|≈)))
+        |\\\\(?=\s*[=&])|\n(?=[ \t]*(?:=|&|\\approx|≈))|(?:(?<=[0-9)}} ][-+])|(?<=cdot)|(?<=times))\n)
     |(?P<word>[A-Za-z]+(?:['’][a-z]+)?)
     |(?P<other>.|\n)""",
     re.VERBOSE | re.DOTALL,
 )
+_SEPARATOR = re.compile(r"[^0-9.]")
+_FORMULA = re.compile(r"[A-Za-z,;:][ \n]{1,3}(?:\$|\\[(\[])[ ]?(?:\\boxed\{)?$")
 _MARK = re.compile(r"<<([^<>\n]{1,200})>>")
 _BULLET = re.compile(r"^[ \t]*[-*•][ \t]", re.MULTILINE)
-_OPS = {"\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "·": "*", "÷": "/", "−": "-"}
+# Words that begin another clause. What stands between one and the next equal sign is not the number before it.
+_CLAUSE = frozenset(
+    {"and", "or", "so", "then", "but", "thus", "hence", "where", "because", "since", "if", "when", "while", "therefore"}
+)
+_OPS = {"\\times": "*", "\\cdot": "*", "\\div": "/", "×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +72,15 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    kind: str  # number, op, (, ), unit, poison
+    kind: str  # number, op, =, (, ), unit, cut, poison
     start: int
     end: int
     value: Fraction = Fraction(0)
     text: str = ""
     places: int = 0
     percent: bool = False
+    more: bool = False  # `0.333...`
+    sign: bool = False  # an operator that opens a formula: `\\(3\\) and \\(-4\\)`
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +90,60 @@ class _Side:
     operators: tuple[str, ...]
     start: int
     end: int
+    opens: bool = False  # a bracket at its begin that closes elsewhere
+    shuts: bool = False  # a bracket at its end that was opened elsewhere
+    about: bool = False  # `≈` stands before it
 
 
 def find_steps(text: str) -> list[Statement]:
     """Statements in order of appearance; only the first 20,000 characters are read."""
     text = text[:MAX_CHARS]
-    marks = list(_MARK.finditer(text))
     plain = _BULLET.sub(lambda m: ";" * len(m.group()), _MARK.sub(lambda m: " " * len(m.group()), text))
     shown = list(_statements(plain, 0))
     found: list[Statement] = []
-    for mark in marks:
-        around = [s for s in shown if s.start <= mark.start() <= s.end]
-        shown = [s for s in shown if s not in around]
+    first = 0  # statements stand in order, and none overlaps another
+    for mark in _MARK.finditer(text):
+        while first < len(shown) and shown[first].end < mark.start():
+            found.append(shown[first])
+            first += 1
+        around = first < len(shown) and shown[first].start <= mark.start()
         inside = list(_statements(mark[1], mark.start() + 2))
-        for statement in inside[:1]:
-            # what the reader sees counts: a right mark beside another written result is not a right step
-            last = around[-1].result if around else statement.result
-            agree = last == statement.result or abs(last - statement.result) < Fraction(1, 100)
-            begin = around[0].start if around else mark.start()
-            right = statement.right and agree
-            found.append(replace(statement, result=last, right=right, start=begin, end=mark.end()))
-        if not inside:
-            shown += around
-    return sorted([*found, *shown], key=lambda s: s.start)
+        if inside:
+            said = text[max(0, mark.start() - LINE) : mark.start()].rpartition("\n")[2]
+            found.append(_marked(inside, shown[first] if around else None, mark, said))
+            first += around
+    return sorted([*found, *shown[first:]], key=lambda s: s.start)
+
+
+def _marked(inside: list[Statement], shown: Statement | None, mark: re.Match[str], said: str) -> Statement:
+    """A calculator mark and the statement that its reader sees around it, as one: both must be right, and agree.
+
+    `said` is the line before the mark. Where all numbers of either stand in the other, the sum around it was misread
+    (`10 2-legged animals * 2 = <<10*2=20>>20`), and the mark alone is believed.
+    """
+    statement, right = inside[0], all(s.right for s in inside)
+    if shown is None:
+        return replace(statement, right=right, end=mark.end())
+    # `25% = <<.25*100=25>>25%`: the mark leaves the sign out
+    result = shown.result * 100 if shown.percent and not statement.percent else shown.result
+    gap = abs(result - statement.result)
+    agree = gap < Fraction(1, 100) and gap * 10 <= abs(statement.result)
+    if not agree:
+        result = shown.result
+    if not shown.right:  # a right mark beside another sum is not a right step
+        numbers = set(statement.operands)
+        line = {t.value for t in _tokens(said, 0) if t.kind == "number"}
+        right = right and numbers <= line and set(shown.operands) <= numbers
+    return replace(statement, result=result, right=right and agree, start=shown.start, end=mark.end())
 
 
 def _statements(text: str, offset: int) -> Iterator[Statement]:
     for run in _runs(text):
         chain: list[_Side] = []
         for i, part in enumerate(run):
-            sides = _sides(part)
+            sides = _sides(part[1:] if i else part)
+            if i and sides:
+                sides[0] = replace(sides[0], about=part[0].text == "≈")
             first, last = (sides[0], sides[-1]) if sides else (None, None)
             if i > 0 and first is not None:
                 chain.append(first)
@@ -117,6 +159,9 @@ def _close(chain: list[_Side], offset: int) -> Iterator[Statement]:
     """Turn a chain of sides `a = b = c` into statements, cut where a side could not be read (`x = 3 + 4 = 7`)."""
     for readable, group in groupby(chain, key=lambda side: side.value is not None):
         known = list(group)
+        # `gcd(12, 3 * 5) = 3` and `(1 + 1, 2) = (2, 2)` speak of more than the numbers beside the equal sign
+        if any(a.shuts or b.opens for a, b in pairwise(known)):
+            continue
         if readable and len(known) > 1 and known[0].operators:
             yield _statement(known, offset)
 
@@ -140,12 +185,23 @@ def _agree(a: _Side, b: _Side) -> bool:
     if a.value is None or b.value is None:
         return False
     readings = [b.value, b.value * 100] if b.numbers and b.numbers[-1].percent else [b.value]
-    places = b.numbers[0].places if len(b.numbers) == 1 else 0
-    return any(a.value == v or (places >= 2 and rounds_to(a.value, v, places)) for v in readings)
+    last = b.numbers[0] if len(b.numbers) == 1 else None
+    return any(a.value == v or (last is not None and _rounded(a.value, v, last, b.about)) for v in readings)
+
+
+def _rounded(exact: Fraction, shown: Fraction, token: _Token, about: bool) -> bool:
+    """Whether a number is the exact value rounded to 2 or more places, and still near it: 1/300 is not 0.00.
+
+    After `≈`, and before `...`, fewer places will do.
+    """
+    near = abs(exact - shown) * (20 if about else 10) <= abs(exact)
+    if token.places >= 9 and abs(exact - shown) * 10**9 <= abs(exact):
+        return True  # a calculator's 14.999999999999998
+    return near and (token.places >= 2 or token.more or about) and rounds_to(exact, shown, token.places)
 
 
 def _runs(text: str) -> Iterator[list[list[_Token]]]:
-    """Runs of tokens between breaks (full stops, colons, line ends), each split at its equal signs."""
+    """Runs of tokens between breaks (full stops, colons, line ends), each split at its equal signs, which begin their parts."""
     run: list[list[_Token]] = [[]]
     for token in _tokens(text, 0):
         if token.kind == "break":
@@ -153,7 +209,7 @@ def _runs(text: str) -> Iterator[list[list[_Token]]]:
                 yield run
             run = [[]]
         elif token.kind == "=":
-            run.append([])
+            run.append([token])
         else:
             run[-1].append(token)
     if len(run) > 1:
@@ -167,17 +223,16 @@ def _tokens(text: str, offset: int, depth: int = 0) -> Iterator[_Token]:
         start, end = m.start() + offset, m.end() + offset
         kind = m.lastgroup or ""
         if m["number"]:
-            digits = m["digits"].replace(",", "")
-            value = Fraction(digits) / (100 if m["percent"] else 1)
-            places = len(digits.partition(".")[2])
-            yield _Token("number", start, end, value, places=places, percent=bool(m["percent"]))
+            yield _number(m, start, end)
+        elif m["long"] or m["spoils"]:
+            yield _Token("poison", start, end)
         elif m["frac"]:
             made, at = _fraction(text, at, m.start(), offset, depth)
             yield from made
         elif m["op"]:
-            yield _Token("op", start, end, text=_OPS.get(m["op"], m["op"]))
+            yield _Token("op", start, end, text=_OPS.get(m["op"], m["op"]), sign=_opens_formula(text, m.start()))
         elif m["equals"]:
-            yield _Token("=", start, end)
+            yield _Token("=", start, end, text="=" if m["equals"] == "=" else "≈")
         elif m["left"] or m["right"]:
             yield _Token(m.group(), start, end)
         elif m["word"]:
@@ -185,6 +240,23 @@ def _tokens(text: str, offset: int, depth: int = 0) -> Iterator[_Token]:
         elif kind == "other":
             poison = m.group() in "^_!√\\|<>"
             yield _Token("poison" if poison else "break", start, end)
+
+
+def _number(m: re.Match[str], start: int, end: int) -> _Token:
+    percent, more = bool(m["percent"]), bool(m["more"])
+    if m["whole"]:
+        above, below = int(m["above"]), int(m["below"])
+        if not 0 < above < below:  # `7 10/5`: two numbers, or none
+            return _Token("poison", start, end)
+        return _Token("number", start, end, int(m["whole"]) + Fraction(above, below), percent=percent)
+    digits = _SEPARATOR.sub("", m["digits"])
+    value = Fraction(digits) / (100 if percent else 1)
+    return _Token("number", start, end, value, places=len(digits.partition(".")[2]), percent=percent, more=more)
+
+
+def _opens_formula(text: str, at: int) -> bool:
+    """Whether the operator at `at` is the sign of a formula of its own: `a slope of $-14/14`, not `$5 -$3`."""
+    return _FORMULA.search(text, max(0, at - 16), at) is not None
 
 
 def _fraction(text: str, at: int, begin: int, offset: int, depth: int) -> tuple[list[_Token], int]:
@@ -222,13 +294,17 @@ def _word(word: str, text: str, at: int, start: int, end: int) -> _Token:
     before, after = text[max(0, at - 2) : at], text[at + len(word) : at + len(word) + 2]
     if word in ("x", "X") and re.search(r"[0-9)]\s?$", before) and re.match(r"\s?[0-9($\\.]", after):
         return _Token("op", start, end, text="*")
-    if word.lower() == "of" and re.search(r"%\s$", before):
+    if word.lower() == "of" and re.search(r"(?:%|per\s?cent)\s$", text[max(0, at - 10) : at]):
         return _Token("op", start, end, text="*")
     if word.lower() in ("remainder", "mod", "modulo") or (word == "R" and before[-1:] in " 0123456789"):
         return _Token("poison", start, end)  # 18 / 4 = 4 remainder 2: the result is not all of it
     if word in ("a", "A", "I") and (re.match(r"\s?[-+*/=^_()]", after) or re.search(r"[-+*/=(^]\s?$", before)):
         return _Token("poison", start, end)
-    attached = at > 0 and (text[at - 1].isdigit() or text[at - 1] in "\\)")
+    if word.lower() in _CLAUSE and before[-1:].isspace():
+        return _Token("cut", start, end)
+    if 2 <= len(word) <= 3 and word.isupper() and before[-1:] not in ("", " ", "\n", "(", "{"):
+        return _Token("poison", start, end)  # the line AB: `66/BC`, `$AB=8$`
+    attached = at > 0 and (text[at - 1].isdigit() or text[at - 1] in "\\)}")
     if (len(word) == 1 and word not in "aAI") or (attached and len(word) < 3 and text[at - 1] != ")"):
         return _Token("poison", start, end)
     return _Token("poison" if at > 0 and text[at - 1] == "\\" else "unit", start, end, text=word)
@@ -240,6 +316,9 @@ def _sides(tokens: list[_Token]) -> list[_Side]:
     for i, token in enumerate(tokens):
         piece = pieces[-1]
         following = tokens[i + 1] if i + 1 < len(tokens) else None
+        if token.kind == "cut":
+            pieces.append([_Token("poison", token.start, token.end, text="cut")])
+            continue
         if token.kind == "op" and following is not None and following.kind == "unit":
             # "3 / hour" and "5-day" are units; any other operator before a word has an operand that cannot be read
             if token.text not in "/-" or (following.start != token.end):
@@ -248,9 +327,11 @@ def _sides(tokens: list[_Token]) -> list[_Side]:
         if token.kind == "unit":
             piece.append(token)
             continue
-        starts = token.kind in ("number", "(")
+        starts = token.kind in ("number", "(") or token.sign
         content = [t for t in piece if t.kind != "unit"]
-        if starts and content and content[-1].kind in ("number", ")"):
+        if starts and len(content) == 1 and piece is not pieces[0] and piece[0].text == "cut":
+            pieces.append([])  # nothing but words since the clause began
+        elif starts and content and content[-1].kind in ("number", ")"):
             fraction = token.kind == "(" and token.end == token.start
             touching = token.kind == "(" and piece[-1] is content[-1] and token.start - content[-1].end <= 1
             if (
@@ -273,10 +354,11 @@ def _side(piece: list[_Token]) -> _Side | None:
     tokens = [t for t in piece if t.kind != "unit"]
     if len(tokens) > MAX_TOKENS:
         return _Side(None, (), (), tokens[0].start, tokens[-1].end)
+    opens = shuts = False
     while tokens and tokens[0].kind == "(" and _depth(tokens) > 0:
-        tokens = tokens[1:]
+        tokens, opens = tokens[1:], True
     while tokens and tokens[-1].kind == ")" and _depth(tokens) < 0:
-        tokens = tokens[:-1]
+        tokens, shuts = tokens[:-1], True
     if not tokens:
         return None
     numbers = tuple(t for t in tokens if t.kind == "number")
@@ -289,7 +371,7 @@ def _side(piece: list[_Token]) -> _Side | None:
             value = None
     binary = (t for before, t in pairwise(tokens) if t.kind == "op" and before.kind in ("number", ")"))
     operators = tuple(t.text for t in binary)
-    return _Side(value, numbers, operators, tokens[0].start, tokens[-1].end)
+    return _Side(value, numbers, operators, tokens[0].start, tokens[-1].end, opens, shuts)
 
 
 def _depth(tokens: list[_Token]) -> int:

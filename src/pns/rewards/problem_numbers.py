@@ -29,6 +29,7 @@ IMPLIED: dict[str, tuple[Fraction, ...]] = {
     **dict.fromkeys(("dozen", "dozens"), (F(12),)),
     **dict.fromkeys(("percent", "percentage", "cents", "cent"), (F(100),)),
     **dict.fromkeys(("average", "mean", "twins", "once"), (F(2),)),
+    **dict.fromkeys(("himself", "herself", "themselves", "myself", "another", "single", "alone"), (F(1),)),
     **dict.fromkeys(("week", "weeks", "weekly"), (F(7), F(5))),
     **dict.fromkeys(("day", "days", "daily"), (F(7), F(24))),
     **dict.fromkeys(("hour", "hours", "hourly", "minute", "minutes"), (F(60),)),
@@ -39,7 +40,9 @@ IMPLIED: dict[str, tuple[Fraction, ...]] = {
     **dict.fromkeys(("yard", "yards"), (F(3),)),
 }
 _PIECE = re.compile(
-    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15})(?P<percent>\s?\\?%)?"
+    r"(?P<mixed>(?P<whole>[0-9]{1,6}) (?P<above>[0-9]{1,3})/(?P<below>[0-9]{1,3})(?![0-9./]))"
+    r"|(?P<digits>[0-9]{1,3}(?:,[0-9]{3}){1,8}(?:\.[0-9]{1,15})?|[0-9]{1,15}(?:\.[0-9]{1,15})?|\.[0-9]{1,15})"
+    r"(?P<percent>\s?\\?%)?"
     r"|(?P<word>[A-Za-z]+)"
 )
 
@@ -51,6 +54,13 @@ def problem_numbers(problem: str) -> tuple[Counter[Fraction], Counter[Fraction]]
     tens: int | None = None
     previous: Fraction | None = None
     for piece in _PIECE.finditer(problem):
+        if piece["mixed"]:
+            above, below = int(piece["above"]), int(piece["below"])
+            written.update(Fraction(int(piece[part])) for part in ("whole", "above", "below"))
+            previous, tens = None, None
+            if 0 < above < below:
+                written[int(piece["whole"]) + Fraction(above, below)] += 1
+            continue
         if piece["digits"]:
             value = Fraction(piece["digits"].replace(",", ""))
             written[value] += 1

@@ -26,6 +26,7 @@ rest on it:
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from fractions import Fraction
 
@@ -82,15 +83,13 @@ def _sharp(faults: int) -> int:
     return 3 if faults == 0 else 1 if faults == 1 else 0
 
 
-def _uses(step: Statement, results: set[Fraction]) -> bool:
-    return any(value in results for value in (*step.operands, *step.percents))
-
-
 def _loose_ends(steps: list[Statement]) -> int:
     """Results, but for the last, that no later step uses. In a chain: steps that do not go on from the one before."""
     loose = 0
-    for i, step in enumerate(steps[:-1]):
-        loose += not any(_uses(later, {step.result}) for later in steps[i + 1 :])
+    used: set[Fraction] = set()  # by the later steps
+    for i, step in enumerate(reversed(steps)):
+        loose += i > 0 and step.result not in used
+        used.update(step.operands, step.percents)
     return loose
 
 
@@ -108,7 +107,7 @@ def _relevance(steps: list[Statement], written: Counter[Fraction], implied: Coun
             elif source in written or source in implied:
                 known += 1
                 used[source] += 1
-            elif value != 1:
+            elif value != 1 or _counts(step):
                 unknown += 1
         results.add(step.result)
     first = steps[0]
@@ -119,6 +118,11 @@ def _relevance(steps: list[Statement], written: Counter[Fraction], implied: Coun
     score = 1 if unknown or ignores else 3
     over = sum(used[value] > written[value] + implied[value] + 1 for value in used)
     return max(0, score - 2 * over), bool(unknown or ignores)
+
+
+def _counts(step: Statement) -> bool:
+    """Whether a 1 in this step is a number like others (`14 - 1`), not a whole (`1 - 0.2`) or a unit (`60 * 1`)."""
+    return set(step.operators) <= {"+", "-"} and all(value.denominator == 1 for value in step.operands)
 
 
 def _consistency(steps: list[Statement], answer: str) -> int:
@@ -153,8 +157,8 @@ def _gaps(response: str, steps: list[Statement]) -> bool:
         return False
     if [int(m[1]) for m in labels] != list(range(1, len(labels) + 1)):
         return True
-    ends = [m.start() for m in labels[1:]] + [len(response)]
-    return any(not any(m.start() <= s.start < end for s in steps) for m, end in zip(labels, ends, strict=True))
+    begins, ends = [s.start for s in steps], [m.start() for m in labels[1:]] + [len(response)]
+    return any(bisect_left(begins, m.start()) == bisect_left(begins, end) for m, end in zip(labels, ends, strict=True))
 
 
 def _idle(step: Statement) -> bool:
