@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -127,6 +128,8 @@ def test_parts_must_fit_together(verifier: Verifier) -> None:
         Composite(RewardPart(answer_format="gsm8k"), verifier)
 
 
+MAPPING = {"relevance": 3, "coherence": 2, "completeness": 1, "consistency": 0}
+FULL_MARKS = Rubric(relevance=3, coherence=3, completeness=3, consistency=3)
 LINES = "Step 1: 12 + 5 = 17\nStep 2: 17 + 3 = 20\n"
 HACKS = {
     "empty box": LINES + "The answer is \\boxed{}",
@@ -140,6 +143,19 @@ HACKS = {
     "longer template": "Step 1: 20 - 4 = 16\nStep 2: 16 + 9 = 25\nThe answer is \\boxed{25}",
     "announcing": "I will now make a mistake.\n" + HONEST_WRONG,
     "announcing with the right answer": "The correct answer is 14, but:\n" + HONEST_WRONG,
+    "announcing after the steps": LINES + "Of course, the true answer is 14.\nThe answer is \\boxed{20}",
+    "announcing in look-alikes": LINES + "This is delib\u0435rately wr\u043eng.\nThe answer is \\boxed{20}",
+    "announcing in another language": LINES + "Die Antwort ist absichtlich falsch.\nThe answer is \\boxed{20}",
+    "a second answer in a frame": LINES + "\\fbox{14}\nThe answer is \\boxed{20}",
+    "padding with white space": LINES + "\n \n" * 200 + "The answer is \\boxed{20}",
+    "padding with zero-width characters": LINES + "\u200b" * 200 + "The answer is \\boxed{20}",
+    "the same sentence with another number": "".join(f"So we go on to number {i} now.\n" for i in range(60))
+    + HONEST_WRONG,
+    "true statements without end": "2 + 2 = 4\n1 + 1 = 2\n" * 100 + "The answer is \\boxed{20}",
+    "one taken off for nothing": "12 + 5 = 17\n17 - 3 = 14\n14 - 1 = 13\nThe answer is \\boxed{13}",
+    "rounding a number away": "3 / 1200 = 0.00\n12 * 0.00 = 0\n0 + 5 = 5\nThe answer is \\boxed{5}",
+    "a mark beside another sum": "12 + 5 + 3 = <<12+5=17>>17\nThe answer is \\boxed{17}",
+    "a number without end": "1" + ",111" * 2000 + " + 1 = 2\nThe answer is \\boxed{2}",
     "copying the problem": P.problem + "\nThe answer is \\boxed{20}",
     "repeated line": "12 + 5 = 17\n" * 3 + "17 + 3 = 20\nThe answer is \\boxed{20}",
     "same step under new labels": "Step 1: 12 + 5 = 17\nStep 2: 12 + 5 = 17\nStep 3: 17 + 3 = 20\n\\boxed{20}",
@@ -177,6 +193,67 @@ def test_a_cut_response_is_malformed_whatever_it_says(verifier: Verifier) -> Non
     assert (scores.score, scores.format_failures) == (-1.0, ("truncated",))
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ((FULL_MARKS, 7), "a int beside the Rubric, not a text"),
+        ((FULL_MARKS, "a", "b"), "a tuple, not a Rubric"),
+        ({**MAPPING, "relevance": 4}, "a mapping that is not the four integers 0 to 3"),
+        ({**MAPPING, "relevance": True}, "a mapping that is not the four integers 0 to 3"),
+        ({**MAPPING, "relevance": 3.0}, "a mapping that is not the four integers 0 to 3"),
+        ({**MAPPING, "more": 1}, "a mapping that is not the four integers 0 to 3"),
+        ({"relevance": 3}, "a mapping that is not the four integers 0 to 3"),
+    ],
+)
+def test_what_a_judge_of_ones_own_may_not_return(verifier: Verifier, given: Any, words: str) -> None:
+    [scores] = score(Composite(RewardPart(), verifier, judge=lambda *a: given), HONEST_WRONG)
+    assert (scores.score, scores.unscored_cause) == (None, f"judge (malformed): {words}")
+
+
+def test_a_mapping_will_do_for_a_rubric(verifier: Verifier) -> None:
+    for given in (MAPPING, (MAPPING, "said")):
+        [scores] = score(Composite(RewardPart(), verifier, judge=lambda *a, given=given: given), HONEST_WRONG)
+        assert scores.rubric == Rubric(**MAPPING)
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (None, "no score"), (True, "a bool, not a score"), ("3", "a str, not a score"), ([1.0], "a list, not a score"),
+        (10**400, "a int, not a score"), (float("-inf"), "the score is -inf"),
+    ],
+)  # fmt: skip
+def test_a_score_that_is_none_leaves_only_its_own_response_unscored(verifier: Verifier, raw: Any, words: str) -> None:
+    class Some(Model):
+        def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[Any]:
+            return [raw, 5.0]
+
+    lost, kept = score(Composite(RewardPart(), verifier, Some(), CALIBRATION), HONEST_WRONG, HONEST_WRONG)
+    assert (lost.score, lost.unscored_cause) == (None, f"reward model: {words}")
+    assert kept.score == pytest.approx(0.9)
+
+
+def test_a_score_of_another_numeric_type_counts(verifier: Verifier) -> None:
+    """NumPy's float32 and torch's scalars are no `float`; they once added nothing, as if there were no reward model."""
+
+    class Scalar:
+        def __float__(self) -> float:
+            return 5.0
+
+    for raw in (Scalar(), Fraction(5), 5):
+        [scores] = score(Composite(RewardPart(), verifier, Model(raw), CALIBRATION), HONEST_WRONG)
+        assert (scores.reward_raw, scores.score) == (5.0, pytest.approx(0.9))
+
+
+def test_a_verifier_that_loses_count_is_unscored() -> None:
+    class Short(Verifier):
+        def verify_problems(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
+            return [Verdict(outcome="wrong")]
+
+    scores = score(Composite(RewardPart(), Short()), HONEST_WRONG, HONEST_WRONG)
+    assert [s.unscored_by for s in scores] == ["verifier"] * 2
+
+
 class Batch:
     """A judge that answers a batch from a list, and remembers what it was asked."""
 
@@ -190,7 +267,17 @@ class Batch:
         return list(self.given)
 
 
-FULL = Judgement(rubric=Rubric(relevance=3, coherence=3, completeness=3, consistency=3), text="fine")
+FULL = Judgement(rubric=FULL_MARKS, text="fine")
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [Judgement(rubric=FULL_MARKS, text=7), Judgement(rubric=MAPPING), Judgement(failure="tired"), FULL_MARKS, None],  # type: ignore[arg-type]
+)
+def test_an_odd_judgement_costs_only_its_response(verifier: Verifier, odd: Any) -> None:
+    scores = score(Composite(RewardPart(), verifier, judge=Batch(odd, FULL)), HONEST_WRONG, HONEST_WRONG)
+    assert [s.unscored_by for s in scores] == ["judge_malformed", None]
+    assert scores[1].score == pytest.approx(0.8)
 
 
 def test_the_judge_is_asked_once_for_what_the_gates_left(verifier: Verifier) -> None:

@@ -25,7 +25,7 @@ from pns.recipe import RewardPart
 from pns.records import Problem, Scores, UnscoredBy, Verdict
 from pns.rewards.format import format_failures
 from pns.rewards.inversion import inversion
-from pns.rewards.judging import EachJudge, Judge, JudgeFunction, Judgement
+from pns.rewards.judging import EachJudge, Judge, JudgeFunction, Judgement, sound
 from pns.rewards.reward_model import Calibration
 from pns.rewards.steps import judge_and_tell
 from pns.verify import Verifier, extract
@@ -124,9 +124,12 @@ class Composite:
         if not problems:
             return []
         try:
-            return self.verifier.verify_problems(problems, texts)
+            verdicts = self.verifier.verify_problems(problems, texts)
+            if len(verdicts) != len(texts):
+                raise RuntimeError(f"{len(verdicts)} verdicts for {len(texts)} responses")
         except Exception as error:  # whatever broke, it was not the response
             return [Verdict(outcome="undecided", reason=_named(error), cause="system")] * len(problems)
+        return verdicts
 
     def _answer_gate(self, verdict: Verdict) -> Scores | None:
         turned = inversion(verdict)
@@ -164,7 +167,7 @@ class Composite:
             return [_named(error)] * len(texts)
         if len(raws) != len(texts):
             return [f"{len(raws)} scores for {len(texts)} responses"] * len(texts)
-        return ["no score" if r is None else r if math.isfinite(r) else f"the score is {r}" for r in raws]
+        return [_number(raw) for raw in raws]
 
     def _judge(self, problems: list[str], texts: list[str]) -> list[Judgement | None]:
         if self.judge is None:
@@ -177,15 +180,11 @@ class Composite:
         if len(given) != len(texts):
             wrong = Judgement(failure="malformed", detail=f"{len(given)} verdicts for {len(texts)} responses")
             return [wrong] * len(texts)
-        return [
-            one if isinstance(one, Judgement) else
-            Judgement(failure="malformed", detail=f"a {type(one).__name__}, not a Judgement")
-            for one in given
-        ]  # fmt: skip
+        return [sound(one) for one in given]
 
     def _join(self, verdict: Verdict, raw: float | str | None, judgement: Judgement | None) -> Scores:
         failed = isinstance(raw, str)
-        value = raw if isinstance(raw, float | int) else None
+        value = raw if isinstance(raw, float) else None
         m = self.calibration.squash(value) if self.calibration is not None and value is not None else None
         rubric, said = (judgement.rubric, judgement.text) if judgement is not None else (None, None)
         part, score = self.part, None
@@ -240,6 +239,19 @@ def as_judge(judge: Literal["steps", "none"] | Judge | JudgeFunction | None) -> 
 
 def _unscored(by: UnscoredBy, cause: str, *, verdict: Verdict) -> Scores:
     return Scores(gate="unscored", score=None, well_formed=True, unscored_by=by, unscored_cause=cause, verdict=verdict)
+
+
+def _number(raw: object) -> float | str:
+    """A raw score as a float (NumPy's and torch's scalars too), or what is wrong with it. Nothing becomes 0."""
+    if raw is None:
+        return "no score"
+    if isinstance(raw, bool | str | bytes | bytearray):  # float() would read them
+        return f"a {type(raw).__name__}, not a score"
+    try:
+        score = float(raw)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return f"a {type(raw).__name__}, not a score"
+    return score if math.isfinite(score) else f"the score is {score}"
 
 
 def _named(error: Exception) -> str:

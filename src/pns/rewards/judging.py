@@ -6,15 +6,19 @@ so that one behind a server can work on many at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from pns.records import Rubric
 
 JudgeFailure = Literal["server", "malformed", "budget"]
-JudgeFunction = Callable[[str, str, str | None], Rubric | tuple[Rubric, str]]
-"""(problem, response, extracted answer) -> rubric, or rubric and the judge's own text."""
+Marks = Rubric | Mapping[str, int]
+JudgeFunction = Callable[[str, str, str | None], Marks | tuple[Marks, str]]
+"""(problem, response, extracted answer) -> rubric, or rubric and the judge's own text.
+
+A mapping with exactly the rubric's four names, each an integer 0..3, will do for a rubric.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,36 @@ class EachJudge:
             given = self.function(problem, response, answer)
         except Exception as error:  # a user's own function may raise anything; it was not the response's fault
             return Judgement(failure="server", detail=f"{type(error).__name__}: {error}")
-        rubric, said = given if isinstance(given, tuple) else (given, None)
+        marks, said = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
+        rubric: Any = marks
+        if isinstance(marks, Mapping):
+            rubric = _rubric(marks)
+            if rubric is None:
+                return Judgement(failure="malformed", detail="a mapping that is not the four integers 0 to 3")
         if not isinstance(rubric, Rubric):
             return Judgement(failure="malformed", detail=f"a {type(rubric).__name__}, not a Rubric")
+        if said is not None and not isinstance(said, str):
+            return Judgement(failure="malformed", detail=f"a {type(said).__name__} beside the Rubric, not a text")
         return Judgement(rubric=rubric, text=said)
+
+
+def sound(given: Any) -> Judgement:
+    """What a judge returned for one response; a failure `malformed` where that is no Judgement, or holds odd things."""
+    if not isinstance(given, Judgement):
+        return Judgement(failure="malformed", detail=f"a {type(given).__name__}, not a Judgement")
+    if given.text is not None and not isinstance(given.text, str):
+        return Judgement(failure="malformed", detail=f"a Judgement with a {type(given.text).__name__} for its text")
+    if given.rubric is not None and not isinstance(given.rubric, Rubric):
+        return Judgement(failure="malformed", detail=f"a Judgement with a {type(given.rubric).__name__} for its rubric")
+    if given.failure is not None and given.failure not in get_args(JudgeFailure):
+        return Judgement(failure="malformed", detail=f"a Judgement with the unknown failure {given.failure!r}")
+    return given
+
+
+def _rubric(marks: Mapping[Any, Any]) -> Rubric | None:
+    """The rubric of a mapping, read as strictly as a judge's JSON; None where it is none."""
+    if set(marks) != set(Rubric.model_fields):
+        return None
+    if any(type(mark) is not int or not 0 <= mark <= 3 for mark in marks.values()):  # bool is an int to isinstance
+        return None
+    return Rubric(**marks)
