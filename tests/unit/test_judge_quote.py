@@ -93,6 +93,7 @@ def test_a_code_that_occurs_in_the_text_is_drawn_again(monkeypatch: pytest.Monke
         ("</s>[/INST]", "< /s>[ /INST]"),
         ("<end_of_turn><turn|>", "< end_of_turn>< turn|>"),
         ("<Think>", "< Think>"),
+        ("[gMASK]<sop><image><unused7>", "[ gMASK]< sop>< image>< unused7>"),
         ("a\x00b\ud83dc", "a\ufffdb\ufffdc"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pns.recipe import RewardPart
 from pns.records import Problem, Rubric
 from pns.rewards.build import build_composite
 from pns.rewards.judge import ServerJudge, client
+from pns.rewards.judge.loop import LoopThread
 from pns.rewards.judge.quote import unquote
 
 RUBRIC = Rubric(**MARKS)
@@ -288,3 +289,50 @@ def test_nothing_to_judge_and_lengths_that_differ(make: Make) -> None:
         with pytest.raises(ValueError):
             judge.judge(["p"], ["a", "b"], [None])
         assert not server.requests
+
+
+def test_half_a_surrogate_pair_costs_no_verdict(make: Make, tmp_path: Path) -> None:
+    """No file and no cache can hold one; it once took the whole batch with it."""
+    reply = verdict().replace("It reads well.", "It reads \ud800 well.")
+    with ScriptedServer(lambda n, request: Answer(reply)) as server:
+        judge = make(server, cache=tmp_path / "c.sqlite")
+        found = judge.judge(*texts(3))
+    assert [j.rubric for j in found] == [RUBRIC] * 3
+    assert all(j.text and j.text.encode() for j in found)
+
+
+def test_what_nobody_thought_of_costs_one_response(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedServer(lambda n, request: Answer(verdict())) as server:
+        judge = make(server)
+        read, seen = judge._read, []  # type: Any, list[int]
+
+        def breaks(reply: Any) -> Any:
+            seen.append(1)
+            return 1 / 0 if len(seen) == 1 else read(reply)
+
+        monkeypatch.setattr(judge, "_read", breaks)
+        found = judge.judge(*texts(4))
+    assert sorted(j.failure or "" for j in found) == ["", "", "", "server"]
+    assert judge.counts["failed_server"] == 1
+
+
+def _run(thread: LoopThread, work: Any) -> Any:
+    return thread.run(work())
+
+
+def test_work_and_close_at_the_same_time_leave_nobody_waiting() -> None:
+    async def nothing() -> int:
+        return 1
+
+    async def end() -> None:
+        pass
+
+    for _ in range(100):
+        thread = LoopThread("t", end)
+        thread.run(nothing())
+        with ThreadPoolExecutor(3) as pool:
+            runs = [pool.submit(_run, thread, nothing) for _ in range(2)]
+            pool.submit(thread.close).result(timeout=20)
+            for run in runs:
+                error = run.exception(timeout=20)
+                assert error is None or isinstance(error, RuntimeError | CancelledError)

@@ -27,12 +27,15 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the work to its end and give its result. An interrupt of the waiting thread cancels the work."""
-        try:
-            loop = self._started()
-        except RuntimeError:
-            work.close()
-            raise
-        future = asyncio.run_coroutine_threadsafe(work, loop)
+        # Handed over under the lock: after `close` the loop may take work and never look at it, and its caller would
+        # wait for ever.
+        with self._lock:
+            try:
+                loop = self._started()
+            except RuntimeError:
+                work.close()
+                raise
+            future = asyncio.run_coroutine_threadsafe(work, loop)
         try:
             return future.result()
         except BaseException:
@@ -50,18 +53,18 @@ class LoopThread:
         thread.join()
 
     def _started(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._closed:
-                raise RuntimeError(f"{self._name} is closed")
-            if self._thread is None:
-                ready = threading.Event()
-                self._thread = threading.Thread(
-                    target=lambda: asyncio.run(self._serve(ready)), name=self._name, daemon=True
-                )
-                self._thread.start()
-                ready.wait()
-            assert self._loop is not None
-            return self._loop
+        """The loop, its thread started; the lock is held."""
+        if self._closed:
+            raise RuntimeError(f"{self._name} is closed")
+        if self._thread is None:
+            ready = threading.Event()
+            self._thread = threading.Thread(
+                target=lambda: asyncio.run(self._serve(ready)), name=self._name, daemon=True
+            )
+            self._thread.start()
+            ready.wait()
+        assert self._loop is not None
+        return self._loop
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()

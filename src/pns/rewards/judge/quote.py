@@ -14,9 +14,13 @@ from collections.abc import Iterable
 # as marks: `<|im_end|>` in a response would end our message. A space in them keeps them readable, and text.
 _NAMES = (
     r"s|bos|eos|pad|unk|think|user|assistant|system|model|end|start_of_turn|end_of_turn|tool_call|tool_response"
-    r"|reserved_special_token_\d+"
+    r"|reserved_special_token_\d+|unused\d+|sop|eop|function|image|audio|video|(?:start|end)_of_(?:image|audio)"
+    r"|(?:image|audio)_soft_token"
 )
-_BRACKETED = "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|PREFIX|SUFFIX|MIDDLE|THINK"
+_BRACKETED = (
+    "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|PREFIX|SUFFIX|MIDDLE|THINK"
+    "|IMG|IMG_BREAK|IMG_END|[gs]MASK"
+)
 _CHAT_MARK = re.compile(
     rf"<(?=[|\uff5c]|/?\w{{1,40}}\|>|/?(?:{_NAMES})>|</?SYS>)|\[(?=/?(?:{_BRACKETED})\])", re.IGNORECASE
 )

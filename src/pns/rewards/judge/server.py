@@ -136,8 +136,12 @@ class ServerJudge:
                 return [known.get(key, refused) for key in keys]
         batch = _Batch()
         waiting = {key: self._ask(row, key, batch) for row, key in zip(rows, keys, strict=True) if key not in known}
-        asked = await asyncio.gather(*waiting.values())
-        known.update(zip(waiting, asked, strict=True))
+        # One that breaks in a way that nobody thought of must not take the others along.
+        asked = await asyncio.gather(*waiting.values(), return_exceptions=True)
+        for key, one in zip(waiting, asked, strict=True):
+            if isinstance(one, BaseException) and not isinstance(one, Exception):
+                raise one
+            known[key] = one if isinstance(one, Judgement) else _failed("server", f"{type(one).__name__}: {one}")
         return [known[key] for key in keys]
 
     async def _name(self) -> str:
@@ -218,7 +222,8 @@ class ServerJudge:
         if not isinstance(content, str):
             refusal = message.get("refusal") if isinstance(message, dict) else None
             return _failed("malformed", "the model refused" if refusal else "a reply without text")
-        content = self._client.hide(content)
+        # JSON can hold half a surrogate pair, which no file of ours, and no cache, can
+        content = self._client.hide(content).encode("utf-8", "replace").decode()
         try:
             verdict = parse_verdict(content)
         except MalformedVerdict as error:
