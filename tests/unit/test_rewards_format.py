@@ -220,3 +220,19 @@ def test_real_correct_solutions_are_mostly_well_formed() -> None:
     assert len(rows) == 728
     assert sum(bool(names) for names in failed) <= 24
     assert sum("many_answers" in names for names in failed) == 18
+
+
+def test_honest_solutions_announce_nothing_and_hide_nothing() -> None:
+    given = os.environ.get("PNS_DATA")
+    root = Path(given) if given else Path(__file__).parents[3] / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip("no data directory: set PNS_DATA")
+    never = {"announces_error", "chat_tokens", "hidden_characters", "outside_tags"}
+    for name, key in (
+        ("cot_labels/math_cot_100x8", "response"),
+        ("math/gsm8k.test", "solution"),
+        ("math/math500.test", "solution"),
+    ):
+        rows = [json.loads(line) for line in (root / f"{name}.jsonl").read_text(encoding="utf-8").strip().split("\n")]
+        hit = [row["id"] for row in rows if never & set(failures(row[key], problem=row["problem"], max_chars=20_000))]
+        assert hit == [], name
