@@ -132,7 +132,7 @@ def test_dropped_connections_and_time_outs_are_tried_again(make: Make) -> None:
     go = threading.Event()
     answers = [Answer(drop=True), Answer(hold=go), Answer()]
     with ScriptedServer(lambda n, r: answers[n]) as server:
-        judge = make(server, timeout_seconds=0.15)
+        judge = make(server, timeout_seconds=1.0)
         assert judge.judge(*texts(1))[0].rubric == RUBRIC
         assert len(server.verdicts) == 3
         assert judge.counts["retries"] == 2
