@@ -11,7 +11,7 @@ import unicodedata
 from typing import Literal
 
 from pns.records import AnswerKind, Verdict
-from pns.verify.compare import compare
+from pns.verify.compare import compare_readings, left_open
 from pns.verify.numbers import compare_plain, parse_plain
 from pns.verify.values import read
 
@@ -28,7 +28,7 @@ _WRAPPERS = (
     ("\\mathrm{", "}"),
 )
 _DROP = re.compile(r"\\left(?![A-Za-z])|\\right(?![A-Za-z])|\\[!,;:]|~")
-_GROUPED = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
+_GROUPED = re.compile(r"(?<=[0-9])(?:\{,\}|,\\! ?)(?=[0-9])")
 _FRAC = re.compile(r"\\[dt]frac(?![A-Za-z])")
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _HUGE = re.compile(r"[0-9.]+[eE][+-]?[0-9]{4,}")
@@ -36,7 +36,7 @@ _HUGE = re.compile(r"[0-9.]+[eE][+-]?[0-9]{4,}")
 
 def unwrap(text: str) -> str:
     """Text of an answer without wrappers, spacing commands and a trailing full stop; runs of white space become one."""
-    text = _GROUPED.sub(",", _FRAC.sub(r"\\frac", _DROP.sub("", text)))
+    text = _FRAC.sub(r"\\frac", _DROP.sub("", _GROUPED.sub(",", text)))
     text = _SPACES.sub(" ", text).strip()
     while True:
         before = text
@@ -54,9 +54,11 @@ def unwrap(text: str) -> str:
 def normalise(text: str) -> str:
     """An answer unwrapped, without white space (but `5 6` keeps its own); a text of words alone in lower case."""
     text = unwrap(text)
-    if re.fullmatch(r"[A-Za-z ]+", text):
+    # two letters may be two variables, and `x` is not `X`
+    if re.fullmatch(r"[A-Za-z ]*[A-Za-z]{3}[A-Za-z ]*", text):
         return text.casefold()
-    return text.replace(" ", "") if not re.search(r"[0-9] [0-9]", text) else text
+    # `5 6` is no 56, and `1, 100` no 1100
+    return text.replace(" ", "") if not re.search(r"[0-9],? [0-9]|[0-9] ,", text) else text
 
 
 def check(
@@ -111,7 +113,8 @@ def decide(
         if a is not None and b is not None and not ("," in left and "," in right):
             outcome, reason = compare_plain(a, b, tolerance)
             cause: Literal["response"] | None = "response" if outcome == "undecided" else None
-            return Verdict(outcome=outcome, reason=reason, answer=answer, cause=cause)
+            if outcome != "wrong" or "$" not in left + right:  # else it may be dollars against cents
+                return Verdict(outcome=outcome, reason=reason, answer=answer, cause=cause)
     return _compare_values(gold, answer, tolerance, unit, kind)
 
 
@@ -133,7 +136,7 @@ def _compare_values(
     if ours is None or theirs is None:
         who: Literal["gold", "response"] = "gold" if ours is None else "response"
         return Verdict(outcome="undecided", reason="cannot be read", answer=answer, cause=who)
-    result = compare(ours, theirs, tolerance)
+    result = compare_readings(gold, answer, (ours, theirs), tolerance, left_open, kind)
     if result.outcome == "open":
         return None
     return Verdict(outcome=result.outcome, reason=result.reason, answer=answer, cause=result.cause)

@@ -9,15 +9,33 @@ another end, two words of one vocabulary. What may be the same thing said otherw
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from pns.records import Outcome
-from pns.verify.numbers import compare_plain
+from pns.records import AnswerKind, Outcome
+from pns.verify.numbers import ROUNDED, compare_plain
 from pns.verify.units import may_convert, same_unit
-from pns.verify.values import Based, Choice, Clock, Expr, Group, Named, Num, Ratio, Relation, Text, Value
+from pns.verify.values import (
+    Based,
+    Chain,
+    Choice,
+    Clock,
+    Expr,
+    Group,
+    Labelled,
+    Named,
+    Num,
+    Ratio,
+    Relation,
+    Text,
+    Value,
+    joined,
+    other_readings,
+    read,
+)
 from pns.verify.words import exclude
 
 Cause = Literal["response", "gold"]
@@ -33,6 +51,9 @@ class Result:
 
 
 Leaf = Callable[[Expr | Num | Relation, Expr | Num | Relation], Result]
+
+# more than one comma between groups of three: too many ways to read it, unless it is one plain number
+_CHAIN = re.compile(r"[0-9](?:,[0-9]{3}){2,}(?![0-9])")
 
 OPEN = Result("open", "needs the symbolic check")
 
@@ -59,6 +80,10 @@ def compare(gold: Value, answer: Value, tolerance: float | None = None, leaf: Le
         tolerance: absolute difference up to which numbers count as equal; it decides either way.
         leaf: compares two expressions, or an expression and a number.
     """
+    if isinstance(gold, Labelled) or isinstance(answer, Labelled):
+        return _labelled(gold, answer, tolerance, leaf)
+    if isinstance(gold, Chain) or isinstance(answer, Chain):
+        return _chains(gold, answer, tolerance, leaf)
     if isinstance(gold, Named) or isinstance(answer, Named):
         return _named(gold, answer, tolerance, leaf)
     if isinstance(gold, Num) and isinstance(answer, Num):
@@ -74,10 +99,77 @@ def compare(gold: Value, answer: Value, tolerance: float | None = None, leaf: Le
     return leaf(gold, answer)
 
 
+def compare_readings(
+    gold: str, answer: str, values: tuple[Value, Value], tolerance: float | None, leaf: Leaf, kind: AnswerKind | None
+) -> Result:
+    """`compare`, where a comma may part thousands as well as members: wrong only if it is in each reading.
+
+    Args:
+        values: gold and answer, read as written.
+    """
+    result = compare(*values, tolerance, leaf)
+    if result.outcome == "correct" or "," not in gold + answer:
+        return result
+    # only the answer's comma may be read to the answer's good; the gold answer's own says nothing for it
+    other = joined(answer)
+    theirs = read(other, kind) if other else None
+    if theirs and compare(values[0], theirs, tolerance, leaf).outcome == "correct":
+        if isinstance(values[1], Group) and values[1].ends and not isinstance(theirs, Group):
+            return undecided("a pair, or thousands?")
+        return Result("correct", "equal with its commas as thousands")
+    if result.outcome == "undecided":
+        return result
+    first, second = (
+        [v, *(r for other in other_readings(text) if (r := read(other, kind)) is not None)]
+        for v, text in zip(values, (gold, answer), strict=True)
+    )
+    if len(first) == len(second) == 1:
+        return result
+    results = [compare(a, b, tolerance, leaf) for a in first for b in second]
+    if any(r.outcome == "open" for r in results):
+        return OPEN
+    chains = any(_CHAIN.search(text) for text in (gold, answer))
+    if result.outcome == "wrong" and (chains or any(r.outcome != "wrong" for r in results)):
+        return undecided("a list, or thousands?")
+    return result
+
+
+def _labelled(gold: Value, answer: Value, tolerance: float | None, leaf: Leaf) -> Result:
+    """`(A) 5` against a letter, by its letter; against a value, by its value; against its like, by both."""
+    if isinstance(gold, Labelled) and isinstance(answer, Labelled):
+        letters = _texts(gold.choice, answer.choice, leaf)
+        values = compare(gold.value, answer.value, tolerance, leaf)
+        agree = letters.outcome == values.outcome or values.outcome == "open"
+        return values if agree else undecided("the letter says one thing, its value another")
+    whole, other = (gold, answer) if isinstance(gold, Labelled) else (answer, gold)
+    assert isinstance(whole, Labelled)
+    mine = whole.choice if isinstance(other, Choice) else whole.value
+    return compare(mine, other, tolerance, leaf) if whole is gold else compare(other, mine, tolerance, leaf)
+
+
+def _chains(gold: Value, answer: Value, tolerance: float | None, leaf: Leaf) -> Result:
+    """One value given several times: all of them count, `9 = 8` is neither."""
+    ours, theirs = (v.values if isinstance(v, Chain) else (v,) for v in (gold, answer))
+    results = [compare(a, b, tolerance, leaf) for a in ours for b in theirs]
+    outcomes = {r.outcome for r in results}
+    if "open" in outcomes:
+        return OPEN
+    # an approximation behind the value (`\\sqrt2 \\approx 1.41`) is undecided by itself
+    if "correct" in outcomes and all(r.outcome == "correct" or r.reason.startswith(ROUNDED) for r in results):
+        return Result("correct", "equal in all of its forms")
+    if outcomes == {"wrong"}:
+        return Result("wrong", "different in all of its forms")
+    return next((r for r in results if r.outcome == "undecided"), undecided("its forms are not the same"))
+
+
 def compare_numbers(gold: Num, answer: Num, tolerance: float | None) -> Result:
     """Two plain numbers with their units; a unit on one side only is taken as understood on the other."""
     a, b = gold.plain, answer.plain
     ours, theirs = gold.unit, answer.unit
+    if (gold.spoken is None) != (answer.spoken is None):
+        spoken, other = (gold.spoken, b.value) if gold.spoken is not None else (answer.spoken, a.value)
+        if spoken == other:  # `5 million` for a gold `5` that may count in millions
+            return undecided("the same but for a word like million")
     if ours and theirs and not same_unit(ours, theirs):
         if ours.dimension and ours.dimension == theirs.dimension:
             return _converted(a.value, b.value * theirs.size / ours.size, tolerance)
@@ -215,6 +307,8 @@ def _groups(gold: Value, answer: Value, tolerance: float | None, leaf: Leaf) -> 
         return _as_sets(_pieces_of(gold), _pieces_of(answer), tolerance, leaf)
     if _interval(gold) != _interval(answer) and gold.ends and answer.ends and len(gold.items) == len(answer.items) == 2:
         return _other_ends(gold, answer, tolerance, leaf)
+    if bool(gold.columns) != bool(answer.columns) and any(isinstance(v, Group) for v in (*gold.items, *answer.items)):
+        return undecided("a matrix against a list of lists")
     if gold.columns and answer.columns and len(gold.items) == len(answer.items) and gold.columns != answer.columns:
         return undecided("the same number of entries in another shape")
     ordered = _in_order(gold.items, answer.items, tolerance, leaf)
@@ -264,6 +358,10 @@ def _one_and_many(gold: Value, answer: Value, tolerance: float | None, leaf: Lea
         compare(item, single, tolerance, leaf) if group is gold else compare(single, item, tolerance, leaf)
         for item in group.items
     ]
+    if group is answer and _mixed(group.items, single):
+        return undecided("two values, or a mixed number?")
+    if isinstance(single, Num) and _one_quantity(group.items):
+        return undecided("two values, or one in two units?")
     if len(group.items) == 1 and group.kind in ("list", "set"):
         return results[0]
     if group is gold and group.kind in ("list", "set", "tuple") and any(r.outcome == "wrong" for r in results):
@@ -273,6 +371,23 @@ def _one_and_many(gold: Value, answer: Value, tolerance: float | None, leaf: Lea
     if group is answer and results and all(r.outcome == "wrong" for r in results) and group.kind != "matrix":
         return Result("wrong", "several values, none of them the one")
     return undecided("not the same number of values")
+
+
+def _one_quantity(items: Sequence[Value]) -> bool:
+    """`2 hours and 30 minutes`."""
+    units = [item.unit for item in items if isinstance(item, Num) and item.unit is not None]
+    sizes = {unit.size for unit in units}
+    return len(units) == len(items) == len(sizes) > 1 and len({u.dimension for u in units} - {""}) == 1
+
+
+def _mixed(items: Sequence[Value], single: Value) -> bool:
+    """`1 and 1/3` for four thirds."""
+    if len(items) != 2 or not isinstance(single, Num):
+        return False
+    first, second = items
+    if not isinstance(first, Num) or not isinstance(second, Num) or not 0 < second.plain.value < 1:
+        return False
+    return first.plain.value + second.plain.value == single.plain.value
 
 
 def _in_order(gold: Sequence[Value], answer: Sequence[Value], tolerance: float | None, leaf: Leaf) -> Result:

@@ -9,23 +9,37 @@ import re
 from collections.abc import Callable
 
 _TOKEN = re.compile(r"\\(?:begin|end) ?\{[A-Za-z]+\*?\}|\\[A-Za-z]+|\\.|.", re.DOTALL)
-_OPENING = frozenset({"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"})
-_CLOSING = frozenset({")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"})
+OPENING = frozenset({"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"})
+CLOSING = frozenset({")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"})
 
 _SIGNS = {
     "\u2212": "-", "\u2013": "-", "\u00d7": r"\times ", "\u22c5": r"\cdot ", "\u00b7": r"\cdot ", "\u00f7": r"\div ",
     "\u03c0": r"\pi ", "\u221e": r"\infty ", "\u00b0": r"\degree ", "\u2264": r"\le ", "\u2265": r"\ge ",
     "\u2260": r"\ne ", "\u222a": r"\cup ", "\u2208": r"\in ", "\u00b1": r"\pm ", "\u2248": r"\approx ",
-    "\u00b2": "^2", "\u00b3": "^3", "\u2019": "'", "\u2018": "'", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
-    "\u00a3": r"\$", "\u20ac": r"\$",
+    "\u2019": "'", "\u2018": "'", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+    "\u2205": r"\emptyset ", "\u00ba": r"\degree ", "\u221b": r"\sqrt[3]", "\u2220": r"\angle ",
 }  # fmt: skip
 _SIGN_TABLE = str.maketrans(_SIGNS)
+_RAISED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
+_LOWERED = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ", "0123456789+-()n")
+_SHIFTED = re.compile("(?P<up>[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+)|(?P<down>[₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₙ]+)")
+# one sign for a fraction, and the slash that typesets one: `2½`, `1⁄3`
+_VULGAR = {
+    "½": (1, 2), "⅓": (1, 3), "⅔": (2, 3), "¼": (1, 4), "¾": (3, 4), "⅕": (1, 5), "⅖": (2, 5), "⅗": (3, 5), "⅘": (4, 5),
+    "⅙": (1, 6), "⅚": (5, 6), "⅐": (1, 7), "⅛": (1, 8), "⅜": (3, 8), "⅝": (5, 8), "⅞": (7, 8), "⅑": (1, 9), "⅒": (1, 10),
+}  # fmt: skip
+_VULGAR_SIGN = re.compile(rf"(?<=[0-9]) (?=[{''.join(_VULGAR)}])|[{''.join(_VULGAR)}]")
+_FRACTION_SLASH = re.compile("(?:(?<![0-9])(?P<whole>[0-9]+) )?(?<![0-9])(?P<a>[0-9]+)\u2044(?P<b>[0-9]+)(?![0-9])")
 _END = r"(?![A-Za-z])"
 _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), to)
     for pattern, to in (
+        # separators that can only be thousands join their digits: `4{,}466\\pi` is no list
+        (r"(?<=[0-9])(?:\{,\}|,\\! ?|\\,)(?=[0-9]{3}(?![0-9]))", ""),
         (r"(?<=[0-9])\{,\}(?=[0-9])|(?<=[0-9]),\\!(?=[0-9])", ","),
-        (r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ","),
+        # one letter set upright is the letter, not a unit: `1+2\\mathrm{i}`
+        (r"\\(?:mathrm|mathit|text|textit|operatorname)\{([ie])\}", r"\1"),
+        (r"\\text ?\{ *\}", " "),
         (rf"\\(?:left|right){_END}\.?|\\(?:big|Big|bigg|Bigg)[lrm]?{_END}", ""),
         (rf"\\(?:displaystyle|textstyle|limits|nolimits|bf|rm|it){_END}", ""),
         (r"(?<!\\)\\!", ""),
@@ -45,7 +59,16 @@ _REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (rf"\\rbrace{_END}", r"\\}"),
         (rf"\\(?:lbrack){_END}", "["),
         (rf"\\(?:rbrack){_END}", "]"),
-        (rf"\^ ?\{{? ?\\circ{_END} ?\}}?|\^ ?\{{? ?\\degree{_END} ?\}}?|\\degrees{_END}", r"\\degree "),
+        (
+            rf"\^ ?\{{ ?\\(?:circ|degree){_END} ?\}}|\^ ?\\(?:circ|degree){_END}|\\degrees{_END}"
+            r"|(?<=[0-9])\^ ?(?:o|\{ ?o ?\})(?![A-Za-z0-9])",
+            r"\\degree ",
+        ),
+        (r"\\varnothing(?![A-Za-z])", r"\\emptyset"),
+        (r">=", r"\\ge "),
+        (r"<=", r"\\le "),
+        (r"\{([^{}]*)\\choose(?![A-Za-z])([^{}]*)\}", r"\\binom{\1}{\2}"),
+        (r"\bUS ?(?=\\\$)", ""),
         (rf"\\(?:approx|simeq|doteq|fallingdotseq){_END}", r"\\approx "),
         (r"\\%", "%"),
         (r"√ ?([0-9]+|\([^()]*\))", r"\\sqrt{\1}"),
@@ -72,6 +95,8 @@ def tokens(text: str) -> list[str]:
 def clean(text: str) -> str:
     """One spelling for each sign; sizing and spacing commands and dollar signs of mathematics off. Money stays `\\$`."""
     text = text.translate(_SIGN_TABLE)
+    if not text.isascii():
+        text = _typeset(text)
     bare = _DOLLAR.findall(text)
     money = len(bare) % 2 == 1
     text = _DOLLAR.sub(r"\\$" if money else "", text)
@@ -79,6 +104,23 @@ def clean(text: str) -> str:
     for pattern, to in _REWRITES:
         text = pattern.sub(to, text)
     return _from_plain(text.strip())
+
+
+def _typeset(text: str) -> str:
+    """Unicode's superscripts, subscripts and fractions as LaTeX."""
+    text = _SHIFTED.sub(
+        lambda m: f"^{{{m['up'].translate(_RAISED)}}}" if m["up"] else f"_{{{m['down'].translate(_LOWERED)}}}", text
+    )
+    text = _VULGAR_SIGN.sub(lambda m: "" if m[0] == " " else "\\frac{{{}}}{{{}}}".format(*_VULGAR[m[0]]), text)
+    return _FRACTION_SLASH.sub(_slashed, text)
+
+
+def _slashed(match: re.Match[str]) -> str:
+    """`21⁄2` may be 21 halves, or a `2½` whose parts ran together: it stays as it is, unread."""
+    a, b, whole = match["a"], match["b"], match["whole"] or ""
+    if len(a) > 1 and int(a) >= int(b):
+        return match[0]
+    return f"{whole}\\frac{{{a}}}{{{b}}}"
 
 
 def _from_plain(text: str) -> str:
@@ -126,7 +168,7 @@ def closes_at_end(text: str) -> bool:
     """Whether the bracket that the text opens with is closed by its last token, and not before."""
     parts, depth = tokens(text), 0
     for i, token in enumerate(parts):
-        depth += _step(token)
+        depth += step(token)
         if depth <= 0:
             return depth == 0 and i == len(parts) - 1
     return False
@@ -137,7 +179,7 @@ def split_top(text: str, is_separator: Callable[[str], bool]) -> list[tuple[str,
     out: list[tuple[str, str]] = []
     depth, mark, piece = 0, "", []  # type: int, str, list[str]
     for token in tokens(text):
-        depth += _step(token)
+        depth += step(token)
         if depth == 0 and is_separator(token):
             out.append((mark, "".join(piece).strip()))
             mark, piece = token, []
@@ -151,12 +193,12 @@ def depth_of(text: str) -> int:
     """The deepest nesting of brackets and environments, 0 for none."""
     depth = deepest = 0
     for token in tokens(text):
-        depth += _step(token)
+        depth += step(token)
         deepest = max(deepest, depth)
     return deepest
 
 
-def _step(token: str) -> int:
-    if token in _OPENING or token.startswith("\\begin"):
+def step(token: str) -> int:
+    if token in OPENING or token.startswith("\\begin"):
         return 1
-    return -1 if token in _CLOSING or token.startswith("\\end") else 0
+    return -1 if token in CLOSING or token.startswith("\\end") else 0

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from pns.records import Outcome
 
+ROUNDED = "a rounded decimal"  # how the reason begins, for those who need to tell it from others
 MAX_DIGITS = 400
 MAX_EXPONENT = 300
 
@@ -25,13 +26,17 @@ _FRAC = re.compile(
     rf"(?:\{{(?P<a>-?{_DIGITS})\}}|(?P<a1>[0-9]))"
     rf"(?:\{{(?P<b>-?{_DIGITS})\}}|(?P<b1>[0-9]))"
 )
-_MONEY = re.compile(r"\\?[$€£]")
+_REPEATING = re.compile(
+    r"(?P<whole>[0-9]*)\.(?P<places>[0-9]*)\\(?:overline|bar|dot)(?:\{(?P<again>[0-9]{1,40})\}|(?P<again1>[0-9]))"
+)
+_MONEY = re.compile(r"\\?\$")
 _SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-"})
 
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A plain number. `places` counts decimals as written (None: written exactly, as integer or fraction).
+    """A plain number. `places` counts decimals as written (None: written exactly, as integer or fraction; below 0 where
+    a power of ten follows: the last digit of `6.02*10^23` stands for 10^21).
 
     `percent` says that a per cent sign followed; `value` is then still the number before the sign.
     """
@@ -40,14 +45,17 @@ class Plain:
     places: int | None = None
     percent: bool = False
 
-    @property
-    def terminating(self) -> bool:
-        """Whether the value has a finite decimal expansion."""
-        rest = self.value.denominator
-        for prime in (2, 5):
-            while rest % prime == 0:
-                rest //= prime
-        return rest == 1
+    def times(self, scale: Fraction) -> Plain:
+        """The number times a scale; by a power of ten its last digit keeps its place, otherwise it counts as exact."""
+        zeros = len(str(scale)) - 1
+        places = self.places - zeros if self.places is not None and scale == 10**zeros else None
+        return Plain(self.value * scale, places, self.percent)
+
+    def finer_than(self, places: int) -> bool:
+        """Whether a decimal with so many places may be this number rounded: no integer is rounded by a decimal point."""
+        if self.places is None:
+            return self.value.denominator != 1 or places < 0
+        return self.places > places
 
 
 def parse_plain(text: str) -> Plain | None:
@@ -67,7 +75,7 @@ def parse_plain(text: str) -> Plain | None:
         # "$-5" and "-$5" are both written; a second sign is not a number
         if sign == 1 and text[:1] == "-":
             sign, text = -1, text[1:]
-    found = _decimal(text) or _fraction(text)
+    found = _decimal(text) or _fraction(text) or _repeating(text)
     if found is None:
         return None
     return Plain(sign * found.value, found.places, percent)
@@ -75,7 +83,7 @@ def parse_plain(text: str) -> Plain | None:
 
 def rounds_to(exact: Fraction, decimal: Fraction, places: int) -> bool:
     """Whether a decimal written with `places` digits is `exact` rounded or cut off at that place."""
-    unit = Fraction(1, 10**places)
+    unit = Fraction(10) ** -places
     gap = abs(exact) - abs(decimal)
     return (exact >= 0) == (decimal >= 0) and -unit / 2 <= gap < unit
 
@@ -84,24 +92,32 @@ def compare_plain(gold: Plain, answer: Plain, tolerance: float | None = None) ->
     """Outcome and reason for two plain numbers.
 
     A per cent sign on one side only is read as a unit, or as a hundredth, whichever makes them equal; but `0.5%`
-    against a gold `0.5` is undecided, since a share between 0 and 1 is rarely meant in per cent.
+    against a gold `0.5` is undecided, since a share between 0 and 1 is rarely meant in per cent. A decimal that the
+    other number rounds to is undecided, on either side: a right answer that was rounded must not be paid as wrong.
     """
-    readings = [(gold.value, answer.value)]
+    readings = [(gold, answer)]
     if gold.percent != answer.percent:
-        readings.append((gold.value / 100, answer.value) if gold.percent else (gold.value, answer.value / 100))
+        readings.append((_hundredth(gold), answer) if gold.percent else (gold, _hundredth(answer)))
         if answer.percent and gold.value == answer.value and 0 < abs(gold.value) <= 1:
             return "undecided", "per cent or share?"
-    if any(a == b for a, b in readings):
+    if any(a.value == b.value for a, b in readings):
         return "correct", "equal numbers"
     if tolerance is not None:
-        near = any(abs(a - b) <= tolerance for a, b in readings)
+        near = any(abs(a.value - b.value) <= tolerance for a, b in readings)
         return ("correct", "within the tolerance") if near else ("wrong", "outside the tolerance")
-    for a, b in readings:
-        for exact, decimal, side in ((a, b, answer), (b, a, gold)):
-            other = gold if side is answer else answer
-            if side.places and not other.terminating and rounds_to(exact, decimal, side.places):
-                return "undecided", "a rounded decimal of a number without a finite one"
+    if any(_rounded(a, b) or _rounded(b, a) for a, b in readings):
+        return "undecided", f"{ROUNDED} of the other number"
     return "wrong", "different numbers"
+
+
+def _hundredth(number: Plain) -> Plain:
+    return Plain(number.value / 100, None if number.places is None else number.places + 2)
+
+
+def _rounded(exact: Plain, decimal: Plain) -> bool:
+    """Whether a decimal is the other number, written more exactly, rounded or cut off."""
+    places = decimal.places
+    return places is not None and exact.finer_than(places) and rounds_to(exact.value, decimal.value, places)
 
 
 def _decimal(text: str) -> Plain | None:
@@ -115,7 +131,17 @@ def _decimal(text: str) -> Plain | None:
         return None
     if exponent:
         value *= Fraction(10) ** exponent
-    return Plain(value, max(0, len(places) - exponent) if places else None)
+    return Plain(value, len(places) - exponent if places else None)
+
+
+def _repeating(text: str) -> Plain | None:
+    """`0.1\\overline{6}`, exactly."""
+    match = _REPEATING.fullmatch(text)
+    if match is None:
+        return None
+    again = match["again"] or match["again1"]
+    fixed = Fraction(int(match["whole"] + match["places"] or "0"), 10 ** len(match["places"]))
+    return Plain(fixed + Fraction(int(again), 10 ** len(match["places"]) * (10 ** len(again) - 1)))
 
 
 def _fraction(text: str) -> Plain | None:

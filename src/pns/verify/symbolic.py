@@ -20,8 +20,9 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from pns.records import AnswerKind, Verdict
-from pns.verify.compare import Result, compare, left_open, undecided
-from pns.verify.numbers import rounds_to
+from pns.verify.compare import Result, compare_readings, left_open, undecided
+from pns.verify.numbers import ROUNDED, rounds_to
+from pns.verify.slash import open_slash
 from pns.verify.units import Unit
 from pns.verify.values import Expr, Num, Relation, needs_algebra, read
 
@@ -31,11 +32,12 @@ _PRIMES = (3, 7, 2, 11, 5, 13, 17, 23, 19, 29)
 _POINTS = 5
 _NEAR = 1e-25
 _CLEAR = 1e-9
+_HUGE = 1e30  # beyond it, equal digits leave room for another integer
 
 # `\frac\pi 2` is TeX for pi over 2, but the parser reads another number; a false `wrong` would be paid for
 _ONE = r"(\\(?!sqrt|frac)[A-Za-z]+|[0-9A-Za-z])"
 _BARE_FIRST = re.compile(r"\\frac\s*" + _ONE)
-_BARE_SECOND = re.compile(r"\\frac\s*\{([^{}]*)\}\s*" + _ONE)
+_BARE_SECOND = re.compile(r"\\frac\s*\{((?:[^{}]|\{[^{}]*\})*)\}\s*" + _ONE)
 _BARE_ROOT = re.compile(r"\\sqrt\s*([0-9A-Za-z])")
 _APART = re.compile(r"[0-9]\s+[0-9]")
 _BASE_INDEX = re.compile(r"[0-9]\s*_")
@@ -47,8 +49,14 @@ _KNOWN = re.compile(
 )
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+ ?_?|.)")
 _TWO_READINGS = re.compile(
-    r"[0-9] ?\\frac|\\log(?! ?_)|(?<![A-Za-z\\])[Cc] ?(?:_|\b)|(?<![A-Za-z\\])[A-Za-z]{3,}|\.\.|'|/ ?[0-9]+ ?[A-Za-z(\\]"
+    r"[0-9] ?\\frac|[0-9] ?\([0-9]+\) ?/|[0-9][eE] ?[-+]?[0-9]|\\log(?! ?_)|(?<![A-Za-z\\])[Cc] ?(?:_|\b)|(?<![A-Za-z\\])[A-Za-z]{3,}|\.\."
 )
+# `\sqrt25`, `\frac123`: TeX takes one digit, whoever wrote it meant more
+_HYPHEN = re.compile(r"[0-9]+ ?- ?([0-9]+) ?/ ?([0-9]+)")  # `2-1/2`, as some write two and a half
+_RUN_ON = re.compile(r"\\sqrt\s*[0-9]{2}|\\frac\s*(?:[0-9]\s*|\{[^{}]*\}\s*)[0-9]{2}")
+_NUMBER_OF_DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?\\degree ?")
+_EULER = re.compile(r"(?<![A-Za-z\\])E(?![A-Za-z])")
+_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 _TRIG = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)")
 
 
@@ -89,7 +97,7 @@ def compare_texts(
             return undecided("the answer cannot be parsed")
         return compare_parsed(parsed, found, g, a, tolerance)
 
-    result = compare(ours, theirs, tolerance, leaf)
+    result = compare_readings(gold, answer, (ours, theirs), tolerance, leaf, kind)
     outcome = "undecided" if result.outcome == "open" else result.outcome
     return Verdict(outcome=outcome, reason=result.reason, answer=answer, cause=result.cause)
 
@@ -103,6 +111,8 @@ def compare_parsed(
     if isinstance(gold, Eq) and isinstance(answer, Eq):
         return _equations(gold, answer)
     if isinstance(gold, Eq) or isinstance(answer, Eq):
+        if any(isinstance(side, Eq) and () in (_values(side.lhs) or ()) for side in (gold, answer)):
+            return undecided("an equation of two numbers")  # the library would look at its right side only
         return _by_library(gold, answer)
     gold, answer = _in_radians(gold, answer, g, a)
     if gold == answer:
@@ -135,22 +145,43 @@ def _decide(
 def _numbers(x: Any, y: Any, g: Expr | Num | Relation, a: Expr | Num | Relation, tolerance: float | None) -> Result:
     if x is None or y is None:
         return undecided("no value")
+    gap = _gap(x, y)
+    if gap < _NEAR:
+        return Result("correct", f"equal to {DIGITS} digits")
     if tolerance is not None and _real(x) and _real(y):
         near = abs(x - y) <= tolerance
         return Result("correct" if near else "wrong", f"{'within' if near else 'outside'} the tolerance")
     if _rounded(x, a) or _rounded(y, g):
-        return undecided("a rounded decimal of the exact value")
-    gap = _gap(x, y)
-    if gap < _NEAR:
-        return Result("correct", f"equal to {DIGITS} digits")
-    if gap <= _CLEAR:
+        return undecided(f"{ROUNDED} of the exact value")
+    if _degrees_for_radians(x, y, g, a) or _degrees_for_radians(y, x, a, g):
+        return undecided("perhaps the same angle")
+    if any(not _real(v) and not _IMAGINARY.search(_latex(side)) for v, side in ((x, g), (y, a))):
+        return undecided("a root of a negative number")  # `\sqrt[3]{-8}` is -2 to most, another root to SymPy
+    if gap <= _CLEAR and not (x.is_Rational and y.is_Rational):
         return undecided("too near to call different")
     return Result("wrong", "different numbers") if _one_reading(g, a) else undecided("different in one of two readings")
 
 
 def _gap(x: Any, y: Any) -> float:
-    """Relative to the larger of the two, absolute below 1."""
-    return float(abs(x - y) / max(1, abs(x), abs(y)))
+    """Relative to the larger of the two. Exact for two fractions; 0 and a number too small to tell from it are apart by
+    an amount between near and clear.
+    """
+    size = max(abs(x), abs(y))
+    if x.is_Rational and y.is_Rational:
+        return 0.0 if x == y else max(float(abs(x - y) / size), 2 * _NEAR)
+    if size < _NEAR:
+        return 0.0 if abs(x - y) < _NEAR**2 else 2 * _NEAR
+    gap = float(abs(x - y) / size)
+    return max(gap, 2 * _NEAR) if size > _HUGE else gap
+
+
+def _degrees_for_radians(x: Any, y: Any, number: Expr | Num | Relation, other: Expr | Num | Relation) -> bool:
+    """Whether a bare number is the degrees of an angle that the other side gives in radians."""
+    from sympy import pi
+
+    if not isinstance(number, Num) or number.unit is not None or "\\pi" not in _latex(other):
+        return False
+    return _gap(x * pi.evalf(DIGITS) / 180, y) < _NEAR
 
 
 def _real(x: Any) -> bool:
@@ -164,6 +195,8 @@ def _one_reading(*sides: Expr | Num | Relation) -> bool:
         return False
     for text in texts:
         bare = _COMMAND.sub(" ", text)
+        if _RUN_ON.search(text) or _HYPHEN.fullmatch(text):
+            return False
         if _TWO_READINGS.search(_strip_known(text)) or any(not _KNOWN.match(c) for c in _COMMAND.findall(text)):
             return False
         if re.search(r"[^-+*/^_=()\[\]{}.,!|0-9A-Za-z\s<>%]", bare):
@@ -272,7 +305,9 @@ def _point(names: list[Any], kind: str, j: int) -> dict[Any, Any]:
 
 def _evaluate(expr: Any, at: dict[Any, Any]) -> Any | None:
     try:
-        value = expr.subs(at).doit().evalf(DIGITS)
+        value = expr.subs(at).doit()
+        if not value.is_Rational:  # exact as long as it can be: 2^1009 and its neighbour share their first 40 digits
+            value = value.evalf(DIGITS)
     except Exception:  # SymPy raises many kinds; whatever has no value is not a number to us
         return None
     from sympy import I, Number
@@ -285,18 +320,29 @@ def _evaluate(expr: Any, at: dict[Any, Any]) -> Any | None:
 
 def _rounded(exact: Any, decimal: Expr | Num | Relation) -> bool:
     """Whether one side is a plain decimal that the other, which is none, rounds to."""
-    if not isinstance(decimal, Num) or not decimal.plain.places or not _real(exact):
+    if not isinstance(decimal, Num) or decimal.plain.places is None or not _real(exact):
         return False
-    value = decimal.plain.value
-    return rounds_to(Fraction(str(exact.as_real_imag()[0])), value, decimal.plain.places)
+    places = decimal.plain.places
+    value = Fraction(str(exact.as_real_imag()[0]))
+    if decimal.plain.percent:
+        return rounds_to(value, decimal.plain.value / 100, places + 2)
+    return rounds_to(value, decimal.plain.value, places)
 
 
 def parse_side(side: Expr | Num | Relation) -> Any | None:
     """A SymPy object, or None. Numbers side by side (`5 6`) are no number: math-verify would add them up."""
     text = _latex(side)
     spaced = text.replace("\\ ", " ")
-    if ("\\" not in spaced and _APART.search(spaced)) or _BASE_INDEX.search(text):
+    # the parser passes over a prime: `A'` would be `A`
+    if ("\\" not in spaced and _APART.search(spaced)) or _BASE_INDEX.search(text) or "'" in text or open_slash(text):
         return None
+    if _EULER.search(text):  # which the parser takes for Euler's number
+        return None
+    if _TRIG.search(text) and "\\degree" in text:
+        # the parser passes over a degree sign
+        text = _NUMBER_OF_DEGREES.sub(r"\\frac{\1\\pi}{180}", text)
+        if "\\degree" in text:
+            return None
     text = _BARE_SECOND.sub(r"\\frac{\1}{\2}", _BARE_FIRST.sub(r"\\frac{\1}", text))
     return _parse(_BARE_ROOT.sub(r"\\sqrt{\1}", text).replace("\\degree", "^\\circ"))
 

@@ -15,7 +15,7 @@ from pns.records import AnswerKind
 from pns.verify.latex import clean, closes_at_end, depth_of, split_top, strip_outer, tokens
 from pns.verify.numbers import Plain, parse_plain
 from pns.verify.units import Unit, read_unit
-from pns.verify.words import known_word, plain_words
+from pns.verify.words import changes, known_word, per_cent, plain_words, scaled
 
 MAX_DEPTH = 12
 MAX_ITEMS = 64
@@ -23,11 +23,12 @@ MAX_ITEMS = 64
 
 @dataclass(frozen=True, slots=True)
 class Num:
-    """A plain number with the unit behind it, if any."""
+    """A plain number with the unit behind it, if any. `spoken` is the number before a word like `million`."""
 
     plain: Plain
     unit: Unit | None = None
     text: str = ""
+    spoken: Fraction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,21 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
+class Chain:
+    """`2^3 = 8`, `\\sqrt2 \\approx 1.41`: one value given several times."""
+
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """`(A) 5`: a choice with its value."""
+
+    choice: Choice
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
 class Relation:
     """An equation or inequality that is no assignment."""
 
@@ -104,16 +120,20 @@ class Group:
     columns: int = 0
 
 
-Value = Num | Text | Choice | Clock | Ratio | Based | Expr | Named | Relation | Group
+Value = Num | Text | Choice | Clock | Ratio | Based | Expr | Named | Chain | Labelled | Relation | Group
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
-_MIXED = re.compile(r"(?P<whole>[0-9]+) (?:and )?(?P<above>[0-9]+)/(?P<below>[0-9]+)")
+_THOUSANDS = re.compile(r"(?<![0-9.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
+_THOUSANDS_SPACED = re.compile(r"(?<![0-9./])[1-9][0-9]{0,2}(?: ?, ?[0-9]{3})+(?![0-9./])")
+_MIXED = re.compile(r"(?P<sign>[-+]?)(?P<whole>[0-9]+) (?:and )?(?P<above>[0-9]+)/(?P<below>[0-9]+)")
 _NUMBER = rf"[-+]?(?:\\\$ ?)?[-+]?(?:{_DIGITS}?\.?[0-9]+|{_DIGITS}\.?)(?:/[0-9]+)?"
 _FRACTION = r"[-+]?[0-9]*\\frac ?(?:\{[-0-9]+\}|[0-9]) ?(?:\{[0-9]+\}|[0-9])"
 _TEXT_UNIT = r"\\text ?\{(?P<t>[^{}]*)\}(?P<p> ?\^ ?(?:\{[1-4]\}|[1-4]))?(?P<more>(?: ?/ ?\\text ?\{[^{}]*\})?)"
 _BEHIND = re.compile(rf"(?P<value>.*?[^\\ ]) ?{_TEXT_UNIT}", re.DOTALL)
 _WORDS_BEHIND = re.compile(rf"(?P<value>{_NUMBER}|{_FRACTION}) ?(?P<unit>[A-Za-z][A-Za-z.'/ -]*(?:\^ ?\{{?[1-4]\}}?)?)")
-_DEGREE = re.compile(r"(?P<value>.*?[^\\ ]) ?\\degree ?(?P<scale>[CF])?")
+_POWER_INSIDE = re.compile(r"\^ ?[1-4] ?$")
+_DEGREE = re.compile(r"(?P<value>.*?[^\\ ]) ?\\degree ?(?:(?P<scale>[CF])|\\text ?\{ ?(?P<scale2>[CF]) ?\})?")
+_ANGLE_INSIDE = re.compile(r"\\degree|\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _ORDINAL = re.compile(r"([0-9]+) ?(?:\^ ?\{? ?)?(?:\\text ?\{ ?)?(?:st|nd|rd|th)(?: ?\})*")
 _CLOCK = re.compile(
     r"(?P<h>[0-9]{1,2}) ?\\?: ?(?P<m>[0-9]{2})(?: ?\\?: ?(?P<s>[0-9]{2}))?"
@@ -122,8 +142,10 @@ _CLOCK = re.compile(
 _HOUR = re.compile(r"(?P<h>[0-9]{1,2}) ?(?:\\text ?\{ ?)?(?P<half>[AaPp]\.?[Mm]\.?)(?: ?\})?")
 _RATIO = re.compile(r"[0-9]+(?: ?\\?: ?[0-9]+)+")
 _BASED = re.compile(r"(?:\\text ?\{ ?)?(?P<digits>-?[0-9A-Z]+) ?\}? ?_ ?\{? ?(?:\\text ?\{)?(?P<base>[0-9]{1,2})\}* ?")
+_CURRENCY = {"€": "euro", "£": "pound sterling", "¢": "cent", "₹": "rupee", "¥": "yen"}
+_MONEY = re.compile(r"(?P<sign>-?)(?P<before>[€£₹¥])? ?(?P<value>[0-9.,]+) ?(?P<behind>[€£¢₹¥])?")
 _CHOICE = re.compile(r"\(? ?(?P<letter>[A-J]) ?\)?")
-_CHOICE_FIRST = re.compile(r"\( ?(?P<letter>[A-J]) ?\)[.:]? ?(?P<rest>.+)", re.DOTALL)
+_CHOICE_FIRST = re.compile(r"\(? ?(?P<letter>[A-J]) ?\)[.:]? *(?P<rest>[^ ].*)", re.DOTALL)
 _TEXT_AROUND = re.compile(r"\\text ?\{((?:[^{}]|\{[^{}]*\})*)\}")
 _WORDY = re.compile(r"[^\W\d_][\w .,;:!?()&/'\"-]*")
 # two words in what is no text otherwise: `10 + John's age`. The parser would make a product of its letters.
@@ -140,6 +162,8 @@ _NAME = re.compile(
     r"(?: ?\( ?[A-Za-z](?: ?, ?[A-Za-z])* ?\))?"
 )
 _NAMED_NUMBER = re.compile(rf"(?P<name>{_NAME.pattern}) ?= ?(?P<value>{_NUMBER})")
+_NAME_PAIR = re.compile(r"\( ?[A-Za-z](?: ?, ?[A-Za-z])+ ?\)")
+_LABEL = re.compile(r"\\text ?\{[^{}]*[A-Za-z][^{}]*\}")
 _RELATIONS = frozenset({"=", "<", ">", "\\le", "\\ge", "\\ne", "\\in", "\\approx", "\\to", "\\equiv"})
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _MATRIX = re.compile(
@@ -158,20 +182,49 @@ def read(text: str, kind: AnswerKind | None = None, unit: str | None = None) -> 
     if not bare or depth_of(bare) > MAX_DEPTH:
         return None
     if kind == "choice":
-        lettered = _choice(bare)
-        return Choice(lettered.letter, True) if lettered else Text(plain_words(bare))
+        first = _CHOICE.fullmatch(bare) or _CHOICE_FIRST.fullmatch(_TEXT_AROUND.sub(r"\1", bare))
+        return Choice(first["letter"], True) if first else Text(plain_words(bare))
     value = _read(bare, texty=bare != clean(text).rstrip(". "))
     if kind == "text" and isinstance(value, Expr | Relation | Named | Group):
         return Text(plain_words(bare))
     return _with_unit(value, unit) if unit and value is not None else value
 
 
+def joined(text: str) -> str | None:
+    """The other reading of a text with commas that may part thousands or members of a list, `1,008\\sqrt6`; or None."""
+    cleaned = clean(text)
+    return _THOUSANDS.sub(_join, cleaned) if _THOUSANDS.search(cleaned) else None
+
+
+def other_readings(text: str) -> list[str]:
+    """All that a text may say if some of its commas part thousands, `1, 008` included, though that is hardly meant.
+
+    `(1,1,006),(3,331)` has four readings. Of a text with more than three such places only the one with all joined.
+    """
+    cleaned = clean(text)
+    places = list(_THOUSANDS_SPACED.finditer(cleaned))
+    out = []
+    for chosen in range(1, 2 ** len(places)) if len(places) <= 3 else [-1]:
+        parts, end = [], 0
+        for n, match in enumerate(places):
+            parts += [cleaned[end : match.start()], _join(match) if chosen >> n & 1 else match[0]]
+            end = match.end()
+        out.append("".join(parts) + cleaned[end:])
+    return out
+
+
+def _join(match: re.Match[str]) -> str:
+    return match[0].replace(",", "").replace(" ", "")
+
+
 def needs_algebra(value: Value) -> bool:
     """Whether an expression or equation stands in it, which only the symbolic check can compare."""
     if isinstance(value, Group):
         return any(needs_algebra(item) for item in value.items)
-    if isinstance(value, Named):
+    if isinstance(value, Named | Labelled):
         return needs_algebra(value.value)
+    if isinstance(value, Chain):
+        return any(needs_algebra(item) for item in value.values)
     return isinstance(value, Relation) or (isinstance(value, Expr) and value.latex.strip("+-") != "\\infty")
 
 
@@ -180,7 +233,7 @@ def _with_unit(value: Value, unit: str) -> Value:
     if isinstance(value, Num) and value.unit is None:
         if behind == "%":
             return Num(Plain(value.plain.value, value.plain.places, True), None, value.text)
-        return Num(value.plain, read_unit(_unit_words(behind)), value.text)
+        return replace(value, unit=read_unit(_unit_words(behind)))
     return value
 
 
@@ -203,9 +256,13 @@ def _read(text: str, texty: bool = False) -> Value | None:
 
 
 def _number(text: str) -> Num | None:
-    plain = parse_plain(text.replace(" ", "") if not re.search(r"[0-9}] [0-9{]", text) else text)
+    plain = parse_plain(text.replace(" ", "") if not re.search(r"[0-9}],? [0-9{]|[0-9}] ,", text) else text)
     if plain is None and (mixed := _MIXED.fullmatch(text)) and int(mixed["below"]):
-        plain = Plain(int(mixed["whole"]) + Fraction(int(mixed["above"]), int(mixed["below"])))
+        value = int(mixed["whole"]) + Fraction(int(mixed["above"]), int(mixed["below"]))
+        plain = Plain(-value if mixed["sign"] == "-" else value)
+    if plain is None and (money := _MONEY.fullmatch(text)) and (mark := money["before"] or money["behind"]):
+        inner = parse_plain(money["sign"] + money["value"])
+        return None if inner is None else Num(inner, read_unit(_CURRENCY[mark]), text)
     if plain is None:
         return None
     return Num(plain, read_unit("dollar") if "\\$" in text else None, text)
@@ -219,7 +276,7 @@ def _special(text: str, texty: bool) -> Value | None:
         return found
     if _RATIO.fullmatch(text):
         return Ratio(tuple(int(x) for x in re.findall("[0-9]+", text)), None)
-    if (based := _BASED.fullmatch(text)) and 2 <= int(based["base"]) <= 36:
+    if (based := _BASED.fullmatch(_unbracketed_base(text))) and 2 <= int(based["base"]) <= 36:
         digits = based["digits"].lstrip("-")
         sign = "-" if based["digits"].startswith("-") else ""
         if all(int(d, 36) < int(based["base"]) for d in digits):
@@ -227,7 +284,7 @@ def _special(text: str, texty: bool) -> Value | None:
     if choice := _choice(text):
         return Choice(choice.letter, choice.sure or texty)
     if (behind := _WORDS_BEHIND.fullmatch(text)) and _is_unit(behind["unit"]) and (value := _number(behind["value"])):
-        return Num(value.plain, read_unit(behind["unit"]), text)
+        return _counted(value, behind["unit"], text)
     if (named := _NAMED_NUMBER.fullmatch(text)) and (value := _number(named["value"])):
         return Named(named["name"].replace(" ", ""), value)
     if (dressed := _BEHIND.fullmatch(text)) and _number(dressed["value"]):
@@ -238,9 +295,33 @@ def _special(text: str, texty: bool) -> Value | None:
 def _is_unit(words: str) -> bool:
     """Whether bare words behind a number are its unit. `3xy`, `2 abc` are products: a unit is known, or is long."""
     first, *rest = words.split()
-    if _FUNCTION_WORDS & {w.lower() for w in (first, *rest)} or re.search(r"\b\w\b", first):
+    if _FUNCTION_WORDS & {w.lower() for w in (first, *rest)}:
         return False
-    return bool(read_unit(words).dimension) or len(first) >= 4 or len("".join(rest)) >= 4
+    known = bool(read_unit(words).dimension)
+    if re.search(r"\b[A-Za-z]\b", first) and not (known and len(words) > 2 and "/" in words):
+        return False
+    return known or len(first) >= 4 or len("".join(rest)) >= 4
+
+
+def _counted(value: Num, words: str, text: str) -> Value:
+    """A number with the words behind it: a unit, per cent, a word that scales it, or words that make it another one."""
+    names = words.lower().replace(".", "").replace("-", " ").split()
+    if per_cent(names):
+        return Num(replace(value.plain, percent=True), None, text)
+    scale, rest = scaled(names)
+    power = rest[-1:] in (["squared"], ["cubed"]) and bool(read_unit(" ".join(rest)).dimension)
+    if changes(rest[:-1] if power else rest):
+        return Text(plain_words(text))
+    if scale == 1:
+        return Num(value.plain, read_unit(words), text)
+    unit = read_unit(" ".join(rest).removeprefix("of ")) if rest else value.unit
+    return Num(value.plain.times(scale), unit, text, value.plain.value)
+
+
+def _unbracketed_base(text: str) -> str:
+    """`(1010)_2` and `1{,}010_2` as `1010_2`."""
+    text = re.sub(r"^\( ?(-?[0-9A-Z]+) ?\)(?= ?_)", r"\1", text)
+    return text.replace(",", "") if re.match(r"-?[0-9]{1,3}(?:,[0-9]{3})+ ?_", text) else text
 
 
 def _clock(text: str) -> Clock | Ratio | None:
@@ -335,9 +416,13 @@ def _relation(text: str) -> Value | None:
         return _read(sides[1])
     if not all(sides):
         return None
-    if signs[0] in ("=", "\\approx") and _NAME.fullmatch(sides[0]) and set(signs) <= {"=", "\\approx"}:
-        value = _read(sides[-1])
-        return None if value is None else Named(sides[0].replace(" ", ""), value)
+    if set(signs) <= {"=", "\\approx"}:
+        if _NAME.fullmatch(sides[0]) or _LABEL.fullmatch(sides[0]) or _in_order_of_the_alphabet(sides[0]):
+            value = _chain(sides[1:])
+            return None if value is None else Named(sides[0].replace(" ", ""), value)
+        if not any(map(_letters, sides[1:])) and (len(sides) > 2 or not _letters(sides[0])):
+            # a first side with letters is what the numbers are for: `x + y = 3 + 5 = 8`
+            return _chain(sides[1:] if _letters(sides[0]) else sides)
     if signs == ["\\in"] and _NAME.fullmatch(sides[0]):
         return _read(sides[1])
     interval = _inequality(sides, signs)
@@ -346,6 +431,31 @@ def _relation(text: str) -> Value | None:
     if len(signs) == 1:
         return Relation(sides[0], signs[0], sides[1])
     return None
+
+
+def _chain(sides: list[str]) -> Value | None:
+    """One value, or several that should be one. An equation among them is none."""
+    values = [_read(side) for side in sides]
+    found = [v for v in values if v is not None]
+    if len(found) != len(sides):
+        return None
+    return found[0] if len(found) == 1 else Chain(tuple(found))
+
+
+def _letters(text: str) -> bool:
+    """Whether names stand in it: `x + y`, but not `\\frac12`."""
+    return (
+        re.search(r"[A-Za-z]", re.sub(r"\\(?:frac|sqrt|pi|cdot|times|div|degree|text ?\{[^{}]*\})", "", text))
+        is not None
+    )
+
+
+def _in_order_of_the_alphabet(text: str) -> bool:
+    """`(x, y)` as the name of a pair; the names of `(y, x) = (2, 1)` say that it is another pair than it seems."""
+    if not _NAME_PAIR.fullmatch(text):
+        return False
+    names = re.findall("[A-Za-z]", text)
+    return names == sorted(names)
 
 
 def _inequality(sides: list[str], signs: list[str]) -> Group | None:
@@ -388,15 +498,32 @@ def _bracketed(text: str) -> Value | None:
     inside = "".join(parts[1:-1]).strip()
     members = [piece for _, piece in split_top(inside, lambda t: t in ",;")]
     if left == "\\{":
+        if inside == "\\emptyset":
+            return Expr(text)  # not the empty set, but a set that holds it
         if re.search(r"\\mid|\||:", inside):
             return None
         return _members("set", [member for member in members if member], "")
     if left == "\\langle":
         return _members("tuple", members, "()")
     if len(members) == 1:
-        return _read(members[0], texty=True) if left == "(" and right == ")" else None
+        if left + right not in ("()", "[]"):
+            return None
+        matrix = _matrix(members[0])
+        return matrix or (_read(members[0], texty=True) if left == "(" else None)
     ends = left + right
-    return _members("tuple", members, ends) if ends in ("()", "[]", "(]", "[)") else None
+    if ends not in ("()", "[]", "(]", "[)"):
+        return None
+    found = _members("tuple", members, ends)
+    return (_rows(found) or found) if found and ends == "[]" else found
+
+
+def _rows(group: Group) -> Group | None:
+    """`[[1, 2], [3, 4]]` as the matrix that it is in every programming language."""
+    rows = [item for item in group.items if isinstance(item, Group) and item.ends == "[]"]
+    width = len(rows[0].items) if rows else 0
+    if len(rows) < len(group.items) or any(len(row.items) != width for row in rows) or width * len(rows) > MAX_ITEMS:
+        return None
+    return Group("matrix", tuple(item for row in rows for item in row.items), columns=width)
 
 
 def _members(kind: Literal["set", "tuple"], members: list[str], ends: str) -> Group | None:
@@ -418,21 +545,32 @@ def _plus_minus(text: str) -> Value | None:
 def _with_words_behind(text: str) -> Value | None:
     """A value with a unit in `\\text{}`, a degree sign, or a choice letter before it."""
     if degree := _DEGREE.fullmatch(text):
-        return _as_unit(degree["value"], read_unit("degree"))
+        # `\sin 30^\circ` and `30^\circ + 45^\circ` have their degrees inside
+        if _ANGLE_INSIDE.search(degree["value"]):
+            return None
+        return _as_unit(degree["value"], f"degree {degree['scale'] or degree['scale2'] or ''}".strip())
     behind = _BEHIND.fullmatch(text)
-    if behind and behind["t"].strip(" .") and not re.search(r"[0-9]", behind["t"]):
-        unit = _unit_words(behind["t"] + (behind["p"] or "") + behind["more"])
-        return _as_unit(behind["value"], read_unit(unit))
+    if behind and behind["t"].strip(" .") and not re.search(r"[0-9]", _POWER_INSIDE.sub("", behind["t"])):
+        return _as_unit(behind["value"], _unit_words(behind["t"] + (behind["p"] or "") + behind["more"]))
+    # the letter may stand in `\textbf{}`, its value outside
     choice = _CHOICE_FIRST.fullmatch(_TEXT_AROUND.sub(r"\1", text))
-    return _read(choice["rest"]) if choice else None
+    # one letter is enough: `A) A) A)` would be read level by level
+    value = _read(choice["rest"]) if choice and not _CHOICE_FIRST.match(choice["rest"]) else None
+    return Labelled(Choice(choice["letter"], True), value) if choice and value is not None else None
 
 
-def _as_unit(text: str, unit: Unit) -> Value | None:
+def _as_unit(text: str, words: str) -> Value | None:
     value = _read(text)
+    unit = read_unit(words)
+    if len(words) == 1 and words.isalpha() and not unit.dimension:
+        return None  # one letter in `\text{}` that is no unit is a variable set upright
     if isinstance(value, Num) and value.unit is None:
-        return Num(value.plain, unit, value.text)
+        return _counted(value, words, value.text)
     if isinstance(value, Expr) and value.unit is None:
-        return Expr(value.latex, unit)
+        # `2\pi \text{ million}`: what the words do to an expression is not worked out
+        counted = _counted(Num(Plain(Fraction(1))), words, "")
+        plain = isinstance(counted, Num) and not counted.plain.percent and counted.plain.value == 1
+        return Expr(value.latex, unit) if plain else Text(plain_words(f"{text} {words}"))
     return None
 
 
