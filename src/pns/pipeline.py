@@ -16,6 +16,7 @@ from pns.errors import UserError
 from pns.problems.registry import identity
 from pns.recipe import Recipe
 from pns.rewards.callables import source_of
+from pns.rewards.version import RULES
 from pns.run import file_hash, fingerprint
 from pns.verify.version import VERIFIER
 
@@ -162,10 +163,12 @@ def fingerprints(recipe: Recipe, nodes: Mapping[str, Stage]) -> dict[str, str]:
 
 
 def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A stage's part of the recipe; where verdicts or scores enter it, the verifier's version too."""
+    """A stage's part of the recipe; where verdicts or scores enter it, the version of what gives them."""
     part = {key: _without_reach(_dig(data, key)) for key in sorted(set(keys))}
     if any(key.split(".")[0] == "reward" for key in keys):
         part["verifier"] = VERIFIER
+    if {"reward", "reward.max_chars"} & set(keys):
+        part["rules"] = RULES
     return part
 
 

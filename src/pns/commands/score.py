@@ -123,6 +123,7 @@ def _score(
     from pns.journal import Journal, output_path
     from pns.recipe_files import load_reward
     from pns.rewards.build import build_composite
+    from pns.rewards.version import RULES
     from pns.scoring import VERSION, ColumnScorer, reward_marks, score_schema, scoring
     from pns.tally import ScoreTally
     from pns.verify.version import VERIFIER
@@ -144,7 +145,7 @@ def _score(
     table = Table(path, Columns(**meant), problems_by_id(source))
     squash = _calibration(calibration, table.about, path) if columns["reward"] else None
     marks = {
-        "pns": f"{__version__}, rows {VERSION}, verifier {VERIFIER}", **table.marks(), "reward": reward_marks(part),
+        "pns": f"{__version__}, rows {VERSION}, verifier {VERIFIER}, rules {RULES}", **table.marks(), "reward": reward_marks(part),
         "calibration": squash and squash.model_dump(mode="json"), "--all-terms": all_terms,
     }  # fmt: skip
     tally = ScoreTally()
