@@ -20,12 +20,10 @@ from pns.verify.numbers import ROUNDED, compare_plain
 from pns.verify.units import may_convert, same_unit
 from pns.verify.values import (
     Based,
-    Chain,
     Choice,
     Clock,
     Expr,
     Group,
-    Labelled,
     Named,
     Num,
     Ratio,
@@ -80,9 +78,9 @@ def compare(gold: Value, answer: Value, tolerance: float | None = None, leaf: Le
         tolerance: absolute difference up to which numbers count as equal; it decides either way.
         leaf: compares two expressions, or an expression and a number.
     """
-    if isinstance(gold, Labelled) or isinstance(answer, Labelled):
+    if _letter(gold) or _letter(answer):
         return _labelled(gold, answer, tolerance, leaf)
-    if isinstance(gold, Chain) or isinstance(answer, Chain):
+    if _is_chain(gold) or _is_chain(answer):
         return _chains(gold, answer, tolerance, leaf)
     if isinstance(gold, Named) or isinstance(answer, Named):
         return _named(gold, answer, tolerance, leaf)
@@ -134,22 +132,32 @@ def compare_readings(
     return result
 
 
+def _letter(value: Value) -> str:
+    """The letter of a choice that stands with its value, or nothing."""
+    return value.letter if isinstance(value, Named) else ""
+
+
+def _is_chain(value: Value) -> bool:
+    return isinstance(value, Group) and value.kind == "chain"
+
+
 def _labelled(gold: Value, answer: Value, tolerance: float | None, leaf: Leaf) -> Result:
     """`(A) 5` against a letter, by its letter; against a value, by its value; against its like, by both."""
-    if isinstance(gold, Labelled) and isinstance(answer, Labelled):
-        letters = _texts(gold.choice, answer.choice, leaf)
-        values = compare(gold.value, answer.value, tolerance, leaf)
+    ours, theirs = (v.value if isinstance(v, Named) and v.letter else v for v in (gold, answer))
+    first, second = (Choice(_letter(v), True) if _letter(v) else v for v in (gold, answer))
+    if isinstance(first, Choice) and isinstance(second, Choice):
+        letters = _texts(first, second, leaf)
+        if not (_letter(gold) and _letter(answer)):
+            return letters
+        values = compare(ours, theirs, tolerance, leaf)
         agree = letters.outcome == values.outcome or values.outcome == "open"
         return values if agree else undecided("the letter says one thing, its value another")
-    whole, other = (gold, answer) if isinstance(gold, Labelled) else (answer, gold)
-    assert isinstance(whole, Labelled)
-    mine = whole.choice if isinstance(other, Choice) else whole.value
-    return compare(mine, other, tolerance, leaf) if whole is gold else compare(other, mine, tolerance, leaf)
+    return compare(ours, theirs, tolerance, leaf)
 
 
 def _chains(gold: Value, answer: Value, tolerance: float | None, leaf: Leaf) -> Result:
     """One value given several times: all of them count, `9 = 8` is neither."""
-    ours, theirs = (v.values if isinstance(v, Chain) else (v,) for v in (gold, answer))
+    ours, theirs = (v.items if isinstance(v, Group) and v.kind == "chain" else (v,) for v in (gold, answer))
     results = [compare(a, b, tolerance, leaf) for a in ours for b in theirs]
     outcomes = {r.outcome for r in results}
     if "open" in outcomes:

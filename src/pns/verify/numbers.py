@@ -35,27 +35,32 @@ _SIGNS = str.maketrans({"\u2212": "-", "\u2013": "-"})
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A plain number. `places` counts decimals as written (None: written exactly, as integer or fraction; below 0 where
-    a power of ten follows: the last digit of `6.02*10^23` stands for 10^21).
+    """A plain number. `last` is the place of its last digit, counted behind the point (None: written exactly, as integer
+    or fraction); below 0 where a power of ten follows: the last digit of `6.02*10^23` stands for 10^21.
 
     `percent` says that a per cent sign followed; `value` is then still the number before the sign.
     """
 
     value: Fraction
-    places: int | None = None
+    last: int | None = None
     percent: bool = False
+
+    @property
+    def places(self) -> int | None:
+        """How many decimals are written."""
+        return None if self.last is None else max(0, self.last)
 
     def times(self, scale: Fraction) -> Plain:
         """The number times a scale; by a power of ten its last digit keeps its place, otherwise it counts as exact."""
         zeros = len(str(scale)) - 1
-        places = self.places - zeros if self.places is not None and scale == 10**zeros else None
-        return Plain(self.value * scale, places, self.percent)
+        last = self.last - zeros if self.last is not None and scale == 10**zeros else None
+        return Plain(self.value * scale, last, self.percent)
 
     def finer_than(self, places: int) -> bool:
         """Whether a decimal with so many places may be this number rounded: no integer is rounded by a decimal point."""
-        if self.places is None:
+        if self.last is None:
             return self.value.denominator != 1 or places < 0
-        return self.places > places
+        return self.last > places
 
 
 def parse_plain(text: str) -> Plain | None:
@@ -78,11 +83,11 @@ def parse_plain(text: str) -> Plain | None:
     found = _decimal(text) or _fraction(text) or _repeating(text)
     if found is None:
         return None
-    return Plain(sign * found.value, found.places, percent)
+    return Plain(sign * found.value, found.last, percent)
 
 
 def rounds_to(exact: Fraction, decimal: Fraction, places: int) -> bool:
-    """Whether a decimal written with `places` digits is `exact` rounded or cut off at that place."""
+    """Whether a decimal written with `places` digits (below 0: in whole tens, hundreds) is `exact` rounded or cut off at that place."""
     unit = Fraction(10) ** -places
     gap = abs(exact) - abs(decimal)
     return (exact >= 0) == (decimal >= 0) and -unit / 2 <= gap < unit
@@ -111,13 +116,13 @@ def compare_plain(gold: Plain, answer: Plain, tolerance: float | None = None) ->
 
 
 def _hundredth(number: Plain) -> Plain:
-    return Plain(number.value / 100, None if number.places is None else number.places + 2)
+    return Plain(number.value / 100, None if number.last is None else number.last + 2)
 
 
 def _rounded(exact: Plain, decimal: Plain) -> bool:
     """Whether a decimal is the other number, written more exactly, rounded or cut off."""
-    places = decimal.places
-    return places is not None and exact.finer_than(places) and rounds_to(exact.value, decimal.value, places)
+    last = decimal.last
+    return last is not None and exact.finer_than(last) and rounds_to(exact.value, decimal.value, last)
 
 
 def _decimal(text: str) -> Plain | None:

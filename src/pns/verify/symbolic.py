@@ -320,9 +320,9 @@ def _evaluate(expr: Any, at: dict[Any, Any]) -> Any | None:
 
 def _rounded(exact: Any, decimal: Expr | Num | Relation) -> bool:
     """Whether one side is a plain decimal that the other, which is none, rounds to."""
-    if not isinstance(decimal, Num) or decimal.plain.places is None or not _real(exact):
+    if not isinstance(decimal, Num) or decimal.plain.last is None or not _real(exact):
         return False
-    places = decimal.plain.places
+    places = decimal.plain.last
     value = Fraction(str(exact.as_real_imag()[0]))
     if decimal.plain.percent:
         return rounds_to(value, decimal.plain.value / 100, places + 2)

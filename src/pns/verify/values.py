@@ -80,25 +80,11 @@ class Expr:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """`x = 5`, `f(x) = ...`: a value with its name."""
+    """`x = 5`, `f(x) = ...`: a value with its name. `letter`: of a choice with its value, `(A) 5`."""
 
     name: str
     value: Value
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """`2^3 = 8`, `\\sqrt2 \\approx 1.41`: one value given several times."""
-
-    values: tuple[Value, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """`(A) 5`: a choice with its value."""
-
-    choice: Choice
-    value: Value
+    letter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +98,17 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Several values. `ends` holds the two brackets, `columns` the width of a matrix."""
+    """Several values. `ends` holds the two brackets, `columns` the width of a matrix. A chain is one value given several
+    times: `2^3 = 8`, `\\sqrt2 \\approx 1.41`.
+    """
 
-    kind: Literal["list", "tuple", "set", "union", "matrix"]
+    kind: Literal["list", "tuple", "set", "union", "matrix", "chain"]
     items: tuple[Value, ...]
     ends: str = ""
     columns: int = 0
 
 
-Value = Num | Text | Choice | Clock | Ratio | Based | Expr | Named | Chain | Labelled | Relation | Group
+Value = Num | Text | Choice | Clock | Ratio | Based | Expr | Named | Relation | Group
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 _THOUSANDS = re.compile(r"(?<![0-9.])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
@@ -221,10 +209,8 @@ def needs_algebra(value: Value) -> bool:
     """Whether an expression or equation stands in it, which only the symbolic check can compare."""
     if isinstance(value, Group):
         return any(needs_algebra(item) for item in value.items)
-    if isinstance(value, Named | Labelled):
+    if isinstance(value, Named):
         return needs_algebra(value.value)
-    if isinstance(value, Chain):
-        return any(needs_algebra(item) for item in value.values)
     return isinstance(value, Relation) or (isinstance(value, Expr) and value.latex.strip("+-") != "\\infty")
 
 
@@ -232,7 +218,7 @@ def _with_unit(value: Value, unit: str) -> Value:
     behind = strip_outer(clean(unit))
     if isinstance(value, Num) and value.unit is None:
         if behind == "%":
-            return Num(Plain(value.plain.value, value.plain.places, True), None, value.text)
+            return Num(replace(value.plain, percent=True), None, value.text)
         return replace(value, unit=read_unit(_unit_words(behind)))
     return value
 
@@ -439,7 +425,7 @@ def _chain(sides: list[str]) -> Value | None:
     found = [v for v in values if v is not None]
     if len(found) != len(sides):
         return None
-    return found[0] if len(found) == 1 else Chain(tuple(found))
+    return found[0] if len(found) == 1 else Group("chain", tuple(found))
 
 
 def _letters(text: str) -> bool:
@@ -556,7 +542,7 @@ def _with_words_behind(text: str) -> Value | None:
     choice = _CHOICE_FIRST.fullmatch(_TEXT_AROUND.sub(r"\1", text))
     # one letter is enough: `A) A) A)` would be read level by level
     value = _read(choice["rest"]) if choice and not _CHOICE_FIRST.match(choice["rest"]) else None
-    return Labelled(Choice(choice["letter"], True), value) if choice and value is not None else None
+    return Named(f"({choice['letter']})", value, choice["letter"]) if choice and value is not None else None
 
 
 def _as_unit(text: str, words: str) -> Value | None:
