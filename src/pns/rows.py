@@ -116,6 +116,23 @@ def text(row: Row, column: str, join: str = "\n") -> str | None:
     return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else str(value)
 
 
+def message(row: Row, column: str, role: str) -> str | None:
+    """A cell that is text, or a conversation: the content of its last message of `role`; null, or none there, is None.
+
+    Conversations are lists of {role, content}, as trainers take them. Raises UserError for anything else.
+    """
+    value = row.values[column]
+    if not isinstance(value, list) or not value or not all(isinstance(turn, dict) for turn in value):
+        return text(row, column)
+    for turn in reversed(value):
+        content = turn.get("content")
+        if not isinstance(content, str) or not isinstance(turn.get("role"), str):
+            raise row.error("a message has no role and content", column, 'write [{"role": ..., "content": ...}, ...]')
+        if turn["role"] == role:
+            return content
+    return None
+
+
 def filled(row: Row, column: str, join: str = "\n") -> str:
     """A cell as text that is not blank. Raises UserError where it is null or blank, too."""
     found = text(row, column, join)
@@ -353,7 +370,10 @@ def _plain(kind: Any) -> bool:
     if types.is_dictionary(kind):
         kind = kind.value_type
     if types.is_list(kind) or types.is_large_list(kind):
-        return bool(types.is_string(kind.value_type) or types.is_large_string(kind.value_type))
+        inner = kind.value_type
+        if types.is_struct(inner):  # a conversation
+            return {"role", "content"} <= {inner.field(i).name for i in range(inner.num_fields)}
+        return bool(types.is_string(inner) or types.is_large_string(inner))
     tests = (types.is_string, types.is_large_string, types.is_boolean, types.is_integer, types.is_floating,
              types.is_null)  # fmt: skip
     return any(test(kind) for test in tests)

@@ -12,6 +12,7 @@ from helpers.data import rows
 from pns.records import Problem, Rubric
 from pns.rewards import Calibration
 from pns.rewards.identity import ModelMark
+from pns.run import file_hash
 
 KIND = "helpers.reward:scores"
 
@@ -45,7 +46,7 @@ def real_responses() -> list[tuple[Problem, str]]:
 
 def write_recipe(folder: Path) -> Path:
     """A recipe whose reward uses `scores`, with its calibration beside it."""
-    mark = ModelMark(kind=KIND)
+    mark = ModelMark(kind=KIND, digest=file_hash(Path(__file__)))
     Calibration.fit([i / 50 for i in range(-50, 51)], mark).save(folder / "calibration")
     part = {"reward_model": {"kind": KIND, "calibration": str(folder / "calibration")}}
     path = folder / "reward.yaml"

@@ -356,7 +356,7 @@ def quick_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
         draw(Figure(figsize=(4, height)))
         return Markup("<svg></svg>")
 
-    monkeypatch.setattr(plots, "_svg", svg)
+    monkeypatch.setattr(plots, "draw_svg", svg)
 
 
 @pytest.mark.usefixtures("quick_drawings")

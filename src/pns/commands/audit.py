@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pns.commands.audit_negatives import negatives
 from pns.commands.common import check_output, console, errors
 from pns.errors import StageStopped, UserError
 
@@ -21,6 +22,9 @@ KEPT = "Nothing is written. A judge behind a server has kept its verdicts in its
 @app.callback()
 def _audit() -> None:
     """How good is what we score with?"""
+
+
+app.command("negatives")(negatives)
 
 
 @app.command()

@@ -252,6 +252,23 @@ def grouped_auc(
     }
 
 
+def grouped_mean(
+    values: ArrayLike, groups: Sequence[str], *, samples: int = 2000, seed: int = 0
+) -> tuple[float, tuple[float, float]]:
+    """Mean over all rows, with a 95 % percentile interval that resamples whole groups.
+
+    Args:
+        values: (N,) finite numbers, N >= 1.
+        groups: (N,) the problem of each.
+    """
+    column = _column(values)
+    names = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    of_row = np.array([names[group] for group in groups])
+    sums_P, counts_P = np.bincount(of_row, weights=column), np.bincount(of_row)
+    weights_SP = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
+    return float(column.mean()), _interval((weights_SP @ sums_P) / (weights_SP @ counts_P))
+
+
 def _weighted_counts(weights_SN: NDArray[np.int64], at_N: NDArray[np.int64], levels: int) -> NDArray[np.int64]:
     """(S, U) weight of the rows at each level."""
     table = csr_array((np.ones(len(at_N), dtype=np.int64), (np.arange(len(at_N)), at_N)), shape=(len(at_N), levels))

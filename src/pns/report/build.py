@@ -31,21 +31,24 @@ def build_report(
     Returns:
         the path of the page.
     """
+    page = environment().get_template("index.html.j2").render(page_context(results, pairs[:examples], recipe_text))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    path = out_dir / "index.html"
+    write_atomic(path, page)
+    return path
+
+
+def environment() -> Any:
+    """Our templates. Model text is untrusted, so everything is escaped; only our own drawings are marked as safe."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    # Model text is untrusted, so everything is escaped; only our own drawings are marked as safe.
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    page = environment.get_template("index.html.j2").render(page_context(results, pairs[:examples], recipe_text))
-    out_dir.mkdir(parents=True, exist_ok=True)
-    path = out_dir / "index.html"
-    write_atomic(path, page)
-    return path
 
 
 def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Figures as inline SVG, the same bytes for the same numbers.
 
-Matplotlib draws with placeholder colours and plain text; `_svg` then puts CSS variables and the page's font in their
+Matplotlib draws with placeholder colours and plain text; `draw_svg` then puts CSS variables and the page's font in their
 place, so one drawing follows the page's light and dark themes. Sizes are small (4 inches wide) and scale with the page.
 """
 
@@ -82,8 +82,8 @@ def accuracy_by_method(results: Mapping[str, Any]) -> Markup | None:
         if policy is not None:
             axes.axvline(100 * policy, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
         for row, method in enumerate(methods):
-            _dot(axes, row - 0.15, greedy.get(method), dig(results, "mean_ci95", method), colour(method), hollow=False)
-            _dot(
+            dot(axes, row - 0.15, greedy.get(method), dig(results, "mean_ci95", method), colour(method), hollow=False)
+            dot(
                 axes,
                 row + 0.2,
                 sampled.get(method),
@@ -91,10 +91,10 @@ def accuracy_by_method(results: Mapping[str, Any]) -> Markup | None:
                 colour(method),
                 hollow=True,
             )
-        _rows(axes, methods)
+        named_rows(axes, methods)
         axes.set_xlabel("mean accuracy, %")
 
-    return _svg(draw, "accuracy", 0.55 + 0.33 * len(methods))
+    return draw_svg(draw, "accuracy", 0.55 + 0.33 * len(methods))
 
 
 def auc_by_method(plausibility: Mapping[str, Any]) -> Markup | None:
@@ -109,7 +109,7 @@ def auc_by_method(plausibility: Mapping[str, Any]) -> Markup | None:
         axes = figure.add_subplot()
         axes.axvline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)), zorder=1)
         for row, method in enumerate(methods):
-            _dot(
+            dot(
                 axes,
                 row,
                 aucs[method],
@@ -121,12 +121,12 @@ def auc_by_method(plausibility: Mapping[str, Any]) -> Markup | None:
             length = number(lengths.get(method))
             if length is not None:
                 axes.plot([length], [row], marker="|", markersize=9, color=MUTED, linestyle="none")
-        _rows(axes, methods)
+        named_rows(axes, methods)
         axes.set_xlim(min(0.35, *axes.get_xlim()), 1.02)
         note = ", tick: length alone" if any(number(v) is not None for v in lengths.values()) else ""
         axes.set_xlabel(f"AUC (0.5: cannot tell{note})")
 
-    return _svg(draw, "auc", 0.6 + 0.32 * len(methods))
+    return draw_svg(draw, "auc", 0.6 + 0.32 * len(methods))
 
 
 def score_distributions(scores: Mapping[str, Sequence[float]]) -> Markup | None:
@@ -150,7 +150,7 @@ def score_distributions(scores: Mapping[str, Sequence[float]]) -> Markup | None:
             axes.text(
                 0.01,
                 0.93,
-                f"{_short(kind)} (n = {len(finite[kind])})",
+                f"{short(kind)} (n = {len(finite[kind])})",
                 transform=axes.transAxes,
                 va="top",
                 weight="bold",
@@ -159,7 +159,7 @@ def score_distributions(scores: Mapping[str, Sequence[float]]) -> Markup | None:
             axes.spines["left"].set_visible(False)
         stack[-1].set_xlabel("score of the audit model (line: median)")
 
-    return _svg(draw, "scores", 0.45 + 0.62 * len(kinds))
+    return draw_svg(draw, "scores", 0.45 + 0.62 * len(kinds))
 
 
 def training_curve(
@@ -204,7 +204,7 @@ def training_curve(
                 columnspacing=1.2,
             )
 
-    return _svg(draw, f"curve {what} {' '.join(lines)}", 2.3)
+    return draw_svg(draw, f"curve {what} {' '.join(lines)}", 2.3)
 
 
 def _series(curve: Sequence[Mapping[str, Any]], key: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -219,7 +219,7 @@ def _running_mean(y: np.ndarray) -> np.ndarray:
     return np.array([y[max(0, i - half) : i + half + 1].mean() for i in range(len(y))])
 
 
-def _dot(axes: Axes, row: float, value: Any, ci: Any, ink: str, *, hollow: bool, scale: float = 100) -> None:
+def dot(axes: Axes, row: float, value: Any, ci: Any, ink: str, *, hollow: bool, scale: float = 100) -> None:
     x, pair = number(value), interval(ci)
     if x is None:
         return
@@ -230,20 +230,20 @@ def _dot(axes: Axes, row: float, value: Any, ci: Any, ink: str, *, hollow: bool,
     axes.plot([scale * x], [row], "o", markersize=4.5, color=ink, markerfacecolor=SURFACE if hollow else ink, zorder=3)
 
 
-def _short(name: str) -> str:
+def short(name: str) -> str:
     return printable(name)[:24]
 
 
-def _rows(axes: Axes, names: Sequence[str]) -> None:
+def named_rows(axes: Axes, names: Sequence[str]) -> None:
     """One row a name, the first on top."""
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
+    axes.set_yticks(range(len(names)), [short(name) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
 
 
-def _svg(draw: Any, name: str, height: float) -> Markup:
+def draw_svg(draw: Any, name: str, height: float) -> Markup:
     """Run `draw` on a fresh figure and return it as SVG for the page.
 
     Identifiers get the figure's name, since many figures share one page; width and height go, so that it scales.

@@ -1,0 +1,225 @@
+"""`pns audit negatives`: how plausible are the rejected sides of preference data?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pns.commands.common import STARTS_ANEW, console, errors, say
+from pns.errors import UserError
+
+FEWEST = 10
+"""Problems that each method needs: fewer cannot be cross-validated."""
+FILES = ("audit.json", "pairs.jsonl", "index.html")
+
+
+class Detector(StrEnum):
+    """What tries to tell rejected from chosen."""
+
+    length = "length"
+    ngrams = "ngrams"
+    transformer = "transformer"
+
+
+def _column(help: str) -> Any:
+    return typer.Option(help=help, metavar="COLUMN", show_default=False)
+
+
+def negatives(
+    file: Annotated[
+        Path, typer.Argument(help=".jsonl, .csv, .tsv or .parquet, one pair a row.", metavar="FILE", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the page and the figures; made if need be.", metavar="FOLDER", show_default=False
+        ),
+    ],
+    prompt: Annotated[str, _column("Prompts. Default: prompt, or the user's turn of chosen.")] = "prompt",
+    chosen: Annotated[str, _column("Chosen sides: text, or a conversation. Default: chosen.")] = "chosen",
+    rejected: Annotated[str, _column("Rejected sides. Default: rejected.")] = "rejected",
+    method: Annotated[str | None, _column("How the rejected side was made; figures are by method.")] = None,
+    gold: Annotated[str | None, _column("Gold answers: both sides are verified against them.")] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rejection-sampled pairs to set beside, same columns; or --method has a `rejection`.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="Recipe whose reward.reward_model scores both sides.", metavar="RECIPE", show_default=False),
+    ] = None,
+    detector: Annotated[
+        list[Detector] | None,
+        typer.Option(help="Ask only these; may be repeated. Default: all that can run.", show_default=False),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the problems in cross-validation.")] = 5,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only this many pairs of each method, drawn by --seed.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw, the folds and the intervals.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an audit that is there.")] = False,
+) -> None:
+    """Can something simple tell the rejected side from the chosen one? For any preference data, by method.
+
+    AUCs of length alone, of n-grams, of a small transformer (these two learn on some problems and are asked about
+    others) and of a reward model; where the first wrong step stands, how far a rejected response is from the nearest
+    chosen one, which answers it gives, what leaks, what repeats. 0.5: this detector cannot tell. Below: it is fooled.
+
+    Examples:
+
+      pns audit negatives pairs.jsonl --out audit
+
+      pns audit negatives pairs.parquet --method method --gold answer --out audit
+
+      pns audit negatives mine.jsonl --baseline rejection.jsonl --out audit
+    """
+    with errors(STARTS_ANEW):
+        _check_out(out, force)
+        from pns.evaluation.preferences import PreferenceColumns
+
+        columns = PreferenceColumns(prompt, chosen, rejected, method, gold)
+        pairs = _read(file, baseline, columns, limit, seed)
+        figures, rows = _audit(pairs, recipe, detector, folds, seed)
+        settings = {
+            "file": file.name,
+            "baseline": baseline and baseline.name,
+            "folds": folds,
+            "limit": limit,
+            "seed": seed,
+        }
+        _write(out, figures, rows, pairs, settings)
+        _show(figures)
+        say(f"output: {out / 'index.html'}")
+
+
+def _check_out(out: Path, force: bool) -> None:
+    from pns.run import check_writable
+
+    if out.exists() and not out.is_dir():
+        raise UserError("this is a file", file=out, field="--out", remedy="name a folder")
+    there = [name for name in FILES if (out / name).exists()]
+    if there and not force:
+        raise UserError(f"{there[0]} is there already", file=out, field="--out", remedy="--force replaces it")
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    check_writable(nearest / "index.html", "--out")
+
+
+def _read(file: Path, baseline: Path | None, columns: Any, limit: int | None, seed: int) -> list[Any]:
+    from pns.evaluation.preferences import ONE_METHOD, enough, read_preferences
+
+    pairs = read_preferences(file, columns, ONE_METHOD)
+    if baseline is not None:
+        if any(pair.method == "rejection" for pair in pairs):
+            raise UserError(
+                "the file has pairs of the method `rejection` itself", field="--baseline", remedy="leave it out"
+            )
+        from dataclasses import replace
+
+        pairs += read_preferences(baseline, replace(columns, method=None), "rejection")
+    if limit is not None:
+        pairs = _drawn(pairs, limit, seed)
+    enough(pairs, FEWEST, file)
+    return pairs
+
+
+def _drawn(pairs: list[Any], limit: int, seed: int) -> list[Any]:
+    import random
+
+    places: dict[str, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        places.setdefault(pair.method, []).append(i)
+    rng = random.Random(seed)
+    kept = {i for at in places.values() for i in rng.sample(at, min(limit, len(at)))}
+    return [pair for i, pair in enumerate(pairs) if i in kept]
+
+
+def _audit(
+    pairs: list[Any], recipe: Path | None, asked: list[Detector] | None, folds: int, seed: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    from pns.commands.tables import progress
+    from pns.evaluation.plausibility import Audit, audit_pairs
+    from pns.verify import Verifier
+
+    detectors = _detectors(asked)
+    with _reward_model(recipe) as model, Verifier() as verifier, progress(console(), "auditing") as bar:
+        how = Audit(
+            detectors=detectors, reward_model=model, verifier=verifier if any(p.gold for p in pairs) else None,
+            folds=folds, seed=seed,
+        )  # fmt: skip
+        return audit_pairs(pairs, how, lambda what, done, total: bar(done, total))
+
+
+def _detectors(asked: list[Detector] | None) -> dict[str, Any]:
+    """Those asked for; by default all, the transformer only where torch is installed."""
+    import importlib.util
+
+    from pns.evaluation.detectors import fit_length, fit_ngrams
+
+    found: dict[str, Any] = {"length": fit_length, "ngrams": fit_ngrams}
+    if asked is None or Detector.transformer in asked:
+        if all(importlib.util.find_spec(name) for name in ("torch", "transformers", "tokenizers")):
+            from pns.evaluation.transformer_detector import fit_transformer
+
+            found["transformer"] = fit_transformer
+        elif asked is not None:
+            raise UserError(
+                "the transformer needs torch", field="--detector", remedy='pip install "plausible-negatives[train]"'
+            )
+        else:
+            say('without torch, the small transformer is left out: pip install "plausible-negatives[train]"', err=True)
+    return found if asked is None else {name: found[name] for name in dict.fromkeys(d.value for d in asked)}
+
+
+@contextmanager
+def _reward_model(recipe: Path | None) -> Iterator[Any]:
+    if recipe is None:
+        yield None
+        return
+    from pns.recipe_files import load_reward
+    from pns.rewards.build import build_scorer, close_scorer
+
+    source = load_reward(recipe).reward_model
+    if source is None:
+        raise UserError("this recipe names no reward model", file=recipe, field="reward.reward_model", remedy="add one")
+    scorer = build_scorer(source)
+    try:
+        yield scorer
+    finally:
+        close_scorer(scorer)
+
+
+def _write(
+    out: Path, figures: dict[str, Any], rows: list[dict[str, Any]], pairs: list[Any], settings: dict[str, Any]
+) -> None:
+    import json
+
+    from pns.report.audit import build_audit_page
+    from pns.run import write_atomic, write_json
+
+    write_json(out / "audit.json", {"settings": settings, "methods": figures})
+    write_atomic(out / "pairs.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    build_audit_page(figures, rows, pairs, settings, out)
+
+
+def _show(figures: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    from pns.commands.tables import printable, shares
+    from pns.report.audit import figure_rows, verdicts
+
+    table = shares("plausibility of the rejected side", ["", *(str(printable(name, 24)) for name in figures)])
+    for name, cells in figure_rows(figures):
+        table.add_row(name, *(Text(cell) for cell in cells))
+    screen = console()
+    screen.print(table)
+    for line in verdicts(figures):
+        screen.print(printable(line, 2000), highlight=False)

@@ -1,0 +1,294 @@
+"""How plausible are the rejected sides of preference data? Figures for any data set, by method. (Source: ours.)
+
+`method.md` calls a negative plausible when a detector cannot tell it from a correct response. No detector is the last
+word: 0.5 means that *this* one cannot tell, and a weak one gives 0.5 for everything. So each AUC stands beside that of
+rejection samples, and beside what the steps themselves say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rapidfuzz.distance import Levenshtein
+
+from pns.evaluation.detectors import FOLDS, Fit, Floats, cross_validated
+from pns.evaluation.metrics import grouped_auc, grouped_mean
+from pns.evaluation.preferences import Preference
+from pns.records import Problem
+from pns.rewards.arithmetic import find_steps
+from pns.rewards.composite import Scorer
+from pns.rewards.format import CHECKS, Sample
+from pns.rewards.steps import judge_steps
+from pns.verify import Verifier, extract
+
+FORMATS = ("boxed", "gsm8k", "answer_tag")
+NEAR = 0.1
+"""Normalised edit distance in words up to which two responses are near-duplicates."""
+COMPARED, LONGEST = 16, 2000
+"""Correct responses that a rejected one is compared with, and words of each that are looked at."""
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z$\\(])")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """How to audit.
+
+    Attributes:
+        detectors: name -> how it learns; each is cross-validated over problems.
+        reward_model: scores both sides raw, in any unit; it learns nothing here.
+        verifier: for the gold answers, where the pairs have them.
+        folds: of the cross-validation. samples: of the bootstrap. seed: of both.
+    """
+
+    detectors: Mapping[str, Fit] = field(default_factory=dict)
+    reward_model: Scorer | None = None
+    verifier: Verifier | None = None
+    folds: int = FOLDS
+    samples: int = 2000
+    seed: int = 0
+
+
+def audit_pairs(
+    pairs: Sequence[Preference], how: Audit, progress: Progress = lambda what, done, total: None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The figures of each method, and what was found of each pair, in the order of `pairs`.
+
+    Returns:
+        method -> figures: `detectors` (AUC of chosen above rejected in 0..1, share of pairs that are ranked so,
+        each with a 95 % interval over problems), `consistent`, `first_wrong_step`, `edit_distance`, `length_ratio`,
+        `answers`, `leaks`, `duplicates`, and `truth` where there are gold answers. Shares are in 0..1, distances of
+        words in 0..1 (0: the same text), positions in 0..1 (0: the first step).
+    """
+    scores = _detected(pairs, how, progress)
+    rows = _each(pairs, progress)
+    for i, row in enumerate(rows):
+        row["scores"] = {
+            name: [float(a[i]), float(b[i])] for name, (a, b) in scores.items() if np.isfinite(a[i] + b[i])
+        }
+    if how.verifier is not None:
+        for row, truth in zip(rows, _truth(pairs, how.verifier), strict=True):
+            row["truth"] = truth
+    out = {}
+    for method, at in _places(pairs).items():
+        some = [pairs[i] for i in at]
+        figures = _figures(some, [rows[i] for i in at])
+        figures["detectors"] = {
+            name: found for name, (a, b) in scores.items() if (found := _detector(some, a[at], b[at], how)) is not None
+        }
+        out[method] = figures
+    return out, rows
+
+
+def _places(pairs: Sequence[Preference]) -> dict[str, list[int]]:
+    """The places of each method's pairs, methods in the order in which they come."""
+    out: dict[str, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        out.setdefault(pair.method, []).append(i)
+    return out
+
+
+def _detected(pairs: Sequence[Preference], how: Audit, progress: Progress) -> dict[str, tuple[Floats, Floats]]:
+    """Scores of both sides by each detector, which learns on the pairs of one method at a time."""
+    out = {name: (np.full(len(pairs), np.nan), np.full(len(pairs), np.nan)) for name in how.detectors}
+    for method, at in _places(pairs).items():
+        rows = [pairs[i] for i in at]
+        for name, fit in how.detectors.items():
+            step = partial(progress, f"{name}, {method}")
+            chosen, rejected = cross_validated(rows, fit, folds=how.folds, seed=how.seed, progress=step)
+            out[name][0][at], out[name][1][at] = chosen, rejected
+    if how.reward_model is not None:
+        out["reward_model"] = _rewarded(pairs, how.reward_model, progress)
+    return out
+
+
+def _rewarded(pairs: Sequence[Preference], model: Scorer, progress: Progress) -> tuple[Floats, Floats]:
+    """Raw scores of both sides; each distinct text is read once. What has no score is nan."""
+    wanted = list(dict.fromkeys((p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)))
+    known: dict[tuple[str, str], float] = {}
+    for start in range(0, len(wanted), 64):
+        some = wanted[start : start + 64]
+        given = model.score([prompt for prompt, _ in some], [text for _, text in some])
+        known |= {key: np.nan if score is None else float(score) for key, score in zip(some, given, strict=True)}
+        progress("reward model", start + len(some), len(wanted))
+    return (
+        np.array([known[p.prompt, p.chosen] for p in pairs]),
+        np.array([known[p.prompt, p.rejected] for p in pairs]),
+    )
+
+
+def _detector(pairs: Sequence[Preference], chosen: Floats, rejected: Floats, how: Audit) -> dict[str, Any] | None:
+    """AUC over the distinct texts, and the share of pairs in which chosen has the higher score (ties one half)."""
+    there = [int(i) for i in np.flatnonzero(np.isfinite(chosen + rejected))]
+    if not there:
+        return None
+    sides: dict[tuple[str, str, bool], float] = {}
+    for i in there:
+        sides[pairs[i].prompt, pairs[i].chosen, True] = float(chosen[i])
+        sides[pairs[i].prompt, pairs[i].rejected, False] = float(rejected[i])
+    auc = grouped_auc(
+        list(sides.values()), [right for _, _, right in sides], [prompt for prompt, _, _ in sides],
+        samples=how.samples, seed=how.seed,
+    )  # fmt: skip
+    wins = np.where(chosen > rejected, 1.0, np.where(chosen < rejected, 0.0, 0.5))[there]
+    share, ci = grouped_mean(wins, [pairs[i].prompt for i in there], samples=how.samples, seed=how.seed)
+    if auc is None:
+        return None
+    return {
+        "auc": auc["auc"], "ci95": list(auc["ci95"]), "separable": share, "separable_ci95": list(ci),
+        "n": len(there), "missing": len(pairs) - len(there),
+    }  # fmt: skip
+
+
+def _each(pairs: Sequence[Preference], progress: Progress) -> list[dict[str, Any]]:
+    """What each pair says by itself, and beside the correct responses to its prompt."""
+    correct: dict[str, dict[str, list[str]]] = {}
+    for pair in pairs:
+        known = correct.setdefault(pair.prompt, {})
+        if len(known) < COMPARED:
+            known.setdefault(pair.chosen, _words(pair.chosen))
+    out = []
+    for n, pair in enumerate(pairs, 1):
+        words = _words(pair.rejected)
+        distance, nearest = min((_distance(words, other), other) for other in correct[pair.prompt].values())
+        out.append(
+            {
+                "line": pair.line, "method": pair.method, "edit_distance": distance,
+                "divergence": _common(words, nearest) / max(1, len(words)),
+                "length_ratio": len(words) / max(1, len(_words(pair.chosen))),
+                "first_wrong_step": first_wrong_step(pair.rejected),
+                "answer": any_answer(pair.rejected),
+                **{f"{side}_{what}": value
+                   for side in ("chosen", "rejected")
+                   for what, value in _checked(pair.prompt, getattr(pair, side)).items()},
+            }
+        )  # fmt: skip
+        progress("reading steps", n, len(pairs))
+    return out
+
+
+def _checked(prompt: str, text: str) -> dict[str, Any]:
+    """Whether all steps hold (None: there is nothing to check), and whether it announces that it errs."""
+    steps = find_steps(text)
+    total = judge_steps(prompt, text, any_answer(text)).total if steps else None
+    sample = Sample(text, prompt, "stop", "boxed", len(text))
+    return {"consistent": None if total is None else total == 12, "leak": CHECKS["announces_error"](sample)}
+
+
+def any_answer(text: str) -> str | None:
+    """The final answer in whichever format the text has one: box, `####`, tags; None without."""
+    for name in FORMATS:
+        found = extract(text, name).answer
+        if found is not None:
+            return found
+    return None
+
+
+def split_steps(text: str) -> list[str]:
+    """The steps of a response: its lines, or the sentences of a single line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines if len(lines) > 1 else [part for part in _SENTENCE.split(text.strip()) if part]
+
+
+def first_wrong_step(text: str) -> float | None:
+    """Where the first step with a false arithmetic statement stands, 0 (first) .. 1 (last); None where none is found."""
+    steps = split_steps(text)
+    for i, step in enumerate(steps):
+        if any(not statement.right for statement in find_steps(step)):
+            return i / max(1, len(steps) - 1)
+    return None
+
+
+def _words(text: str) -> list[str]:
+    return text.split()[:LONGEST]
+
+
+def _distance(left: list[str], right: list[str]) -> float:
+    return float(Levenshtein.normalized_distance(left, right))
+
+
+def _common(left: list[str], right: list[str]) -> int:
+    """How many words they share from the beginning."""
+    return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+
+
+def _truth(pairs: Sequence[Preference], verifier: Verifier) -> list[dict[str, str]]:
+    """What the verifier says of both sides, for the pairs with a gold answer."""
+    asked = [i for i, pair in enumerate(pairs) if pair.gold]
+    problems = [Problem(id=str(i), problem=pairs[i].prompt, answer=str(pairs[i].gold)) for i in asked]
+    out: list[dict[str, str]] = [{} for _ in pairs]
+    for side in ("chosen", "rejected"):
+        answers = [any_answer(getattr(pairs[i], side)) for i in asked]
+        for i, verdict in zip(asked, verifier.check_problems(problems, answers), strict=True):
+            out[i][side] = verdict.outcome
+    return out
+
+
+def _figures(pairs: Sequence[Preference], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    answers: dict[str, set[str]] = {}
+    for pair, row in zip(pairs, rows, strict=True):
+        if row["answer"] is not None:
+            answers.setdefault(pair.prompt, set()).add(row["answer"])
+    counted = Counter(row["answer"] for row in rows if row["answer"] is not None)
+    wrong = [row["first_wrong_step"] for row in rows if row["first_wrong_step"] is not None]
+    out = {
+        "pairs": len(pairs),
+        "problems": len({pair.prompt for pair in pairs}),
+        "consistent": {side: _share_of(row[f"{side}_consistent"] for row in rows) for side in ("chosen", "rejected")},
+        "first_wrong_step": {"found": len(wrong) / len(rows), "quartiles": quartiles(wrong)},
+        **{name: {"quartiles": quartiles([row[name] for row in rows])}
+           for name in ("edit_distance", "divergence", "length_ratio")},
+        "answers": {
+            "none": sum(row["answer"] is None for row in rows) / len(rows),
+            "distinct_a_problem": sum(map(len, answers.values())) / len(answers) if answers else None,
+            "most_common": counted.most_common(1)[0][0] if counted else None,
+            "most_common_share": counted.most_common(1)[0][1] / len(rows) if counted else None,
+        },
+        "leaks": {side: sum(row[f"{side}_leak"] for row in rows) for side in ("chosen", "rejected")},
+        "duplicates": _duplicates(pairs),
+    }  # fmt: skip
+    told = [row["truth"] for row in rows if row.get("truth")]
+    if told:
+        out["truth"] = {side: dict(Counter(truth[side] for truth in told)) for side in ("chosen", "rejected")}
+    return out
+
+
+def _share_of(values: Any) -> dict[str, Any]:
+    """Share of the true among those that are known, and how many are not."""
+    every = list(values)
+    known = [value for value in every if value is not None]
+    return {"share": sum(known) / len(known) if known else None, "nothing_to_check": len(every) - len(known)}
+
+
+def _duplicates(pairs: Sequence[Preference]) -> dict[str, int]:
+    """Rejected responses that repeat an earlier one: word for word anywhere, or nearly, to the same prompt."""
+    seen: set[str] = set()
+    kept: dict[str, list[list[str]]] = {}
+    exact = near = 0
+    for pair in pairs:
+        key, words = " ".join(pair.rejected.split()), _words(pair.rejected)
+        mine = kept.setdefault(pair.prompt, [])
+        if key in seen:
+            exact += 1
+        elif any(_distance(words, other) <= NEAR for other in mine):
+            near += 1
+        elif len(mine) < COMPARED:
+            mine.append(words)
+        seen.add(key)
+    return {"exact": exact, "near": near}
+
+
+def quartiles(values: Sequence[float]) -> list[float] | None:
+    """Lower quartile, median, upper quartile; None without values."""
+    if not len(values):
+        return None
+    found: NDArray[np.float64] = np.quantile(values, [0.25, 0.5, 0.75])
+    return [float(value) for value in found]

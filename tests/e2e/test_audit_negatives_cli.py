@@ -1,0 +1,102 @@
+"""`pns audit negatives` through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pns.cli import app
+
+pytestmark = pytest.mark.e2e
+
+
+def rows(n: int, method: str, opening: str = "We add.") -> list[dict[str, Any]]:
+    out: list[dict[str, Any]] = []
+    for i in range(n):
+        a, b = i + 2, 3 * i + 1
+        text = f"\n{a} + {b} = {a + b}\nThe answer is "
+        row = {"prompt": f"Mia has {a} apples and finds {b}. How many?", "answer": a + b, "method": method}
+        sides = {"chosen": f"We add.{text}\\boxed{{{a + b}}}.", "rejected": f"{opening}{text}\\boxed{{{a + b + 1}}}."}
+        out.append(row | sides)
+    return out
+
+
+def write(path: Path, *found: dict[str, Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return path
+
+
+def run(*words: str | Path) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["audit", "negatives", *map(str, words)])
+    return done.exit_code, done.output
+
+
+CHEAP = ("--detector", "length", "--detector", "ngrams")
+
+
+def test_figures_page_and_rows(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "p.jsonl", *rows(15, "flip"), *rows(15, "rejection", "A silly thing, at length, by chance.")
+    )
+    out = tmp_path / "made" / "audit"
+    code, said = run(file, "--method", "method", "--gold", "answer", "--out", out, *CHEAP)
+    assert code == 0, said
+    assert "AUC, n-grams" in said
+    assert "rejection: told from chosen by" in said
+    found = json.loads((out / "audit.json").read_text())
+    assert found["methods"]["flip"]["truth"]["rejected"] == {"wrong": 15}
+    assert found["methods"]["rejection"]["detectors"]["ngrams"]["auc"] == 1.0
+    assert len((out / "pairs.jsonl").read_text().splitlines()) == 30
+    assert "<!doctype html>" in (out / "index.html").read_text()
+    code, said = run(file, "--out", out, *CHEAP)
+    assert (code, "audit.json is there already" in said) == (2, True), said
+    code, said = run(file, "--out", out, "--force", "--limit", "20", *CHEAP)
+    assert code == 0, said
+    assert json.loads((out / "audit.json").read_text())["methods"]["pairs"]["pairs"] == 20
+
+
+def test_a_baseline_stands_beside(tmp_path: Path) -> None:
+    file = write(tmp_path / "p.jsonl", *rows(12, "x"))
+    other = write(tmp_path / "r.jsonl", *rows(12, "x", "A silly thing, at length, by chance."))
+    code, said = run(file, "--baseline", other, "--out", tmp_path / "a", *CHEAP)
+    assert code == 0, said
+    assert "pairs: " in said
+    assert "Harder to tell than rejection samples" in said
+    both = write(tmp_path / "b.jsonl", *rows(12, "rejection"))
+    code, said = run(both, "--method", "method", "--baseline", other, "--out", tmp_path / "b", *CHEAP)
+    assert (code, "`rejection` itself" in said) == (2, True), said
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--method", "metod"), "did you mean `method`?"),
+        (("--recipe", "recipes/reward.yaml"), "names no reward model"),
+        (("--out", "p.jsonl"), "this is a file"),
+        (("--limit", "5"), "has pairs for 5 problems"),
+    ],
+)
+def test_bad_input_is_told_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str], expected: str
+) -> None:
+    root = Path(__file__).parents[2]
+    write(tmp_path / "p.jsonl", *rows(12, "x"))
+    monkeypatch.chdir(tmp_path)
+    given = [str(root / word) if word.startswith("recipes/") else word for word in words]
+    code, said = run("p.jsonl", *([] if "--out" in words else ["--out", "audit"]), *CHEAP, *given)
+    assert (code, expected in said) == (2, True), said
+    assert not (tmp_path / "audit").exists()
+
+
+def test_a_small_transformer_sees_what_is_in_the_words(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file = write(tmp_path / "p.jsonl", *rows(40, "x", "Perhaps one could guess a number here, who knows."))
+    code, said = run(file, "--out", tmp_path / "a", "--detector", "transformer", "--folds", "2")
+    assert code == 0, said
+    found = json.loads((tmp_path / "a" / "audit.json").read_text())["methods"]["pairs"]["detectors"]
+    assert list(found) == ["transformer"]
+    assert found["transformer"]["auc"] > 0.9

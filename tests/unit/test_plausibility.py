@@ -1,0 +1,255 @@
+"""The plausibility audit: readers of preference data, detectors, figures, words."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pns.errors import UserError
+from pns.evaluation.detectors import cross_validated, fit_length, fit_ngrams
+from pns.evaluation.plausibility import Audit, any_answer, audit_pairs, first_wrong_step, split_steps
+from pns.evaluation.preferences import Preference, PreferenceColumns, enough, read_preferences
+from pns.report.audit import build_audit_page, figure_rows, verdicts
+from pns.verify import Verifier
+
+RNG = random.Random(3)
+COLUMNS = PreferenceColumns(method="method")
+
+
+def solution(a: int, b: int, answer: int, opening: str = "We add.") -> str:
+    return f"{opening}\n{a} + {b} = {a + b}\nThe answer is \\boxed{{{answer}}}."
+
+
+def pairs(n: int, rejected: Any, method: str = "m") -> list[Preference]:
+    out = []
+    for i in range(n):
+        a, b = RNG.randint(2, 50), RNG.randint(2, 50)
+        prompt = f"Problem {i}: Mia has {a} apples and finds {b}. How many?"
+        out.append(Preference(i + 1, prompt, solution(a, b, a + b), rejected(a, b), method, str(a + b)))
+    return out
+
+
+def flipped(a: int, b: int) -> str:
+    return solution(a, b, a + b + 1)
+
+
+def misread(a: int, b: int) -> str:
+    return solution(a, b + 3, a + b + 3)
+
+
+def leaky(a: int, b: int) -> str:
+    return solution(a, b, a + b + 1, "Certainly, this is deliberately wrong.")
+
+
+def long(a: int, b: int) -> str:
+    return solution(a, b, a + b + 1, "We add. " * 6)
+
+
+# Reading
+
+
+CHAT = [
+    {"role": "user", "content": "p1"},
+    {"role": "assistant", "content": "right"},
+]
+
+
+def test_texts_and_conversations_read_alike(tmp_path: Path) -> None:
+    plain = [{"prompt": "p1", "chosen": "right", "rejected": "wrong"}]
+    talk = [{"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": [{"role": "assistant", "content": "wrong"}]}]
+    implicit = [{"chosen": CHAT, "rejected": [CHAT[0], {"role": "assistant", "content": "wrong"}]}]
+    want = [Preference(1, "p1", "right", "wrong", "pairs")]
+    for rows in (plain, talk, implicit):
+        (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+        for name in ("x.jsonl", "x.parquet"):
+            assert read_preferences(tmp_path / name, PreferenceColumns()) == want
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "field", "words"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": ""}, PreferenceColumns(), "rejected", "missing"),
+        ({"prompt": "p", "chosen": "a"}, PreferenceColumns(), "rejected", "no such column (--rejected)"),
+        ({"prompt": " ", "chosen": "a", "rejected": "b"}, PreferenceColumns(), "prompt", "the prompt is missing"),
+        ({"chosen": "a", "rejected": "b"}, PreferenceColumns(), "chosen", "the prompt is missing"),
+        ({"prompt": "p", "chosen": [{"role": "user"}], "rejected": "b"}, PreferenceColumns(), "chosen", "no role"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, PreferenceColumns("ask"), "ask", "--prompt"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b"}, PreferenceColumns(gold="g"), "g", "--gold"),
+        ({"prompt": "p", "chosen": CHAT[:1], "rejected": "b"}, PreferenceColumns(), "chosen", "missing"),
+    ],
+)
+def test_bad_pairs_are_named(tmp_path: Path, row: Any, columns: PreferenceColumns, field: str, words: str) -> None:
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError) as caught:
+        read_preferences(tmp_path / "x.jsonl", columns)
+    assert (caught.value.field, words in str(caught.value)) == (field, True), caught.value
+
+
+def test_a_method_of_few_problems_is_refused(tmp_path: Path) -> None:
+    enough(pairs(10, flipped), 10, tmp_path)
+    with pytest.raises(UserError, match=r"'m' has pairs for 9 problems"):
+        enough(pairs(9, flipped), 10, tmp_path)
+
+
+# Detectors
+
+
+def auc(rows: list[Preference], fit: Any) -> float:
+    figures, _ = audit_pairs(rows, Audit({"d": fit}, samples=50))
+    return float(figures["m"]["detectors"]["d"]["auc"])
+
+
+def test_length_is_seen_by_length_alone() -> None:
+    assert auc(pairs(60, long), fit_length) > 0.95
+    assert auc(pairs(60, flipped), fit_length) < 0.6
+
+
+def test_words_are_seen_by_ngrams_on_problems_that_they_have_not_learned_from() -> None:
+    assert auc(pairs(60, leaky), fit_ngrams) == 1.0
+    assert auc(pairs(60, flipped), fit_ngrams) < 0.7, "only the last number differs, and differently for each problem"
+
+
+def test_no_problem_is_learned_from_and_asked_about() -> None:
+    """A detector that remembers what it has seen has nothing to say about the other problems."""
+    rows = [pair for pair in pairs(30, flipped) for _ in range(3)]
+    folds: list[set[str]] = []
+
+    def remember(prompts: Sequence[str], texts: Sequence[str], labels: Any, seed: int) -> Any:
+        seen = set(prompts)
+        known = dict(zip(texts, labels, strict=True))
+        asked: set[str] = set()
+        folds.append(asked)
+
+        def score(given: Sequence[str], responses: Sequence[str]) -> Any:
+            assert not seen & set(given)
+            asked.update(given)
+            return np.array([float(known.get(text, 0.5)) for text in responses])
+
+        return score
+
+    chosen, rejected = cross_validated(rows, remember, folds=5)
+    assert len(folds) == 5
+    assert set().union(*folds) == {pair.prompt for pair in rows}
+    assert sum(map(len, folds)) == 30, "each problem is asked about once"
+    assert np.mean(chosen > rejected) < 0.3
+
+
+def test_seeds_repeat() -> None:
+    rows = pairs(30, misread)
+    one, two = (cross_validated(rows, fit_ngrams, seed=4) for _ in range(2))
+    assert np.array_equal(one[0], two[0])
+
+
+# Figures
+
+
+def test_steps_and_answers_in_any_format() -> None:
+    assert [any_answer(t) for t in ("\\boxed{3}", "so\n#### 4", "<answer>5</answer>", "6")] == ["3", "4", "5", None]
+    assert split_steps("One. Two is 2.\n") == ["One.", "Two is 2."]
+    assert split_steps("One. Two.\n\n Three.") == ["One. Two.", "Three."]
+    text = "2 + 3 = 5\n5 + 1 = 7\n7 + 1 = 8\n\\boxed{8}"
+    assert first_wrong_step(text) == pytest.approx(1 / 3)
+    assert first_wrong_step("2 + 3 = 5\n\\boxed{5}") is None
+
+
+def test_figures_of_each_method() -> None:
+    rows = [*pairs(20, flipped, "flip"), *pairs(20, misread, "misread"), *pairs(20, lambda a, b: "No idea.", "idle")]
+    with Verifier() as verifier:
+        figures, each = audit_pairs(rows, Audit({"length": fit_length}, verifier=verifier, samples=50))
+    assert list(figures) == ["flip", "misread", "idle"]
+    flip, other, idle = figures.values()
+    assert (flip["pairs"], flip["problems"], len(each)) == (20, 20, 60)
+    assert (flip["consistent"]["rejected"]["share"], other["consistent"]["chosen"]["share"]) == (0, 1)
+    assert idle["consistent"]["rejected"] == {"share": None, "nothing_to_check": 20}
+    assert idle["answers"]["none"] == 1
+    assert flip["truth"] == {"chosen": {"correct": 20}, "rejected": {"wrong": 20}}
+    assert idle["truth"]["rejected"] == {"undecided": 20}
+    assert flip["edit_distance"]["quartiles"][1] < other["edit_distance"]["quartiles"][1] < 1
+    assert flip["divergence"]["quartiles"][1] > 0.8
+    assert idle["duplicates"] == {"exact": 19, "near": 0}
+    assert [row["method"] for row in each[::20]] == ["flip", "misread", "idle"]
+    assert all(0 <= row["edit_distance"] <= 1 for row in each)
+
+
+def test_near_copies_and_leaks() -> None:
+    base = [*pairs(12, flipped)]
+    words = " ".join(f"w{i}" for i in range(40))
+    near = [Preference(90 + i, "one prompt", "right \\boxed{1}", f"{words} {i} \\boxed{{2}}", "near") for i in range(3)]
+    figures, _ = audit_pairs([*base, *near, *pairs(12, leaky, "leaky")], Audit())
+    assert figures["near"]["duplicates"] == {"exact": 0, "near": 2}
+    assert (figures["leaky"]["leaks"], figures["m"]["leaks"]) == (
+        {"chosen": 0, "rejected": 12},
+        {"chosen": 0, "rejected": 0},
+    )
+
+
+class Fixed:
+    """A reward model: as many points as `\\boxed{` stands before an even number; None for `idle`."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[str, str]] = []
+
+    def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float | None]:
+        self.read += zip(problems, texts, strict=True)
+        return [None if text == "idle" else float(len(text)) for text in texts]
+
+
+def test_the_reward_model_reads_each_text_once_and_what_it_cannot_score_is_left_out() -> None:
+    model = Fixed()
+    rows = pairs(10, flipped)
+    rows = [*rows, *rows[:4], Preference(99, "other", "right", "idle", "m")]
+    figures, each = audit_pairs(rows, Audit(reward_model=model, samples=50))
+    found = figures["m"]["detectors"]["reward_model"]
+    assert (found["n"], found["missing"]) == (14, 1)
+    assert len(model.read) == len(set(model.read)) == 22
+    assert "reward_model" not in each[-1]["scores"]
+    assert each[0]["scores"]["reward_model"] == [len(rows[0].chosen), len(rows[0].rejected)]
+
+
+# Words and page
+
+
+def block(auc: float, low: float, high: float) -> dict[str, Any]:
+    return {"auc": auc, "ci95": [low, high], "separable": auc, "separable_ci95": [low, high], "n": 9, "missing": 0}
+
+
+def test_the_verdict_says_what_tells_and_what_is_fooled() -> None:
+    figures, _ = audit_pairs([*pairs(20, misread, "pns"), *pairs(20, flipped, "rejection")], Audit())
+    figures["pns"]["detectors"] = {
+        "length": block(0.5, 0.45, 0.55), "ngrams": block(0.9, 0.85, 0.95), "reward_model": block(0.4, 0.35, 0.45),
+    }  # fmt: skip
+    figures["rejection"]["detectors"] = {
+        "length": block(0.7, 0.65, 0.75), "ngrams": block(0.8, 0.7, 0.84), "reward_model": block(0.9, 0.85, 0.95),
+    }  # fmt: skip
+    pns, rejection = verdicts(figures)
+    assert "told from chosen by n-grams (0.90)" in pns
+    assert "hardly or not by length alone (0.50)" in pns
+    assert "reward model (0.40) fooled" in pns
+    assert "Harder to tell than rejection samples by length alone, reward model; easier by n-grams." in pns
+    assert "Its steps do not hold: 0.0 % are fully consistent, of the chosen 100.0 %." in rejection
+    del figures["rejection"]
+    assert "No rejection samples stand beside" in verdicts(figures)[-1]
+
+
+def test_the_page_shows_the_figures_and_escapes_all_text(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    rows = pairs(12, lambda a, b: f"{evil}\n{a} + {b} = {a + b + 1}\n\\boxed{{{evil}}}", method=f"m{evil}")
+    figures, each = audit_pairs(rows, Audit({"length": fit_length, "ngrams": fit_ngrams}, samples=50))
+    page = build_audit_page(figures, each, rows, {"file": evil, "seed": 0}, tmp_path)
+    text = page.read_text()
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert text.count("<svg") == 3
+    for name, _ in figure_rows(figures):
+        assert name.strip() in text
+    assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in text
+    assert page.read_bytes() == build_audit_page(figures, each, rows, {"file": evil, "seed": 0}, tmp_path).read_bytes()
