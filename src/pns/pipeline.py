@@ -99,7 +99,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
         for m in methods:
             name = f"align-{m}-{regime}"
             models[m if regime == regimes[0] else f"{m}-own"] = name
-            nodes.append(Stage(name, "align:align", ("rlvr", "pairs"), ("align", *_TRAIN), args=(m, regime)))
+            nodes.append(Stage(name, "align:align", ("rlvr", "pairs"), ("align", *_TRAIN), args=(m, regime), version=2))
     for label, stage in models.items():
         keys = ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *_VERIFY)
         nodes.append(Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), keys, args=(stage,)))

@@ -335,18 +335,68 @@ class PairsPart(Part):
     min_pairs: int = Field(4, ge=1, description="fewer pairs than this for a method stop the run with a message")
 
 
-class AlignPart(Part):
-    """Preference training (DPO) of the RL-trained policy."""
+Objective = Literal["dpo", "ipo", "robust", "cdpo", "apo_zero", "kto", "simpo", "orpo"]
+_WITH_REFERENCE = ("dpo", "ipo", "robust", "cdpo", "apo_zero")
+# Which objective reads which key; for the others a value but the default is an error, since it would do nothing.
+_OBJECTIVE_KEYS: dict[str, tuple[str, ...]] = {
+    "nll_weight": (*_WITH_REFERENCE, "simpo"),
+    "label_smoothing": ("robust", "cdpo"),
+    "length_alpha": _WITH_REFERENCE,
+    "simpo_gamma": ("simpo",),
+    "precompute_reference": (*_WITH_REFERENCE, "kto"),
+    "chosen_weight": ("kto",),
+    "rejected_weight": ("kto",),
+}
 
+
+class LoraPart(Part):
+    """Train low-rank adapters (through peft) in place of all weights; they are merged into the published model."""
+
+    r: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class AlignPart(Part):
+    """Preference training of the RL-trained policy."""
+
+    objective: Objective = Field(
+        "dpo",
+        description="dpo, ipo, robust (DPO), cdpo (conservative DPO), apo_zero, kto; without a reference: simpo, orpo",
+    )
     epochs: int = Field(1, ge=1)
-    batch_size: int = Field(32, ge=1)
+    batch_size: int = Field(32, ge=1, description="pairs")
     learning_rate: float = Field(gt=0)
-    beta: float = Field(0.1, gt=0)
-    nll_weight: float = Field(0.0, ge=0, description="weight of the NLL of chosen beside the DPO loss")
+    beta: float = Field(0.1, gt=0, description="of the loss; for ipo its tau, for orpo its lambda")
+    nll_weight: float = Field(0.0, ge=0, description="weight of the NLL of chosen beside the loss")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="assumed share of pairs that are the wrong way round; robust and cdpo read it"
+    )
+    length_alpha: float | None = Field(
+        None, ge=0, le=1, description="length-desensitised DPO: weight of the tokens beyond the shorter side's length"
+    )
+    simpo_gamma: float = Field(0.5, ge=0, description="target margin of simpo")
+    chosen_weight: float = Field(1.0, gt=0, description="of chosen responses in kto")
+    rejected_weight: float = Field(1.0, gt=0, description="of rejected responses in kto")
+    precompute_reference: bool = Field(
+        False, description="the reference's log-probabilities once, before training: less memory, the same loss"
+    )
+    lora: LoraPart | None = None
     sft_learning_rate: float | None = Field(
         None, gt=0, description="step size of the sft_chosen control; default the same"
     )
-    max_length: int = Field(192, ge=8, description="tokens; a pair that is longer is an error, never cut")
+    max_length: int = Field(192, ge=8, description="tokens; a pair that is longer is an error, unless `cut` says so")
+    cut: bool = Field(False, description="cut pairs at max_length; how many is counted in stats.json")
+
+    @model_validator(mode="after")
+    def _read(self) -> AlignPart:
+        for key, objectives in _OBJECTIVE_KEYS.items():
+            if self.objective not in objectives and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} says nothing to objective: {self.objective}; leave it out")
+        if self.objective in ("robust", "cdpo") and not self.label_smoothing:
+            raise ValueError(f"objective: {self.objective} needs label_smoothing above 0; without it, it is dpo")
+        return self
 
 
 class EvaluatePart(Part):

@@ -22,7 +22,7 @@ from pns.run import digest_of
 from pns.sampling.engine import load_causal, load_tokenizer
 from pns.training.common import MARKER, check_lengths, last_checkpoint, save_model
 from pns.training.grpo import train_grpo
-from pns.training.preference import align_steps, train_dpo
+from pns.training.preference import align_steps, train_preference
 from pns.training.reward_model import by_problem, pairs_within, train_reward_model, worth
 from pns.training.sft import train_sft
 from pns.training.tiny import build_model, build_tokenizer
@@ -66,11 +66,11 @@ def sft(start: Path, out: Path, progress: Progress) -> Any:
     )
 
 
-def dpo(start: Path, out: Path, progress: Progress) -> Any:
+def dpo(start: Path, out: Path, progress: Progress, **part_of: Any) -> Any:
     pairs = [Pair(problem_id=p, method="flip", prompt=p, chosen=r, rejected=swap(r)) for p, r in ROWS[: 4 * STEPS]]
-    part = AlignPart(batch_size=4, learning_rate=1e-3, nll_weight=0.5)
+    part = AlignPart(**{"batch_size": 4, "learning_rate": 1e-3, "nll_weight": 0.5, **part_of})
     assert align_steps(len(pairs), part) == STEPS
-    return train_dpo(start, pairs, out, part=part, runtime=RUNTIME, seed=1, progress=progress)
+    return train_preference(start, pairs, out, part=part, runtime=RUNTIME, seed=1, progress=progress)
 
 
 def reward_model(start: Path, out: Path, progress: Progress) -> Any:
@@ -100,7 +100,19 @@ class Dies(Exception):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trainer", [sft, dpo, reward_model, grpo])
+def kto(start: Path, out: Path, progress: Progress) -> Any:
+    return dpo(start, out, progress, objective="kto", nll_weight=0.0)
+
+
+def simpo(start: Path, out: Path, progress: Progress) -> Any:
+    return dpo(start, out, progress, objective="simpo")
+
+
+def orpo(start: Path, out: Path, progress: Progress) -> Any:
+    return dpo(start, out, progress, objective="orpo", nll_weight=0.0)
+
+
+@pytest.mark.parametrize("trainer", [sft, dpo, kto, simpo, orpo, reward_model, grpo])
 def test_a_resumed_training_ends_with_the_same_files(trainer: Any, start: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole = trainer(start, tmp_path / "whole", lambda *_: None)
@@ -171,7 +183,7 @@ def test_trainers_refuse_what_is_too_long_or_too_little(start: Path, tmp_path: P
         train_reward_model(start, [(*ROWS[0], "5")], tmp_path, part=part, **how)
     pair = Pair(problem_id="p", method="pns", prompt=ROWS[0][0], chosen=ROWS[0][1], rejected="5")
     with pytest.raises(UserError, match=r"align\.max_length"):
-        train_dpo(start, [pair], tmp_path, part=AlignPart(learning_rate=1e-4, max_length=8), **how)
+        train_preference(start, [pair], tmp_path, part=AlignPart(learning_rate=1e-4, max_length=8), **how)
     grpo_part = GrpoPart(steps=9, prompts_per_step=3, num_generations=2, learning_rate=1e-4)
     with pytest.raises(UserError, match=f"need 27 problems, not {len(PROBLEMS)}"):
         train_grpo(start, PROBLEMS, lambda **_: [], tmp_path, part=grpo_part, **how)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import STARTS_ANEW, console, errors, say
+from pns.commands.common import STARTS_ANEW, column_option, console, errors, say
 from pns.errors import UserError
 
 FEWEST = 10
@@ -26,10 +26,6 @@ class Detector(StrEnum):
     transformer = "transformer"
 
 
-def _column(help: str) -> Any:
-    return typer.Option(help=help, metavar="COLUMN", show_default=False)
-
-
 def negatives(
     file: Annotated[
         Path, typer.Argument(help=".jsonl, .csv, .tsv or .parquet, one pair a row.", metavar="FILE", show_default=False)
@@ -40,11 +36,11 @@ def negatives(
             help="Folder for the page and the figures; made if need be.", metavar="FOLDER", show_default=False
         ),
     ],
-    prompt: Annotated[str, _column("Prompts. Default: prompt, or the user's turn of chosen.")] = "prompt",
-    chosen: Annotated[str, _column("Chosen sides: text, or a conversation. Default: chosen.")] = "chosen",
-    rejected: Annotated[str, _column("Rejected sides. Default: rejected.")] = "rejected",
-    method: Annotated[str | None, _column("How the rejected side was made; figures are by method.")] = None,
-    gold: Annotated[str | None, _column("Gold answers: both sides are verified against them.")] = None,
+    prompt: Annotated[str, column_option("Prompts. Default: prompt, or the user's turn of chosen.")] = "prompt",
+    chosen: Annotated[str, column_option("Chosen sides: text, or a conversation. Default: chosen.")] = "chosen",
+    rejected: Annotated[str, column_option("Rejected sides. Default: rejected.")] = "rejected",
+    method: Annotated[str | None, column_option("How the rejected side was made; figures are by method.")] = None,
+    gold: Annotated[str | None, column_option("Gold answers: both sides are verified against them.")] = None,
     baseline: Annotated[
         Path | None,
         typer.Option(

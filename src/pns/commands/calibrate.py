@@ -12,14 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import STARTS_ANEW, STOPPED, console, errors, fail, say
+from pns.commands.common import STARTS_ANEW, STOPPED, column_option, console, errors, fail, say
 from pns.errors import UserError
 
 BATCHES, FEWEST, FEW = 4, 4, 100
-
-
-def _column(help: str) -> Any:
-    return typer.Option(help=help, metavar="COLUMN", show_default=False)
 
 
 def calibrate(
@@ -44,9 +40,9 @@ def calibrate(
         typer.Argument(help="Dotted overrides, e.g. reward.reward_model.device=cuda.", metavar="[KEY=VALUE ...]",
                        show_default=False),
     ] = None,
-    problem: Annotated[str, _column("Problem texts. Default: problem.")] = "problem",
-    response: Annotated[str, _column("Responses. Default: response.")] = "response",
-    label: Annotated[str | None, _column("True or false: whether it is correct. Only the true ones are used.")] = None,
+    problem: Annotated[str, column_option("Problem texts. Default: problem.")] = "problem",
+    response: Annotated[str, column_option("Responses. Default: response.")] = "response",
+    label: Annotated[str | None, column_option("True or false: whether it is correct. Only the true ones are used.")] = None,
 ) -> None:  # fmt: skip
     """Median and scale of a reward model on correct responses, so that M = 0.5 means as good as the middle one.
 

@@ -56,6 +56,11 @@ _MENDABLE = {
 }
 
 
+def column_option(help: str) -> Any:
+    """An option that names a column of the user's file."""
+    return typer.Option(help=help, metavar="COLUMN", show_default=False)
+
+
 def console() -> Any:
     """A console; into a file or a pipe it is wide enough for our tables."""
     from rich.console import Console

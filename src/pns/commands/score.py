@@ -10,15 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import console, errors, say
+from pns.commands.common import column_option, console, errors, say
 from pns.errors import UserError
 
 ENDING = "scores"
 BATCH, PER_CONNECTION = 64, 8
-
-
-def _column(help: str) -> Any:
-    return typer.Option(help=help, metavar="COLUMN", show_default=False)
 
 
 def score(
@@ -34,12 +30,12 @@ def score(
         list[str] | None,
         typer.Argument(help="Dotted overrides, e.g. reward.judge=none.", metavar="[KEY=VALUE ...]", show_default=False),
     ] = None,
-    problem: Annotated[str | None, _column("Problem texts. Default: problem.")] = None,
-    gold: Annotated[str | None, _column("Gold answers. Default: answer.")] = None,
-    response: Annotated[str | None, _column("Responses. Default: response.")] = None,
-    finish: Annotated[str | None, _column("stop, or length where the response was cut off.")] = None,
+    problem: Annotated[str | None, column_option("Problem texts. Default: problem.")] = None,
+    gold: Annotated[str | None, column_option("Gold answers. Default: answer.")] = None,
+    response: Annotated[str | None, column_option("Responses. Default: response.")] = None,
+    finish: Annotated[str | None, column_option("stop, or length where the response was cut off.")] = None,
     label: Annotated[
-        str | None, _column("True or false: whether the source calls it correct. Tables are by label.")
+        str | None, column_option("True or false: whether the source calls it correct. Tables are by label.")
     ] = None,
     problems: Annotated[
         str | None,
@@ -49,10 +45,11 @@ def score(
             show_default=False,
         ),
     ] = None,
-    problem_id: Annotated[str | None, _column("Points into --problems. Default: problem_id.")] = None,
-    id: Annotated[str | None, _column("Names a row in the output. Default: id, if there is one.")] = None,
+    problem_id: Annotated[str | None, column_option("Points into --problems. Default: problem_id.")] = None,
+    id: Annotated[str | None, column_option("Names a row in the output. Default: id, if there is one.")] = None,
     reward_column: Annotated[
-        str | None, _column("Raw reward-model scores, in place of a model. Needs --calibration, or --label to fit one.")
+        str | None,
+        column_option("Raw reward-model scores, in place of a model. Needs --calibration, or --label to fit one."),
     ] = None,
     calibration: Annotated[
         Path | None,

@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from pns.commands.common import console, errors, say
+from pns.commands.common import column_option, console, errors, say
 from pns.errors import UserError
 
 WRONG, UNDECIDED = 4, 5
@@ -39,10 +39,6 @@ class Kind(StrEnum):
     choice = "choice"
 
 
-def _column(help: str) -> Any:
-    return typer.Option(help=help, metavar="COLUMN", show_default=False)
-
-
 def verify(
     ctx: typer.Context,
     what: Annotated[
@@ -58,10 +54,10 @@ def verify(
     kind: Annotated[
         Kind | None, typer.Option(help="What the gold answer is. Default: its text tells.", show_default=False)
     ] = None,
-    gold: Annotated[str | None, _column("Gold answers. Default: answer.")] = None,
-    response: Annotated[str | None, _column("Whole texts, read by --format. Default: response.")] = None,
-    answer: Annotated[str | None, _column("Answers that are extracted already, in place of --response.")] = None,
-    label: Annotated[str | None, _column("True or false: prints where verdict and label disagree.")] = None,
+    gold: Annotated[str | None, column_option("Gold answers. Default: answer.")] = None,
+    response: Annotated[str | None, column_option("Whole texts, read by --format. Default: response.")] = None,
+    answer: Annotated[str | None, column_option("Answers that are extracted already, in place of --response.")] = None,
+    label: Annotated[str | None, column_option("True or false: prints where verdict and label disagree.")] = None,
     problems: Annotated[
         str | None,
         typer.Option(
@@ -70,11 +66,11 @@ def verify(
             show_default=False,
         ),
     ] = None,
-    problem_id: Annotated[str | None, _column("Points into --problems. Default: problem_id.")] = None,
-    id: Annotated[str | None, _column("Names a row in the output. Default: id, if there is one.")] = None,
-    tolerance_column: Annotated[str | None, _column("A tolerance for each row.")] = None,
-    unit_column: Annotated[str | None, _column("A unit for each row.")] = None,
-    kind_column: Annotated[str | None, _column("math, text or choice for each row.")] = None,
+    problem_id: Annotated[str | None, column_option("Points into --problems. Default: problem_id.")] = None,
+    id: Annotated[str | None, column_option("Names a row in the output. Default: id, if there is one.")] = None,
+    tolerance_column: Annotated[str | None, column_option("A tolerance for each row.")] = None,
+    unit_column: Annotated[str | None, column_option("A unit for each row.")] = None,
+    kind_column: Annotated[str | None, column_option("math, text or choice for each row.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Output, .jsonl or .parquet, or a folder. Default: FILE.verdicts.jsonl.", show_default=False),

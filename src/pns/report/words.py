@@ -21,6 +21,7 @@ METHODS = {
 }
 LEAST_SHIFT = 0.05  # nats a response; less than this is not worth a warning
 SEPARATED_BOUND = 0.9
+SAID_ELSEWHERE = "likelihood displacement"  # the page has a sentence of its own for it
 
 
 def dig(data: Any, *keys: str) -> Any:
@@ -188,12 +189,20 @@ def _points_with(change: float, ci: Any) -> str:
 def pair_notes(pairs: Mapping[str, Any]) -> list[tuple[bool, str, str]]:
     """How to read the pair diagnostics: (is it a warning, method, sentences) for each that stands out."""
     rows = {method: pairs[method] or {} for method in in_order(pairs)}
-    parts = {m: " ".join(filter(None, (_separation_note(row), _chosen_note(row)))) for m, row in rows.items()}
+    parts = {
+        m: " ".join(filter(None, (_separation_note(row), _chosen_note(row), *_told(row)))) for m, row in rows.items()
+    }
     warnings = [(True, method, text) for method, text in parts.items() if text]
     if warnings or not rows:
         return warnings
     text = "No method stands out: none is separated beyond 90 % before training, and no chosen side grew less likely by 0.05 nats."
     return [(False, "", text)]
+
+
+def _told(row: Mapping[str, Any]) -> list[str]:
+    """Warnings of the training that are not said in other words below."""
+    found = [str(text) for text in row.get("warnings") or [] if not str(text).startswith(SAID_ELSEWHERE)]
+    return [f"{text[:1].upper()}{text[1:]}." for text in found]
 
 
 def _separation_note(row: Mapping[str, Any]) -> str:

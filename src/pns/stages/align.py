@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from pns.evaluation.metrics import rank_auc
 from pns.recipe import Method, Regime
 from pns.records import Pair, read_parquet
 from pns.run import write_json
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
 from pns.stages.context import Context
-from pns.training.preference import align_steps, train_dpo
+from pns.training.preference import align_steps, count_cut, train_preference
 from pns.training.sft import train_sft
+
+LOG = logging.getLogger("pns")
+DISPLACED = 0.05
+"""Nats that the chosen side may lose before it is called displaced."""
+BY_LENGTH = 0.75
+"""AUC of length from which pairs count as separable by it."""
 
 
 def align(context: Context, method: Method, regime: Regime) -> None:
-    """DPO on one set of pairs; stats.json says what it did to the pairs' log-probabilities."""
+    """Preference training on one set of pairs; stats.json says what it did to the pairs' log-probabilities.
+
+    What a person should know stands in stats.json, under `warnings`, and in the stage's log.
+    """
     rows = _pairs(context, f"{regime}-{method}")
-    train_dpo(
+    train_preference(
         context.model("rlvr"),
         rows,
         context.out,
@@ -26,7 +38,43 @@ def align(context: Context, method: Method, regime: Regime) -> None:
         seed=context.seed,
         progress=context.progress,
     )
-    write_json(context.out / "stats.json", _after(context, rows))
+    stats: dict[str, Any] = _after(context, rows)
+    if context.recipe.align.cut:
+        stats["cut"] = count_cut(context.model("rlvr"), rows, context.recipe.align)
+    stats["warnings"] = warnings(rows, stats)
+    for warning in stats["warnings"]:
+        LOG.warning("%s", warning)
+    write_json(context.out / "stats.json", stats)
+
+
+def warnings(rows: Sequence[Pair], stats: Mapping[str, Any]) -> list[str]:
+    """Signs that the training did something else than it should (bounds ours).
+
+    Likelihood displacement: the margin grew while chosen responses became less likely. Separable by length: longer (or
+    shorter) alone tells rejected from chosen, so that is what may be learned. Cut: sides that do not end in an answer.
+    """
+    out = []
+    chosen, rejected = stats["chosen_logp_shift"], stats["rejected_logp_shift"]
+    if chosen < -DISPLACED and chosen > rejected:
+        out.append(
+            f"likelihood displacement: the margin grew by {chosen - rejected:.2f} nats while chosen responses became less "
+            f"likely by {-chosen:.2f}; a lower learning rate, nll_weight or apo_zero counter it"
+        )
+    if len(rows) > 1:
+        auc = rank_auc([p.rejected_tokens for p in rows], [p.chosen_tokens for p in rows])
+        if max(auc, 1 - auc) >= BY_LENGTH:
+            longer = "longer" if auc > 0.5 else "shorter"
+            out.append(
+                f"separable by length: the AUC of length alone is {max(auc, 1 - auc):.2f}, rejected responses are {longer}; "
+                "length_alpha, or selection by length, counters it"
+            )
+    cut = stats.get("cut") or {}
+    if any(cut.values()):
+        out.append(
+            f"cut at align.max_length: {cut['chosen']} chosen and {cut['rejected']} rejected sides of {len(rows)} pairs "
+            "lose their end, the answer with it"
+        )
+    return out
 
 
 def sft_chosen(context: Context) -> None:

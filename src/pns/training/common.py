@@ -121,6 +121,9 @@ def train(trainer: Any, out: Path, progress: Progress) -> list[dict[str, Any]]:
             raise UserError(
                 "training ended with weights that are not numbers", file=out, remedy="lower the learning rate"
             )
+        if hasattr(model, "merge_and_unload"):  # adapters: kept by themselves, and merged for all that follows
+            model.save_pretrained(out / "adapter")
+            model = model.merge_and_unload()
         save_model(model, trainer.processing_class, out / "model")
         done.touch()
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
@@ -138,12 +141,17 @@ def check_lengths(tokenizer: Any, rows: Sequence[tuple[str, str]], limit: int, w
 
     Raises UserError with how many of them are over `limit` tokens and how long the longest is.
     """
-    texts = [tokenizer.apply_chat_template([user(p), assistant(r)], tokenize=False) for p, r in rows]
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
-    over = sum(n > limit for n in lengths)
+    over, longest = over_length(tokenizer, rows, limit)
     if over:
         raise UserError(
-            f"{over} of {len(lengths)} {what} are longer than {limit} tokens (the longest: {max(lengths)})",
+            f"{over} of {len(rows)} {what} are longer than {limit} tokens (the longest: {longest})",
             field=key,
-            remedy=f"set {key}={max(lengths)} or leave the long problems out; a trainer would cut or drop them silently",
+            remedy=f"set {key}={longest} or leave the long problems out; a trainer would cut or drop them silently",
         )
+
+
+def over_length(tokenizer: Any, rows: Sequence[tuple[str, str]], limit: int) -> tuple[int, int]:
+    """How many (problem, response) rows are over `limit` tokens in the chat template, and the tokens of the longest."""
+    texts = [tokenizer.apply_chat_template([user(p), assistant(r)], tokenize=False) for p, r in rows]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else [0]
+    return sum(n > limit for n in lengths), max(lengths)

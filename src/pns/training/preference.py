@@ -1,18 +1,36 @@
-"""Preference training through TRL's DPOTrainer: DPO, optionally with the NLL of the chosen side beside it."""
+"""Preference training through TRL: DPO and its relatives, KTO, and the reference-free SimPO and ORPO.
+
+| objective | TRL's loss | reference |
+|---|---|---|
+| `dpo` | `sigmoid` | arXiv 2305.18290 |
+| `ipo` | `ipo`, per token | arXiv 2310.12036 |
+| `robust` | `robust` with `label_smoothing` | arXiv 2403.00409 |
+| `cdpo` | conservative DPO; see `_losses` | Mitchell, "A note on DPO with noisy preferences" |
+| `apo_zero` | `apo_zero` | arXiv 2408.06266 |
+| `kto` | `kto`, on unpaired responses | arXiv 2402.01306 |
+| `simpo` | CPO's `simpo`, no reference | arXiv 2405.14734 |
+| `orpo` | ORPO, no reference | arXiv 2403.07691 |
+
+`length_alpha` is length-desensitised DPO (arXiv 2409.06411), `nll_weight` the NLL of chosen beside the loss.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
+from pns.errors import UserError
 from pns.recipe import AlignPart, RuntimePart
 from pns.records import Pair
 from pns.sampling.engine import assistant, load_causal, load_tokenizer, user
-from pns.training.common import Progress, arguments, check_lengths, train
+from pns.training.common import Progress, arguments, check_lengths, over_length, train
+
+REFERENCE_FREE = ("simpo", "orpo")
 
 
 def align_steps(n_pairs: int, part: AlignPart) -> int:
@@ -20,7 +38,7 @@ def align_steps(n_pairs: int, part: AlignPart) -> int:
     return max(1, part.epochs * -(-n_pairs // part.batch_size))
 
 
-def train_dpo(
+def train_preference(
     start: Path,
     pairs: Sequence[Pair],
     out: Path,
@@ -30,44 +48,193 @@ def train_dpo(
     seed: int,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """DPO from the model at `start`, which is also the reference. Returns the log history.
+    """Train from the model at `start`, which is also the reference where the objective has one. Returns the log history.
 
-    Raises UserError when a pair is longer than `part.max_length` tokens.
+    Raises UserError when a pair is longer than `part.max_length` tokens and `part.cut` is off; without peft, where the
+    part asks for LoRA.
     """
     tokenizer = load_tokenizer(start)
-    rows = [(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
-    check_lengths(tokenizer, rows, part.max_length, "sides of preference pairs", "align.max_length")
-    data = Dataset.from_list(
+    if part.cut:
+        # Where the prompt alone fills the length, nothing of the response is left, and a trainer drops the pair.
+        rows, what = [(p.prompt, "") for p in pairs], "prompts of preference pairs"
+    else:
+        rows, what = [(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)], "sides of preference pairs"
+    check_lengths(tokenizer, rows, part.max_length, what, "align.max_length")
+    model, reference = load_causal(start, runtime.device), None
+    lora = None if part.lora is None else _lora(part.lora)
+    # An in-memory model has no reference of its own in TRL, so it is given one, loaded from the same directory. With
+    # adapters the reference is the model without them.
+    if part.objective not in REFERENCE_FREE and lora is None:
+        reference = load_causal(start, runtime.device)
+    steps = align_steps(len(pairs), part)
+    shared = arguments(
+        out,
+        runtime,
+        seed=seed,
+        steps=steps,
+        learning_rate=part.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(0.1 * steps),
+        beta=part.beta,
+        max_length=part.max_length,
+    )
+    trainer = _TRAINERS[part.objective](part, shared, model, reference, pairs, tokenizer, lora)
+    return train(trainer, out, progress)
+
+
+def count_cut(start: Path, pairs: Sequence[Pair], part: AlignPart) -> dict[str, int]:
+    """How many chosen and rejected sides are longer than `part.max_length` tokens, so that a trainer cuts them."""
+    tokenizer = load_tokenizer(start)
+    return {
+        side: over_length(tokenizer, [(p.prompt, getattr(p, side)) for p in pairs], part.max_length)[0]
+        for side in ("chosen", "rejected")
+    }
+
+
+def _paired(pairs: Sequence[Pair]) -> Dataset:
+    return Dataset.from_list(
         [
             {"prompt": [user(p.prompt)], "chosen": [assistant(p.chosen)], "rejected": [assistant(p.rejected)]}
             for p in pairs
         ]
     )
-    losses: dict[str, Any] = {"loss_type": ["sigmoid"]}
-    if part.nll_weight:
-        losses = {"loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, part.nll_weight]}
-    steps = align_steps(len(pairs), part)
+
+
+def _dpo(
+    part: AlignPart,
+    shared: dict[str, Any],
+    model: Any,
+    reference: Any,
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    lora: Any,
+) -> DPOTrainer:
     config = DPOConfig(
-        **arguments(
-            out,
-            runtime,
-            seed=seed,
-            steps=steps,
-            per_device_train_batch_size=part.batch_size,
-            learning_rate=part.learning_rate,
-            lr_scheduler_type="linear",
-            warmup_steps=round(0.1 * steps),
-            beta=part.beta,
-            max_length=part.max_length,
-            **losses,
-        )
+        **shared,
+        per_device_train_batch_size=part.batch_size,
+        ld_alpha=part.length_alpha,
+        precompute_ref_log_probs=part.precompute_reference,
+        **_losses(part),
     )
-    # An in-memory model has no reference of its own in TRL, so it is given one, loaded from the same directory.
-    trainer = DPOTrainer(
-        model=load_causal(start, runtime.device),
-        ref_model=load_causal(start, runtime.device),
-        args=config,
-        train_dataset=data,
-        processing_class=tokenizer,
+    return DPOTrainer(
+        model=model, ref_model=reference, args=config, train_dataset=_paired(pairs), processing_class=tokenizer,
+        peft_config=lora,
+    )  # fmt: skip
+
+
+def _losses(part: AlignPart) -> dict[str, Any]:
+    """TRL's losses with their weights.
+
+    TRL's `sigmoid` does not read `label_smoothing`. With x = beta * margin, conservative DPO is
+    -(1 - e) log s(x) - e log s(-x) = -log s(x) + e x, and `robust` at smoothing 1/4 is -log s(x) - x / 2, so
+    (1 + 2e) `sigmoid` - 2e `robust` is exactly that.
+    """
+    names, weights, smoothing = {
+        "dpo": (["sigmoid"], [1.0], 0.0),
+        "ipo": (["ipo"], [1.0], 0.0),
+        "robust": (["robust"], [1.0], part.label_smoothing),
+        "cdpo": (["sigmoid", "robust"], [1 + 2 * part.label_smoothing, -2 * part.label_smoothing], 0.25),
+        "apo_zero": (["apo_zero"], [1.0], 0.0),
+    }[part.objective]
+    if part.nll_weight:
+        names, weights = [*names, "sft"], [*weights, part.nll_weight]
+    return {"loss_type": names, "loss_weights": weights, "label_smoothing": smoothing}
+
+
+def _kto(
+    part: AlignPart,
+    shared: dict[str, Any],
+    model: Any,
+    reference: Any,
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    lora: Any,
+) -> KTOTrainer:
+    config = KTOConfig(
+        **shared,
+        per_device_train_batch_size=2 * part.batch_size,
+        desirable_weight=part.chosen_weight,
+        undesirable_weight=part.rejected_weight,
+        precompute_ref_log_probs=part.precompute_reference,
     )
-    return train(trainer, out, progress)
+    return KTOTrainer(
+        model=model, ref_model=reference, args=config, train_dataset=Dataset.from_list(unpaired(pairs, part, shared["seed"])),
+        processing_class=tokenizer, peft_config=lora,
+    )  # fmt: skip
+
+
+def unpaired(pairs: Sequence[Pair], part: AlignPart, seed: int) -> list[dict[str, Any]]:
+    """Rows for KTO, batch by batch: the chosen sides of a batch's pairs, then their rejected ones.
+
+    TRL takes the rows in this order and estimates its KL term from each prompt with the completion of the row before it
+    in the batch: side by side, the two sides of a pair would be no mismatch.
+    """
+    order = list(pairs)
+    random.Random(seed).shuffle(order)
+    rows = []
+    for start in range(0, len(order), part.batch_size):
+        some = order[start : start + part.batch_size]
+        for side, good in (("chosen", True), ("rejected", False)):
+            rows += [
+                {"prompt": [user(p.prompt)], "completion": [assistant(getattr(p, side))], "label": good} for p in some
+            ]
+    return rows
+
+
+def _simpo(
+    part: AlignPart,
+    shared: dict[str, Any],
+    model: Any,
+    reference: Any,
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    lora: Any,
+) -> Any:
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    config = CPOConfig(
+        **shared,
+        per_device_train_batch_size=part.batch_size,
+        loss_type="simpo",
+        simpo_gamma=part.simpo_gamma,
+        cpo_alpha=part.nll_weight,
+        remove_unused_columns=False,
+    )
+    return CPOTrainer(
+        model=model, args=config, train_dataset=_paired(pairs), processing_class=tokenizer, peft_config=lora
+    )
+
+
+def _orpo(
+    part: AlignPart,
+    shared: dict[str, Any],
+    model: Any,
+    reference: Any,
+    pairs: Sequence[Pair],
+    tokenizer: Any,
+    lora: Any,
+) -> Any:
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    config = ORPOConfig(**shared, per_device_train_batch_size=part.batch_size, remove_unused_columns=False)
+    return ORPOTrainer(
+        model=model, args=config, train_dataset=_paired(pairs), processing_class=tokenizer, peft_config=lora
+    )
+
+
+_TRAINERS: dict[str, Any] = {
+    "dpo": _dpo, "ipo": _dpo, "robust": _dpo, "cdpo": _dpo, "apo_zero": _dpo, "kto": _kto, "simpo": _simpo, "orpo": _orpo,
+}  # fmt: skip
+
+
+def _lora(part: Any) -> Any:
+    try:
+        from peft import LoraConfig
+    except ModuleNotFoundError:
+        raise UserError(
+            "LoRA needs peft", field="align.lora", remedy='install it: pip install "plausible-negatives[lora]"'
+        ) from None
+    targets = part.target_modules if isinstance(part.target_modules, str) else list(part.target_modules)
+    return LoraConfig(
+        r=part.r, lora_alpha=part.alpha, lora_dropout=part.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
