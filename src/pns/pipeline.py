@@ -14,7 +14,7 @@ from typing import Any
 
 from pns.errors import UserError
 from pns.problems.registry import identity
-from pns.recipe import Recipe
+from pns.recipe import ALL_METHODS, Recipe
 from pns.rewards.callables import source_of
 from pns.rewards.version import RULES
 from pns.run import file_hash, fingerprint
@@ -69,16 +69,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
         *_generator(recipe),
         _rollouts("audit"),
         _reward_model("audit_model", "audit"),
-        *(
-            Stage(
-                f"negatives-{m}",
-                "negatives:negatives",
-                ("problems", "rlvr", "rollouts-pairs", "reward_model", *(("generator",) if m == "pns" else ())),
-                (*_selection_keys(m), "reward", *_TRAIN),
-                args=(m,),
-            )
-            for m in methods
-        ),
+        *(_negatives(recipe, m) for m in recipe.negatives.sources()),
         Stage(
             "pairs",
             "negatives:pairs",
@@ -108,6 +99,16 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     return {n.name: n for n in nodes}
 
 
+def _negatives(recipe: Recipe, method: str) -> Stage:
+    call, name = "negatives:negatives", f"negatives-{method}"
+    if method in ("mixture", "fill"):
+        drawn = recipe.negatives.mixture if method == "mixture" else ("rejection", "pns")
+        needs = tuple(f"negatives-{m}" for m in ALL_METHODS if m in drawn)
+        return Stage(name, call, needs, ("negatives.mixture",) if method == "mixture" else (), args=(method,))
+    needs = ("problems", "rlvr", "rollouts-pairs", "reward_model", *(("generator",) if method == "pns" else ()))
+    return Stage(name, call, needs, (*_selection_keys(method), "reward", *_TRAIN), args=(method,))
+
+
 def _rollouts(split: str, *extra: str) -> Stage:
     keys = ("rollouts", *_VERIFY, *extra)
     return Stage(f"rollouts-{split}", "policy:rollouts", ("problems", "rlvr"), keys, args=(split,))
@@ -120,7 +121,7 @@ def _reward_model(name: str, split: str) -> Stage:
 
 
 def _generator(recipe: Recipe) -> list[Stage]:
-    if "pns" not in recipe.negatives.methods:
+    if "pns" not in recipe.negatives.sources():
         return []
     keys = ("generator", "reward", *_TRAIN)
     return [Stage("generator", "models:generator", ("problems", "rlvr", "reward_model"), keys)]
@@ -136,6 +137,8 @@ def _selection_keys(method: str) -> tuple[str, ...]:
     gates = tuple(f"negatives.{k}" for k in ("reward_model_quantile", "min_rubric", "select"))
     if method == "pns":
         return ("negatives.sample", *gates)
+    if method == "prefix":
+        return ("negatives.prefix",)
     return ("negatives.gate_all", *gates) if method == "rejection" else ()
 
 

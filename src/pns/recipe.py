@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Method = Literal["rejection", "flip", "corruption", "pns"]
+Method = Literal["rejection", "rejection_hard", "prefix", "flip", "corruption", "pns", "mixture", "fill"]
 Regime = Literal["matched", "own"]
 METHODS: tuple[Method, ...] = ("rejection", "flip", "corruption", "pns")
+"""Those that a recipe compares unless it says otherwise."""
+ALL_METHODS: tuple[Method, ...] = get_args(Method)
 REGIMES: tuple[Regime, ...] = ("matched", "own")
 _CALLABLE = re.compile(r"\w+(\.\w+)*:\w+")
 SPLITS = ("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev")
@@ -305,11 +307,30 @@ class RewardPart(Part):
         return self
 
 
+class PrefixPart(Part):
+    """Step-Controlled DPO: from a prefix of a correct solution, go on at rising temperature until the answer is wrong."""
+
+    rounds: int = Field(4, ge=1, description="each from a prefix of its own; a problem with a wrong answer is done")
+    n: int = Field(4, ge=1, description="continuations a problem and round")
+    temperature: float = Field(1.0, gt=0, description="of the first round")
+    rise: float = Field(0.1, ge=0, description="added with each round")
+    max_new_tokens: int = Field(72, ge=1)
+    batch_size: int = Field(256, ge=1, description="sequences in one generate call")
+
+
 class NegativesPart(Part):
     """How negatives are made and selected."""
 
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[Method, ...] = Field(
+        METHODS,
+        description="rejection, rejection_hard (of those the reward model's favourite), prefix (Step-Controlled DPO), "
+        "flip, corruption, pns, mixture, fill (rejection where the policy errs, pns elsewhere)",
+    )
     sample: SamplePart = SamplePart()
+    prefix: PrefixPart = PrefixPart()
+    mixture: dict[Method, float] = Field(
+        default_factory=dict, description="method: weight. For each problem one of those that serve it is drawn"
+    )
     reward_model_quantile: float = Field(0.25, ge=0, le=1, description="M gate: quantile of correct responses")
     min_rubric: int = Field(9, ge=0, le=12, description="C gate: least sum of the four dimensions")
     select: Literal["likely", "best", "random"] = Field(
@@ -321,7 +342,16 @@ class NegativesPart(Part):
     def _some(self) -> NegativesPart:
         if len(set(self.methods)) != len(self.methods) or not self.methods:
             raise ValueError("methods must be a non-empty list without repeats")
+        if ("mixture" in self.methods) != bool(self.mixture):
+            raise ValueError("methods: mixture and negatives.mixture go together")
+        if {"mixture", "fill"} & set(self.mixture) or any(not 0 < w < float("inf") for w in self.mixture.values()):
+            raise ValueError("mixture takes methods of their own with weights above 0, no mixture and no fill")
         return self
+
+    def sources(self) -> tuple[Method, ...]:
+        """The methods whose negatives are to be made: those compared, and those that `mixture` and `fill` draw from."""
+        drawn = {*self.mixture, *(("rejection", "pns") if "fill" in self.methods else ())}
+        return tuple(m for m in ALL_METHODS if m in {*self.methods, *drawn})
 
 
 class PairsPart(Part):

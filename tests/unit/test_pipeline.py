@@ -51,6 +51,41 @@ def test_every_stage_comes_after_what_it_needs(methods: str | None, regimes: str
     assert len(set(pipeline.labels(nodes).values())) == len(nodes)
 
 
+MIXED = ("negatives.methods=[rejection_hard, prefix, mixture, fill]", "negatives.mixture={rejection: 1, flip: 2}")
+
+
+def test_what_mixtures_draw_from_is_made_and_not_compared() -> None:
+    nodes = pipeline.stages(recipe(*MIXED))
+    made = {name.removeprefix("negatives-") for name in nodes if name.startswith("negatives-")}
+    assert made == {"rejection", "rejection_hard", "prefix", "flip", "pns", "mixture", "fill"}
+    aligned = {name for name in nodes if name.startswith("align-") and name.endswith("-matched")}
+    assert aligned == {f"align-{m}-matched" for m in ("rejection_hard", "prefix", "mixture", "fill")}
+    assert nodes["negatives-mixture"].needs == ("negatives-rejection", "negatives-flip")
+    assert nodes["negatives-fill"].needs == ("negatives-rejection", "negatives-pns")
+    assert "generator" in nodes
+    seen: set[str] = set()
+    for name, stage in nodes.items():
+        assert set(stage.needs) <= seen, name
+        seen.add(name)
+    marks = [pipeline.fingerprints(recipe(*MIXED, extra), nodes) for extra in ("seed=0", "negatives.prefix.rise=0.3")]
+    touched = {name for name in nodes if marks[0][name] != marks[1][name]}
+    assert {n for n in touched if n.startswith("negatives-")} == {"negatives-prefix"}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["negatives.methods=[mixture]"], "mixture and negatives.mixture go together"),
+        (["negatives.mixture={pns: 1}"], "mixture and negatives.mixture go together"),
+        (["negatives.methods=[mixture]", "negatives.mixture={fill: 1}"], "no mixture and no fill"),
+        (["negatives.methods=[mixture]", "negatives.mixture={pns: 0}"], "weights above 0"),
+    ],
+)
+def test_mixtures_that_mean_nothing_are_refused(overrides: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        recipe(*overrides)
+
+
 def test_every_key_of_a_stage_is_a_key_of_the_recipe() -> None:
     nodes = pipeline.stages(recipe())
     marks = pipeline.fingerprints(recipe(), nodes)  # reads every key

@@ -29,7 +29,8 @@ def pick(
 ) -> dict[str, Response]:
     """One negative for each problem that has an accepted one. Texts that repeat within a problem count once.
 
-    `how`: `likely` takes the highest policy log-probability a token, `best` the highest score, `random` any.
+    `how`: `likely` takes the highest policy log-probability a token, `best` the highest score, `reward` the highest
+    reward-model score, `random` any.
     Ties go to the lower index, so that the choice does not depend on the order of rows.
     """
     by_problem: dict[str, dict[str, Response]] = {}
@@ -44,9 +45,16 @@ def pick(
             out[identity] = rng.choice(rows)
         elif how == "best":
             out[identity] = max(rows, key=lambda r: r.scores.score if r.scores and r.scores.score is not None else -9.0)
+        elif how == "reward":
+            out[identity] = max(rows, key=_reward)
         else:
             out[identity] = max(rows, key=_likelihood)
     return out
+
+
+def _reward(response: Response) -> float:
+    raw = response.scores.reward_raw if response.scores is not None else None
+    return float("-inf") if raw is None else raw
 
 
 def _likelihood(response: Response) -> float:

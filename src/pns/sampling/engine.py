@@ -27,7 +27,15 @@ class Engine(Protocol):
     name: str
 
     def generate(
-        self, problems: Sequence[str], *, n: int, temperature: float, top_p: float, max_new_tokens: int, seed: int
+        self,
+        problems: Sequence[str],
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        seed: int,
+        prefixes: Sequence[str] | None = None,
     ) -> list[list[Completion]]: ...
 
     def log_probabilities(self, problems: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]: ...
@@ -89,23 +97,33 @@ class TransformersEngine:
         eos = self.model.generation_config.eos_token_id
         self.eos_ids = {self.tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
 
-    def _prompts(self, problems: Sequence[str]) -> list[list[int]]:
+    def _prompts(self, problems: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[int]]:
         if not problems:  # tokenizers do not take an empty batch
             return []
         texts = [
             self.tokenizer.apply_chat_template([user(p)], add_generation_prompt=True, tokenize=False) for p in problems
         ]
+        if prefixes is not None:
+            texts = [text + prefix for text, prefix in zip(texts, prefixes, strict=True)]
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return ids
 
     def generate(
-        self, problems: Sequence[str], *, n: int, temperature: float, top_p: float, max_new_tokens: int, seed: int
+        self,
+        problems: Sequence[str],
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        seed: int,
+        prefixes: Sequence[str] | None = None,
     ) -> list[list[Completion]]:
-        """Sample; temperature 0 is greedy (and asks for n = 1)."""
+        """Sample; temperature 0 is greedy (and asks for n = 1). `prefixes`: how each response begins; not given back."""
         import torch
 
         torch.manual_seed(seed)
-        prompts = self._prompts(problems)
+        prompts = self._prompts(problems, prefixes)
         batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left").to(self.device)
         how: dict[str, Any] = {"do_sample": False}
         if temperature > 0:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pns.errors import UserError
 from pns.evaluation.metrics import auc_with_ci
+from pns.negatives.mixed import fill, mixture
+from pns.negatives.prefix import wrong_continuations
 from pns.negatives.rules import corruption, flip
 from pns.negatives.select import build_pairs, draw, matched_ids, pick
-from pns.recipe import METHODS, Method
-from pns.records import Pair, Problem, Response, read_parquet, write_parquet
+from pns.recipe import ALL_METHODS, Method
+from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import Calibration, RewardModel
-from pns.run import seed_of, write_json
-from pns.sampling.engine import TransformersEngine
+from pns.run import seed_of, write_atomic, write_json
+from pns.sampling.engine import Completion, TransformersEngine
 from pns.sampling.shards import sample_shards
 from pns.stages.context import Context
 
@@ -26,16 +29,22 @@ RULES = {"flip": flip, "corruption": corruption}
 def negatives(context: Context, method: Method) -> None:
     """All candidates of one method (candidates.parquet), and the selected one a problem (negatives.parquet)."""
     part = context.recipe.negatives
+    if method in ("mixture", "fill"):
+        _mixed(context, method)
+        return
     with context.composite() as composite:
         if method == "pns":
             candidates = _from_generator(context, composite)
-        elif method == "rejection":
-            candidates = _scored(context, composite, _wrong_rollouts(context, every=part.gate_all))
+        elif method in ("rejection", "rejection_hard"):
+            every = part.gate_all or method == "rejection_hard"
+            candidates = _scored(context, composite, _wrong_rollouts(context, method, every=every))
+        elif method == "prefix":
+            candidates = _scored(context, composite, _from_prefixes(context, composite))
         else:
             candidates = _by_rule(context, composite, method)
     plausible = method == "pns" or (method == "rejection" and part.gate_all)
     floor = _m_floor(context) if plausible else None
-    how = part.select if plausible else "random"
+    how = part.select if plausible else "reward" if method == "rejection_hard" else "random"
     seed = seed_of(context.recipe.seed, f"select/{method}")
     selected = pick(candidates, part, floor, plausible=plausible, how=how, seed=seed)
     write_parquet(context.out / "candidates.parquet", candidates)
@@ -44,6 +53,62 @@ def negatives(context: Context, method: Method) -> None:
     if method == "pns":
         stats |= _yield(context, candidates)
     write_json(context.out / "stats.json", stats)
+
+
+def _mixed(context: Context, method: Method) -> None:
+    """Selected negatives of other methods, put together; stats.json counts where they came from."""
+    part = context.recipe.negatives
+    if method == "fill":
+        chosen = fill({m: _selected(context, m) for m in ("rejection", "pns")})
+    else:
+        weights: dict[str, float] = dict(part.mixture.items())
+        found = {m: _selected(context, m) for m in weights}
+        chosen = mixture(found, weights, seed_of(context.recipe.seed, "mixture"))
+    rows = [chosen[i] for i in sorted(chosen)]
+    write_parquet(context.out / "negatives.parquet", rows)
+    sources = Counter(r.source for r in rows)
+    write_json(context.out / "stats.json", {"problems_served": len(rows), "sources": dict(sorted(sources.items()))})
+
+
+def _selected(context: Context, method: str) -> dict[str, Response]:
+    rows = read_parquet(context.inputs[f"negatives-{method}"] / "negatives.parquet", Response)
+    return {r.problem_id: r for r in rows}
+
+
+def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
+    """Wrong continuations of prefixes of the chosen responses, by the policy; shards of them are durable one by one."""
+    recipe, part = context.recipe, context.recipe.negatives.prefix
+    problems = _rows(context)
+    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
+    engine = TransformersEngine(context.model("rlvr"), device=recipe.runtime.device)
+    size, out = max(1, part.batch_size // part.n), list[Response]()
+    for number, at in enumerate(range(0, len(right), size)):
+        path = context.out / "shards" / f"{number:05d}.jsonl"
+        if not path.is_file():
+            some = right[at : at + size]
+            seed = seed_of(context.seed, f"shard/{number}")
+
+            def go_on(
+                asked: Sequence[Problem], prefixes: Sequence[str], temperature: float, turn: int, seed: int = seed
+            ) -> list[list[Completion]]:
+                return engine.generate(
+                    [p.problem for p in asked], n=part.n, temperature=temperature, top_p=1.0,
+                    max_new_tokens=part.max_new_tokens, seed=seed_of(seed, f"round/{turn}"), prefixes=prefixes,
+                )  # fmt: skip
+
+            rows = wrong_continuations(
+                [problems[r.problem_id] for r in some], some, part, go_on, composite.verifier.verify_problems,
+                seed=seed, answer_format=recipe.reward.answer_format,
+            )  # fmt: skip
+            logps = engine.log_probabilities([problems[r.problem_id].problem for r in rows], [r.text for r in rows])
+            rows = [
+                r.model_copy(update={"policy_logp": lp, "n_tokens": n, "model": engine.name})
+                for r, (lp, n) in zip(rows, logps, strict=True)
+            ]
+            write_atomic(path, to_jsonl(rows))
+        out.extend(read_jsonl(path, Response))
+        context.progress(min(at + size, len(right)), len(right))
+    return out
 
 
 def _m_floor(context: Context) -> float | None:
@@ -71,13 +136,13 @@ def _scored(context: Context, composite: Composite, responses: Sequence[Response
     return _with_scores(composite, [problems[r.problem_id] for r in responses], responses)
 
 
-def _wrong_rollouts(context: Context, *, every: bool) -> list[Response]:
+def _wrong_rollouts(context: Context, method: Method, *, every: bool) -> list[Response]:
     """The policy's wrong rollouts; unless `every` one is to be gated, two drawn by seed a problem spare the scoring."""
     rows = read_parquet(context.inputs["rollouts-pairs"] / "responses.parquet", Response)
     wrong: dict[str, list[Response]] = {}
     for r in rows:
         if r.verdict and r.verdict.outcome == "wrong":
-            wrong.setdefault(r.problem_id, []).append(r.model_copy(update={"source": "rejection"}))
+            wrong.setdefault(r.problem_id, []).append(r.model_copy(update={"source": method}))
     rng = random.Random(seed_of(context.recipe.seed, "rejection"))
     return [
         r for _, found in sorted(wrong.items()) for r in (found if every else rng.sample(found, min(2, len(found))))
@@ -171,11 +236,7 @@ def _fully_consistent(rows: Sequence[Response]) -> float | None:
 
 def load_negatives(context: Context) -> dict[str, dict[str, Response]]:
     """Selected negatives of each method of the recipe, by problem."""
-    return {
-        m: {r.problem_id: r for r in read_parquet(context.inputs[f"negatives-{m}"] / "negatives.parquet", Response)}
-        for m in METHODS
-        if m in context.recipe.negatives.methods
-    }
+    return {m: _selected(context, m) for m in ALL_METHODS if m in context.recipe.negatives.methods}
 
 
 def pairs(context: Context) -> None:

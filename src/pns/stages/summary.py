@@ -85,7 +85,7 @@ def summarise(context: Context) -> None:
 
 
 def _add_pns(context: Context, results: dict[str, Any], table: Table) -> None:
-    if "pns" in context.recipe.negatives.methods:
+    if "pns" in context.recipe.negatives.sources():
         stats = context.json("negatives-pns", "stats.json")
         results["generator"] = {**stats, "curve": _curve(context, "generator")}
         if {"pns", "rejection"} <= set(results["paired"]):
