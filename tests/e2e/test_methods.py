@@ -1,0 +1,56 @@
+"""Methods beyond the recipe's four, on a finished run: only what they need is made."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.conftest import SMOKE, Micro
+from pns.records import Pair, Response, read_parquet
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+METHODS = ("rejection", "rejection_hard", "prefix", "mixture", "fill")
+
+
+def folder_of(run: Path, stage: str) -> Path:
+    (found,) = (p for p in (run / "stages").iterdir() if p.name.partition("-")[2] == stage)
+    return found
+
+
+def test_prefixes_favourites_mixtures_and_filled_gaps(pns: Any, smoke: Micro) -> None:
+    run = smoke.copy(pns.folder / "run").folder
+    pns(
+        "run", SMOKE, "--run-dir", run, "--until", "pairs", f"negatives.methods=[{', '.join(METHODS)}]",
+        "negatives.mixture={flip: 1, rejection: 1}", "negatives.prefix.max_new_tokens=32", "pairs.min_pairs=1",
+    )  # fmt: skip
+    found = {
+        m: {r.problem_id: r for r in read_parquet(folder_of(run, f"negatives-{m}") / "negatives.parquet", Response)}
+        for m in (*METHODS, "pns", "flip")
+    }
+    for rows in found.values():
+        assert all(
+            r.verdict and r.verdict.outcome == "wrong" and r.scores and r.scores.well_formed for r in rows.values()
+        )
+    assert set(found["rejection_hard"]) == set(found["rejection"])
+    hard = read_parquet(folder_of(run, "negatives-rejection_hard") / "candidates.parquet", Response)
+    best: dict[str, float] = {}
+    for r in hard:
+        if r.scores and r.scores.gate == "scored" and r.scores.reward_raw is not None:
+            best[r.problem_id] = max(best.get(r.problem_id, -1e9), r.scores.reward_raw)
+    assert {i: r.scores.reward_raw for i, r in found["rejection_hard"].items() if r.scores} == best
+    assert set(found["fill"]) == set(found["rejection"]) | set(found["pns"])
+    assert set(found["mixture"]) == set(found["flip"]) | set(found["rejection"])
+    stats = json.loads((folder_of(run, "negatives-fill") / "stats.json").read_text())
+    assert stats["sources"]["rejection"] == len(found["rejection"])
+    chosen = {r.problem_id: r for r in read_parquet(folder_of(run, "rollouts-pairs") / "chosen.parquet", Response)}
+    for identity, row in found["prefix"].items():
+        assert chosen[identity].text.startswith(row.text[: row.sampling["cut"]])
+        assert row.policy_logp is not None
+    pairs = {m: read_parquet(folder_of(run, "pairs") / f"own-{m}.parquet", Pair) for m in METHODS}
+    assert all(rows for rows in pairs.values())
+    assert Counter(p.method for rows in pairs.values() for p in rows).keys() == set(METHODS)
