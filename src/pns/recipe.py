@@ -333,8 +333,22 @@ class NegativesPart(Part):
     )
     reward_model_quantile: float = Field(0.25, ge=0, le=1, description="M gate: quantile of correct responses")
     min_rubric: int = Field(9, ge=0, le=12, description="C gate: least sum of the four dimensions")
-    select: Literal["likely", "best", "random"] = Field(
-        "likely", description="among the accepted: highest policy log-probability a token, highest score, or any"
+    select: Literal["likely", "best", "proportional", "importance", "random"] = Field(
+        "likely",
+        description="among the accepted: highest policy log-probability a token, highest score, drawn by score, drawn by "
+        "policy over generator, or any",
+    )
+    per_problem: int = Field(1, ge=1, description="most negatives of a problem")
+    near_duplicate: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of words up to which two negatives of a problem are one; 0: equal texts alone",
+    )
+    length_ratio: float | None = Field(
+        None,
+        gt=1,
+        description="negatives that are longer or shorter than the chosen response by this factor are left out",
     )
     gate_all: bool = Field(False, description="put rejection samples through the plausibility gates too")
 

@@ -132,7 +132,7 @@ def test_picking_by_likelihood_a_token_by_score_or_by_chance() -> None:
     ]
 
     def index(how: str, seed: int = 0, given: list[Response] = rows) -> int:
-        return pick(given, NegativesPart(), None, plausible=True, how=how, seed=seed)["p"].index
+        return pick(given, NegativesPart(), None, plausible=True, how=how, seed=seed)["p"][0].index
 
     assert (index("likely"), index("best")) == (0, 1)
     assert {index("random", seed) for seed in range(40)} == {0, 1, 2}
@@ -141,17 +141,17 @@ def test_picking_by_likelihood_a_token_by_score_or_by_chance() -> None:
 
 def test_picking_counts_repeats_once_and_does_not_depend_on_the_order_of_rows() -> None:
     rows = [response(index=i, text="same " if i < 9 else "rare") for i in range(10)]
-    found = [pick(rows, NegativesPart(), None, plausible=True, how="random", seed=s)["p"].text for s in range(200)]
+    found = [pick(rows, NegativesPart(), None, plausible=True, how="random", seed=s)["p"][0].text for s in range(200)]
     assert 60 < found.count("rare") < 140
     for how in ("likely", "best"):
-        assert pick(rows[::-1], NegativesPart(), None, plausible=True, how=how, seed=0)["p"].index == 0
+        assert pick(rows[::-1], NegativesPart(), None, plausible=True, how=how, seed=0)["p"][0].index == 0
 
 
 def test_matched_ids_are_those_that_every_method_and_the_chosen_side_serve() -> None:
-    def rows(*ids: str) -> dict[str, Response]:
-        return {i: response(i) for i in ids}
+    def rows(*ids: str) -> dict[str, list[Response]]:
+        return {i: [response(i)] for i in ids}
 
-    chosen = rows("a", "b", "c", "d", "e")
+    chosen = {i: response(i) for i in "abcde"}
     negatives = {"pns": rows("a", "b", "c", "x"), "flip": rows("b", "c", "a", "e", "x")}
     assert matched_ids(chosen, negatives, 10, 0) == ["a", "b", "c"]
     some = matched_ids(chosen, negatives, 2, 0)
@@ -165,10 +165,10 @@ def test_pairs_carry_both_sides_with_their_provenance() -> None:
     problem = Problem(id="p", problem="How many?", answer="4")
     right = Response(problem_id="p", text="4", index=0, source="reference", policy_logp=-2.0, n_tokens=3)
     wrong = response(text="five", policy_logp=-3.0, n_tokens=4)
-    (pair,) = build_pairs("pns", ["p"], {"p": problem}, {"p": right}, {"p": wrong})
+    (pair,) = build_pairs("pns", [("p", 0)], {"p": problem}, {"p": right}, {"p": [wrong]})
     assert (pair.prompt, pair.chosen, pair.rejected) == ("How many?", "4", "five")
     assert (pair.chosen_source, pair.chosen_answer, pair.rejected_answer) == ("reference", "4", "5")
     assert (pair.chosen_logp, pair.rejected_logp, pair.chosen_tokens, pair.rejected_tokens) == (-2.0, -3.0, 3, 4)
     assert pair.scores == wrong.scores
     with pytest.raises(KeyError):
-        build_pairs("pns", ["q"], {"p": problem}, {"p": right}, {"p": wrong})
+        build_pairs("pns", [("q", 0)], {"p": problem}, {"p": right}, {"p": [wrong]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from pns.negatives.mixed import fill, mixture
 from pns.negatives.prefix import cut_at, cuts, wrong_continuations
-from pns.negatives.select import pick
+from pns.negatives.select import pick, places
 from pns.problems import families
 from pns.problems.families import TRAINING_MIX
 from pns.recipe import NegativesPart, PrefixPart
@@ -118,26 +119,80 @@ def scored(identity: str, index: int, raw: float | None, source: str = "rejectio
 def test_the_reward_models_favourite_among_wrong_answers() -> None:
     rows = [scored("a", 0, -1.0), scored("a", 1, 2.5), scored("a", 2, None), scored("b", 0, None)]
     found = pick(rows, NegativesPart(), None, plausible=False, how="reward", seed=0)
-    assert (found["a"].index, found["b"].index) == (1, 0)
+    assert [[r.index for r in rows] for rows in found.values()] == [[1], [0]]
+
+
+def written(
+    index: int, text: str, *, logp: float = -5.0, wrote: float = -5.0, score: float = 0.5, tokens: int = 10
+) -> Response:
+    scores = Scores(gate="scored", score=score, well_formed=True)
+    return Response(
+        problem_id="p", text=text, index=index, source="pns", scores=scores, policy_logp=logp, n_tokens=tokens,
+        sampling={"generator_logp": wrote},
+    )  # fmt: skip
+
+
+def chosen_of(rows: list[Response], how: str, seed: int = 0, lengths: Any = None, **part: Any) -> list[int]:
+    found = pick(rows, NegativesPart(**part), None, plausible=False, how=how, seed=seed, lengths=lengths)
+    return [r.index for r in found.get("p", [])]
+
+
+def test_a_few_a_problem_without_near_duplicates() -> None:
+    base = " ".join(f"w{i}" for i in range(20))
+    texts = (f"{base} a", f"{base} b", "quite another")
+    rows = [written(i, text, score=0.9 - 0.1 * i) for i, text in enumerate(texts)]
+    assert chosen_of(rows, "best") == [0]
+    assert chosen_of(rows, "best", per_problem=3) == [0, 1, 2]
+    assert chosen_of(rows, "best", per_problem=3, near_duplicate=0.1) == [0, 2]
+    repeated = [*rows, written(3, texts[0], score=0.95)]
+    assert chosen_of(repeated, "best", per_problem=9) == [0, 1, 2], "equal texts count once"
+
+
+def test_lengths_are_matched_to_the_chosen_response() -> None:
+    rows = [written(i, f"t{i}", tokens=n) for i, n in enumerate((4, 8, 10, 13, 30))]
+    assert chosen_of(rows, "best", per_problem=9, length_ratio=1.5, lengths={"p": 10}) == [1, 2, 3]
+    assert chosen_of(rows, "best", per_problem=9, lengths={"p": 10}) == [0, 1, 2, 3, 4]
+    assert chosen_of(rows, "best", per_problem=9, length_ratio=1.5, lengths={"q": 10}) == [0, 1, 2, 3, 4], "unknown"
+
+
+def share(how: str, rows: list[Response]) -> float:
+    return sum(chosen_of(rows, how, seed)[0] == 0 for seed in range(1500)) / 1500
+
+
+def test_drawing_by_score_and_by_policy_over_generator() -> None:
+    rows = [written(0, "a", score=0.75), written(1, "b", score=0.25)]
+    assert share("proportional", rows) == pytest.approx(0.75, abs=0.04)
+    assert share("random", rows) == pytest.approx(0.5, abs=0.04)
+    # p / q is 4 for the first and 1 for the second.
+    rows = [written(0, "a", logp=-5.0, wrote=-5.0 - math.log(4)), written(1, "b", logp=-7.0, wrote=-7.0)]
+    assert share("importance", rows) == pytest.approx(0.8, abs=0.04)
+    assert chosen_of(rows, "importance", 3, per_problem=2) in ([0, 1], [1, 0])
+
+
+def test_the_first_negative_of_every_problem_comes_before_anybodys_second() -> None:
+    counts = {"a": 3, "b": 1, "c": 2}
+    assert places(["a", "b", "c"], counts, 9) == [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("c", 0), ("c", 1)]
+    assert places(["a", "b", "c"], counts, 4) == [("a", 0), ("a", 1), ("b", 0), ("c", 0)]
+    assert places(["a", "b", "c"], counts, 2) == [("a", 0), ("b", 0)]
 
 
 FOUND = {
-    "rejection": {str(i): scored(str(i), 0, 0.0, "rejection") for i in range(400)},
-    "pns": {str(i): scored(str(i), 0, 0.0, "pns") for i in range(200, 600)},
+    "rejection": {str(i): [scored(str(i), 0, 0.0, "rejection")] for i in range(400)},
+    "pns": {str(i): [scored(str(i), 0, 0.0, "pns")] for i in range(200, 600)},
 }
 
 
 def test_fill_takes_rejection_where_there_is_one() -> None:
     found = fill(FOUND)
     assert len(found) == 600
-    assert Counter(r.source for r in found.values()) == {"rejection": 400, "pns": 200}
+    assert Counter(rows[0].source for rows in found.values()) == {"rejection": 400, "pns": 200}
 
 
 def test_a_mixture_draws_by_weight_among_those_that_serve_a_problem() -> None:
     found = mixture(FOUND, {"rejection": 1, "pns": 3}, seed=0)
     assert found == mixture(FOUND, {"pns": 3, "rejection": 1}, seed=0), "the order of the weights does not matter"
     assert len(found) == 600
-    both = Counter(found[str(i)].source for i in range(200, 400))
+    both = Counter(found[str(i)][0].source for i in range(200, 400))
     assert 120 <= both["pns"] <= 175
-    assert {found[str(i)].source for i in range(200)} == {"rejection"}
+    assert {found[str(i)][0].source for i in range(200)} == {"rejection"}
     assert mixture(FOUND, {"pns": 1}, seed=0) == FOUND["pns"]

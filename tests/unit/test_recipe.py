@@ -85,7 +85,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(file: Path, key: str
         ("problems.misread_share", 1, "less than 1"),
         ("negatives.methods", ["pns", "pns"], "without repeats"),
         ("negatives.methods", [], "non-empty"),
-        ("negatives.methods", ["guess"], "'rejection', 'flip', 'corruption' or 'pns'"),
+        ("negatives.methods", ["guess"], "'mixture' or 'fill'"),
         ("name", "../up", "pattern"),
         ("model.heads", 5, "multiple of heads"),
         ("generator.micro_batch", 3, "micro_batch must divide"),

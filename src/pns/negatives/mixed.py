@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from pns.records import Response
 
-Selected = Mapping[str, Mapping[str, Response]]
-"""method -> problem id -> its selected negative."""
+Selected = Mapping[str, Mapping[str, list[Response]]]
+"""method -> problem id -> its selected negatives."""
 
 
-def mixture(found: Selected, weights: Mapping[str, float], seed: int) -> dict[str, Response]:
+def mixture(found: Selected, weights: Mapping[str, float], seed: int) -> dict[str, list[Response]]:
     """For each problem one method is drawn by weight, among those that have a negative for it."""
     rng = random.Random(seed)
     out = {}
@@ -21,6 +21,6 @@ def mixture(found: Selected, weights: Mapping[str, float], seed: int) -> dict[st
     return out
 
 
-def fill(found: Selected) -> dict[str, Response]:
+def fill(found: Selected) -> dict[str, list[Response]]:
     """Rejection where the policy errs, `pns` where it does not."""
     return {**found["pns"], **found["rejection"]}

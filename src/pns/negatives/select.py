@@ -1,9 +1,12 @@
-"""From candidate negatives to at most one a problem: gate, de-duplicate, rank; then pairs in two regimes."""
+"""From candidate negatives to a few a problem: gate, match lengths, rank, de-duplicate; then pairs in two regimes."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
+
+from rapidfuzz.distance import Levenshtein
 
 from pns.recipe import NegativesPart
 from pns.records import Pair, Problem, Response
@@ -25,31 +28,81 @@ def accepted(response: Response, part: NegativesPart, m_floor: float | None, *, 
 
 
 def pick(
-    candidates: Sequence[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str, seed: int
-) -> dict[str, Response]:
-    """One negative for each problem that has an accepted one. Texts that repeat within a problem count once.
+    candidates: Sequence[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str, seed: int,
+    lengths: Mapping[str, int] | None = None,
+) -> dict[str, list[Response]]:  # fmt: skip
+    """The best `part.per_problem` negatives of each problem that has an accepted one, best first.
 
-    `how`: `likely` takes the highest policy log-probability a token, `best` the highest score, `reward` the highest
-    reward-model score, `random` any.
+    Gates first; then what is far from the chosen response in length is left out, and the rest is ranked; near-duplicates
+    of a better one are passed over.
+
+    Args:
+        how: `likely` ranks by the policy's log-probability a token, which is also hardest for it; `best` by score;
+            `reward` by the reward model's score; `proportional` draws in proportion to the score, `importance` to the
+            policy's probability over the generator's, both without replacement; `random` draws any.
+        lengths: tokens of the chosen response of each problem, for `part.length_ratio`.
     Ties go to the lower index, so that the choice does not depend on the order of rows.
     """
-    by_problem: dict[str, dict[str, Response]] = {}
-    for response in sorted(candidates, key=lambda r: (r.problem_id, r.index)):
-        if accepted(response, part, m_floor, plausible=plausible):
-            by_problem.setdefault(response.problem_id, {}).setdefault(response.text.strip(), response)
+    by_problem: dict[str, list[Response]] = {}
+    for response in sorted(candidates, key=lambda r: (r.problem_id, r.index, r.text)):
+        if accepted(response, part, m_floor, plausible=plausible) and _long_enough(response, part, lengths):
+            by_problem.setdefault(response.problem_id, []).append(response)
     rng = random.Random(seed)
     out = {}
-    for identity, distinct in sorted(by_problem.items()):
-        rows = list(distinct.values())
-        if how == "random":
-            out[identity] = rng.choice(rows)
-        elif how == "best":
-            out[identity] = max(rows, key=lambda r: r.scores.score if r.scores and r.scores.score is not None else -9.0)
-        elif how == "reward":
-            out[identity] = max(rows, key=_reward)
-        else:
-            out[identity] = max(rows, key=_likelihood)
+    for identity, rows in sorted(by_problem.items()):
+        distinct = list({r.text.strip(): r for r in reversed(rows)}.values())[::-1]
+        out[identity] = _spread(_ranked(distinct, how, rng), part)
     return out
+
+
+def _long_enough(response: Response, part: NegativesPart, lengths: Mapping[str, int] | None) -> bool:
+    """Whether its length is within `part.length_ratio` of the chosen response's; unknown lengths pass."""
+    if part.length_ratio is None or lengths is None or not response.n_tokens:
+        return True
+    other = lengths.get(response.problem_id, 0)
+    return not other or 1 / part.length_ratio <= response.n_tokens / other <= part.length_ratio
+
+
+def _ranked(rows: list[Response], how: str, rng: random.Random) -> list[Response]:
+    if how == "random":
+        return rng.sample(rows, len(rows))
+    if how in ("proportional", "importance"):
+        # The Gumbel trick: sorted by log weight plus Gumbel noise is drawn by weight, one after the other.
+        weigh = _log_score if how == "proportional" else _log_ratio
+        noisy = [(weigh(r) - math.log(-math.log(rng.random() or 1e-12)), r) for r in rows]
+        return [r for _, r in sorted(noisy, key=lambda one: -one[0])]
+    return sorted(rows, key={"best": _score, "reward": _reward, "likely": _likelihood}[how], reverse=True)
+
+
+def _spread(ranked: list[Response], part: NegativesPart) -> list[Response]:
+    """The first `part.per_problem` of them that are no near-duplicates of one before."""
+    out: list[Response] = []
+    words: list[list[str]] = []
+    for response in ranked:
+        mine = response.text.split()
+        if part.near_duplicate and any(
+            Levenshtein.normalized_distance(mine, other) <= part.near_duplicate for other in words
+        ):
+            continue
+        out.append(response)
+        words.append(mine)
+        if len(out) == part.per_problem:
+            break
+    return out
+
+
+def _score(response: Response) -> float:
+    return response.scores.score if response.scores is not None and response.scores.score is not None else -9.0
+
+
+def _log_score(response: Response) -> float:
+    return math.log(max(_score(response), 1e-6))
+
+
+def _log_ratio(response: Response) -> float:
+    """log of policy over generator, for what the generator wrote; else the policy's own samples weigh alike."""
+    written = response.sampling.get("generator_logp")
+    return 0.0 if written is None or response.policy_logp is None else response.policy_logp - float(written)
 
 
 def _reward(response: Response) -> float:
@@ -63,12 +116,20 @@ def _likelihood(response: Response) -> float:
     return response.policy_logp / response.n_tokens
 
 
-def matched_ids(
-    chosen: Mapping[str, Response], negatives: Mapping[str, Mapping[str, Response]], most: int, seed: int
-) -> list[str]:
+Many = Mapping[str, Sequence[Response]]
+"""problem id -> its selected negatives, best first."""
+
+
+def matched_ids(chosen: Mapping[str, Response], negatives: Mapping[str, Many], most: int, seed: int) -> list[str]:
     """The problems for which every method has a negative, at most `most`, drawn by seed, in a fixed order."""
     common = set(chosen).intersection(*(set(n) for n in negatives.values()))
     return draw(common, most, seed)
+
+
+def places(ids: Sequence[str], counts: Mapping[str, int], most: int) -> list[tuple[str, int]]:
+    """(problem, which of its negatives) of at most `most` pairs: the first of every problem before anybody's second."""
+    every = sorted((rank, identity) for identity in ids for rank in range(counts[identity]))
+    return sorted((identity, rank) for rank, identity in every[:most])
 
 
 def draw(ids: set[str], most: int, seed: int) -> list[str]:
@@ -79,15 +140,15 @@ def draw(ids: set[str], most: int, seed: int) -> list[str]:
 
 def build_pairs(
     method: str,
-    ids: Sequence[str],
+    at: Sequence[tuple[str, int]],
     problems: Mapping[str, Problem],
     chosen: Mapping[str, Response],
-    negatives: Mapping[str, Response],
+    negatives: Many,
 ) -> list[Pair]:
-    """Pairs of one method on the given problems, which must have both sides."""
+    """Pairs of one method at the given places (see `places`), which must have both sides."""
     out = []
-    for identity in ids:
-        right, wrong = chosen[identity], negatives[identity]
+    for identity, rank in at:
+        right, wrong = chosen[identity], negatives[identity][rank]
         out.append(
             Pair(
                 problem_id=identity,

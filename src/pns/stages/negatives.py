@@ -13,7 +13,7 @@ from pns.evaluation.metrics import auc_with_ci
 from pns.negatives.mixed import fill, mixture
 from pns.negatives.prefix import wrong_continuations
 from pns.negatives.rules import corruption, flip
-from pns.negatives.select import build_pairs, draw, matched_ids, pick
+from pns.negatives.select import build_pairs, draw, matched_ids, pick, places
 from pns.recipe import ALL_METHODS, Method
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
@@ -27,7 +27,7 @@ RULES = {"flip": flip, "corruption": corruption}
 
 
 def negatives(context: Context, method: Method) -> None:
-    """All candidates of one method (candidates.parquet), and the selected one a problem (negatives.parquet)."""
+    """All candidates of one method (candidates.parquet), and the selected ones a problem (negatives.parquet)."""
     part = context.recipe.negatives
     if method in ("mixture", "fill"):
         _mixed(context, method)
@@ -46,9 +46,11 @@ def negatives(context: Context, method: Method) -> None:
     floor = _m_floor(context) if plausible else None
     how = part.select if plausible else "reward" if method == "rejection_hard" else "random"
     seed = seed_of(context.recipe.seed, f"select/{method}")
-    selected = pick(candidates, part, floor, plausible=plausible, how=how, seed=seed)
+    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
+    lengths = {r.problem_id: r.n_tokens for r in right}
+    selected = pick(candidates, part, floor, plausible=plausible, how=how, seed=seed, lengths=lengths)
     write_parquet(context.out / "candidates.parquet", candidates)
-    write_parquet(context.out / "negatives.parquet", [selected[i] for i in sorted(selected)])
+    write_parquet(context.out / "negatives.parquet", flat(selected))
     stats = {"candidates": len(candidates), "problems_served": len(selected)}
     if method == "pns":
         stats |= _yield(context, candidates)
@@ -64,15 +66,22 @@ def _mixed(context: Context, method: Method) -> None:
         weights: dict[str, float] = dict(part.mixture.items())
         found = {m: _selected(context, m) for m in weights}
         chosen = mixture(found, weights, seed_of(context.recipe.seed, "mixture"))
-    rows = [chosen[i] for i in sorted(chosen)]
+    rows = flat(chosen)
     write_parquet(context.out / "negatives.parquet", rows)
     sources = Counter(r.source for r in rows)
-    write_json(context.out / "stats.json", {"problems_served": len(rows), "sources": dict(sorted(sources.items()))})
+    write_json(context.out / "stats.json", {"problems_served": len(chosen), "sources": dict(sorted(sources.items()))})
 
 
-def _selected(context: Context, method: str) -> dict[str, Response]:
-    rows = read_parquet(context.inputs[f"negatives-{method}"] / "negatives.parquet", Response)
-    return {r.problem_id: r for r in rows}
+def flat(selected: Mapping[str, Sequence[Response]]) -> list[Response]:
+    """The selected negatives as rows, by problem, best first."""
+    return [r for _, rows in sorted(selected.items()) for r in rows]
+
+
+def _selected(context: Context, method: str) -> dict[str, list[Response]]:
+    out: dict[str, list[Response]] = {}
+    for r in read_parquet(context.inputs[f"negatives-{method}"] / "negatives.parquet", Response):
+        out.setdefault(r.problem_id, []).append(r)
+    return out
 
 
 def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
@@ -234,7 +243,7 @@ def _fully_consistent(rows: Sequence[Response]) -> float | None:
     return sum(t == 12 for t in totals) / len(totals) if totals else None
 
 
-def load_negatives(context: Context) -> dict[str, dict[str, Response]]:
+def load_negatives(context: Context) -> dict[str, dict[str, list[Response]]]:
     """Selected negatives of each method of the recipe, by problem."""
     return {m: _selected(context, m) for m in ALL_METHODS if m in context.recipe.negatives.methods}
 
@@ -249,12 +258,16 @@ def pairs(context: Context) -> None:
     chosen = {r.problem_id: r for r in right}
     found = load_negatives(context)
     seed = seed_of(recipe.seed, "pairs")
-    common = matched_ids(chosen, found, recipe.pairs.n, seed)
+    most = recipe.pairs.n
+    common = matched_ids(chosen, found, most, seed)
+    # Matched: of each problem as many negatives as every method has.
+    fewest = {i: min(len(rows[i]) for rows in found.values()) for i in common}
     stats: dict[str, Any] = {}
     for regime in recipe.pairs.regimes:
         for method, rows in found.items():
-            ids = common if regime == "matched" else draw(set(rows) & set(chosen), recipe.pairs.n, seed)
-            made = build_pairs(method, ids, problems, chosen, rows)
+            ids = common if regime == "matched" else draw(set(rows) & set(chosen), most, seed)
+            counts = fewest if regime == "matched" else {i: len(rows[i]) for i in ids}
+            made = build_pairs(method, places(ids, counts, most), problems, chosen, rows)
             _enough(
                 made, method, regime, recipe.pairs.min_pairs, {m: len(set(r) & set(chosen)) for m, r in found.items()}
             )
@@ -306,25 +319,27 @@ def audit(context: Context) -> None:
     judge = RewardModel(context.model("reward_model"), device=recipe.runtime.device)
     calibration = Calibration.load(context.inputs["reward_model"])
     groups: dict[str, list[Response]] = {"correct": right}
-    groups |= {m: list(rows.values()) for m, rows in load_negatives(context).items()}
-    scores: dict[str, dict[str, float]] = {}
+    groups |= {m: flat(rows) for m, rows in load_negatives(context).items()}
+    scores: dict[str, list[float]] = {}
     out: dict[str, Any] = {
         k: {} for k in ("reward_model", "heldout_auc", "heldout_auc_ci95", "length_auc", "fully_consistent", "scores")
     }
     for name, rows in groups.items():
         statements, texts = [problems[r.problem_id].problem for r in rows], [r.text for r in rows]
-        scores[name] = dict(zip((r.problem_id for r in rows), detector.score(statements, texts), strict=True))
-        out["scores"][name] = list(scores[name].values())[:500]
+        scores[name] = detector.score(statements, texts)
+        out["scores"][name] = scores[name][:500]
         raw = judge.score(statements, texts)
         out["reward_model"][name] = statistics.fmean(map(calibration.squash, raw)) if raw else None
         context.progress(len(out["scores"]), len(groups))
     lengths = {r.problem_id: r.n_tokens for r in right}
+    correct = dict(zip((r.problem_id for r in right), scores["correct"], strict=True))
     for name, rows in list(groups.items())[1:]:
-        both = [r for r in rows if r.problem_id in scores["correct"]]
-        if not both:
+        found = [(r, score) for r, score in zip(rows, scores[name], strict=True) if r.problem_id in correct]
+        if not found:
             continue
-        positive = [scores["correct"][r.problem_id] for r in both]
-        auc = auc_with_ci(positive, [scores[name][r.problem_id] for r in both], seed=context.seed)
+        both = [r for r, _ in found]
+        positive = [correct[r.problem_id] for r in both]
+        auc = auc_with_ci(positive, [score for _, score in found], seed=context.seed)
         out["heldout_auc"][name], out["heldout_auc_ci95"][name] = auc["auc"], list(auc["ci95"])
         by_length = auc_with_ci([lengths[r.problem_id] for r in both], [r.n_tokens for r in both], seed=context.seed)
         out["length_auc"][name] = by_length["auc"]
