@@ -20,14 +20,12 @@ TRIES = 4
 # Keys of results.json that say when and how fast, and nothing else.
 TIMES = ("created", "seconds", "total_seconds", "wall_seconds")
 
-# One of each kind: a trainer's checkpoints, shards, GRPO, shards with scores, DPO. What the others share with them, and
-# that every trainer resumes exactly, is tested without a process of its own (integration/test_training.py).
+# One of each kind: a trainer's checkpoints, GRPO, shards with scores. That every trainer resumes exactly is tested
+# without a process of its own (integration/test_training.py).
 STAGES = [
     ("sft", "runtime.checkpoint_every=20"),
-    ("rollouts-pairs", "runtime.checkpoint_every=1"),
     ("generator", "runtime.checkpoint_every=2"),
     ("negatives-pns", "runtime.checkpoint_every=1"),
-    ("align-pns-matched", "runtime.checkpoint_every=1"),
 ]
 
 

