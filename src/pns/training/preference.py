@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,11 @@ def train_preference(
         beta=part.beta,
         max_length=part.max_length,
     )
-    trainer = _TRAINERS[part.objective](part, shared, model, reference, pairs, tokenizer, lora)
+    trainer_class, config, rows_of = _BUILD[part.objective](part, shared, pairs)
+    trainer = trainer_class(
+        model=model, args=config, train_dataset=Dataset.from_list(rows_of), processing_class=tokenizer,
+        peft_config=lora, **({"ref_model": reference} if reference is not None else {}),
+    )  # fmt: skip
     return train(trainer, out, progress)
 
 
@@ -91,24 +95,18 @@ def count_cut(start: Path, pairs: Sequence[Pair], part: AlignPart) -> dict[str, 
     }
 
 
-def _paired(pairs: Sequence[Pair]) -> Dataset:
-    return Dataset.from_list(
-        [
-            {"prompt": [user(p.prompt)], "chosen": [assistant(p.chosen)], "rejected": [assistant(p.rejected)]}
-            for p in pairs
-        ]
-    )
+Built = tuple[Any, Any, list[dict[str, Any]]]
+"""Trainer class, its config, and the rows that it trains on."""
 
 
-def _dpo(
-    part: AlignPart,
-    shared: dict[str, Any],
-    model: Any,
-    reference: Any,
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    lora: Any,
-) -> DPOTrainer:
+def _paired(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": [user(p.prompt)], "chosen": [assistant(p.chosen)], "rejected": [assistant(p.rejected)]}
+        for p in pairs
+    ]
+
+
+def _dpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
     config = DPOConfig(
         **shared,
         per_device_train_batch_size=part.batch_size,
@@ -116,10 +114,7 @@ def _dpo(
         precompute_ref_log_probs=part.precompute_reference,
         **_losses(part),
     )
-    return DPOTrainer(
-        model=model, ref_model=reference, args=config, train_dataset=_paired(pairs), processing_class=tokenizer,
-        peft_config=lora,
-    )  # fmt: skip
+    return DPOTrainer, config, _paired(pairs)
 
 
 def _losses(part: AlignPart) -> dict[str, Any]:
@@ -141,15 +136,7 @@ def _losses(part: AlignPart) -> dict[str, Any]:
     return {"loss_type": names, "loss_weights": weights, "label_smoothing": smoothing}
 
 
-def _kto(
-    part: AlignPart,
-    shared: dict[str, Any],
-    model: Any,
-    reference: Any,
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    lora: Any,
-) -> KTOTrainer:
+def _kto(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
     config = KTOConfig(
         **shared,
         per_device_train_batch_size=2 * part.batch_size,
@@ -157,10 +144,7 @@ def _kto(
         undesirable_weight=part.rejected_weight,
         precompute_ref_log_probs=part.precompute_reference,
     )
-    return KTOTrainer(
-        model=model, ref_model=reference, args=config, train_dataset=Dataset.from_list(unpaired(pairs, part, shared["seed"])),
-        processing_class=tokenizer, peft_config=lora,
-    )  # fmt: skip
+    return KTOTrainer, config, unpaired(pairs, part, shared["seed"])
 
 
 def unpaired(pairs: Sequence[Pair], part: AlignPart, seed: int) -> list[dict[str, Any]]:
@@ -181,15 +165,7 @@ def unpaired(pairs: Sequence[Pair], part: AlignPart, seed: int) -> list[dict[str
     return rows
 
 
-def _simpo(
-    part: AlignPart,
-    shared: dict[str, Any],
-    model: Any,
-    reference: Any,
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    lora: Any,
-) -> Any:
+def _simpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
     from trl.experimental.cpo import CPOConfig, CPOTrainer
 
     config = CPOConfig(
@@ -200,29 +176,17 @@ def _simpo(
         cpo_alpha=part.nll_weight,
         remove_unused_columns=False,
     )
-    return CPOTrainer(
-        model=model, args=config, train_dataset=_paired(pairs), processing_class=tokenizer, peft_config=lora
-    )
+    return CPOTrainer, config, _paired(pairs)
 
 
-def _orpo(
-    part: AlignPart,
-    shared: dict[str, Any],
-    model: Any,
-    reference: Any,
-    pairs: Sequence[Pair],
-    tokenizer: Any,
-    lora: Any,
-) -> Any:
+def _orpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
     config = ORPOConfig(**shared, per_device_train_batch_size=part.batch_size, remove_unused_columns=False)
-    return ORPOTrainer(
-        model=model, args=config, train_dataset=_paired(pairs), processing_class=tokenizer, peft_config=lora
-    )
+    return ORPOTrainer, config, _paired(pairs)
 
 
-_TRAINERS: dict[str, Any] = {
+_BUILD: dict[str, Callable[[AlignPart, dict[str, Any], Sequence[Pair]], Built]] = {
     "dpo": _dpo, "ipo": _dpo, "robust": _dpo, "cdpo": _dpo, "apo_zero": _dpo, "kto": _kto, "simpo": _simpo, "orpo": _orpo,
 }  # fmt: skip
 
