@@ -13,14 +13,13 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pns.errors import UserError
-from pns.run import UNFINISHED, check_writable, fingerprint, write_json
+from pns.run import check_writable, fingerprint, replacing, write_json
 
 SUFFIXES = (".jsonl", ".parquet")
 _PARQUET_ROWS = 4096
@@ -192,20 +191,10 @@ class Journal:
         import pyarrow.parquet as pq
 
         schema = schema.append(pa.field("run", pa.string())).with_metadata({"pns_run": self.mark})
-        handle, name = tempfile.mkstemp(dir=self.out.parent, prefix=UNFINISHED)
-        os.close(handle)
-        try:
-            with pq.ParquetWriter(name, schema, compression="zstd") as writer:
-                rows = self.rows()
-                while some := list(islice(rows, _PARQUET_ROWS)):
-                    writer.write_table(pa.Table.from_pylist(some, schema))
-            with Path(name).open("rb") as stream:
-                os.fsync(stream.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(self.out)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with replacing(self.out) as part, pq.ParquetWriter(part, schema, compression="zstd") as writer:
+            rows = self.rows()
+            while some := list(islice(rows, _PARQUET_ROWS)):
+                writer.write_table(pa.Table.from_pylist(some, schema))
 
 
 def _mark(parts: Mapping[str, Any]) -> str:

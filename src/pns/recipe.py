@@ -307,15 +307,12 @@ class RewardPart(Part):
         return self
 
 
-class PrefixPart(Part):
+class PrefixPart(SamplePart):
     """Step-Controlled DPO: from a prefix of a correct solution, go on at rising temperature until the answer is wrong."""
 
-    rounds: int = Field(4, ge=1, description="each from a prefix of its own; a problem with a wrong answer is done")
     n: int = Field(4, ge=1, description="continuations a problem and round")
-    temperature: float = Field(1.0, gt=0, description="of the first round")
-    rise: float = Field(0.1, ge=0, description="added with each round")
-    max_new_tokens: int = Field(72, ge=1)
-    batch_size: int = Field(256, ge=1, description="sequences in one generate call")
+    rounds: int = Field(4, ge=1, description="each from a prefix of its own; a problem with a wrong answer is done")
+    rise: float = Field(0.1, ge=0, description="added to the temperature with each round")
 
 
 class NegativesPart(Part):

@@ -43,20 +43,27 @@ def check_writable(out: Path, field: str | None = None) -> None:
         raise UserError("this folder cannot be written", file=out.parent, field=field, remedy="name another folder")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never half of it."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside its place; it is moved there when the block ends well, and removed when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=UNFINISHED)
+    os.close(handle)
+    part = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
+        yield part
+        with part.open("rb") as stream:
             os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        part.chmod(0o644)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new one, never half of it."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, data: Any) -> None:

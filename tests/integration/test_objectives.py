@@ -11,14 +11,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from helpers.small import save_small_model, swap
 from pns.errors import UserError
 from pns.problems import embedded
-from pns.recipe import AlignPart, LoraPart, ModelPart, RuntimePart
+from pns.recipe import AlignPart, LoraPart, RuntimePart
 from pns.records import Pair
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
-from pns.training.common import over_length, save_model
+from pns.training.common import over_length
 from pns.training.preference import count_cut, train_preference, unpaired
-from pns.training.tiny import build_model, build_tokenizer
 
 RUNTIME = RuntimePart(checkpoint_every=50)
 BETA = 0.3
@@ -27,15 +27,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    path = tmp_path_factory.mktemp("start")
-    save_model(build_model(ModelPart(hidden=32, layers=1, heads=4, feed_forward=32), tokenizer), tokenizer, path)
-    return path
-
-
-def swap(text: str) -> str:
-    return text.replace("1", "x").replace("2", "1").replace("x", "2")
+    return save_small_model(tmp_path_factory.mktemp("start"))
 
 
 PAIRS = [

@@ -12,20 +12,20 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.small import save_small_model, swap
 from pns.errors import UserError
 from pns.problems import embedded
-from pns.recipe import AlignPart, GrpoPart, ModelPart, RewardModelPart, RewardPart, RuntimePart
+from pns.recipe import AlignPart, GrpoPart, RewardModelPart, RewardPart, RuntimePart
 from pns.records import Outcome, Pair, Response, Rubric, Verdict
 from pns.rewards import Composite
 from pns.rewards.adapters.trl import composite_reward
 from pns.run import digest_of
 from pns.sampling.engine import load_causal, load_tokenizer
-from pns.training.common import MARKER, check_lengths, last_checkpoint, save_model
+from pns.training.common import MARKER, check_lengths, last_checkpoint
 from pns.training.grpo import train_grpo
 from pns.training.preference import align_steps, train_preference
 from pns.training.reward_model import by_problem, pairs_within, train_reward_model, worth
 from pns.training.sft import train_sft
-from pns.training.tiny import build_model, build_tokenizer
 from pns.verify import Verifier
 
 PROBLEMS = embedded.training_problems("pairs", 24, 0)
@@ -37,16 +37,7 @@ Progress = Callable[[int, int], None]
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    path = tmp_path_factory.mktemp("start")
-    save_model(build_model(ModelPart(hidden=32, layers=1, heads=4, feed_forward=32), tokenizer), tokenizer, path)
-    return path
-
-
-def swap(text: str) -> str:
-    """A wrong response: its numbers, in another order."""
-    return text.replace("1", "x").replace("2", "1").replace("x", "2")
+    return save_small_model(tmp_path_factory.mktemp("start"))
 
 
 def sft(start: Path, out: Path, progress: Progress) -> Any:

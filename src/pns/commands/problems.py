@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -14,6 +12,7 @@ import typer
 
 from pns.commands.common import STARTS_ANEW, check_output, console, errors, say
 from pns.errors import UserError
+from pns.run import replacing
 
 if TYPE_CHECKING:
     from pns.problems.contamination import Item, Overlap
@@ -163,10 +162,11 @@ def export(
             from pns.problems.contamination import distinct as first_of_each
 
             problems = first_of_each(problems)
-        if file.suffix == ".parquet":
-            _atomically(file, lambda part: write_parquet(part, problems))
-        else:
-            _atomically(file, lambda part: part.write_text(to_jsonl(problems), encoding="utf-8"))
+        with replacing(file) as part:
+            if file.suffix == ".parquet":
+                write_parquet(part, problems)
+            else:
+                part.write_text(to_jsonl(problems), encoding="utf-8")
         for note in loaded.notes:
             say(f"note: {note}", err=True)
         say(f"{len(problems)} problems from {loaded.origin} -> {file}")
@@ -235,7 +235,8 @@ def overlap(
                 for pair in found:
                     tally.add(pair)
             else:
-                _atomically(out, lambda part: _write_pairs(part, found, tally))
+                with replacing(out) as unfinished:
+                    _write_pairs(unfinished, found, tally)
         for part in tally.tables(train, rule):
             screen.print(part, highlight=False)
         if out is not None:
@@ -330,19 +331,3 @@ def _write_pairs(part: Path, found: Iterable[Overlap], tally: Any) -> None:
                 "train_problem": pair.train.problem,
             }
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place and move it there when it is whole."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-")
-    os.close(handle)
-    part = Path(name)
-    try:
-        write(part)
-        with part.open("rb") as stream:
-            os.fsync(stream.fileno())
-        part.chmod(0o644)
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

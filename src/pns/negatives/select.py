@@ -45,7 +45,7 @@ def pick(
     """
     by_problem: dict[str, list[Response]] = {}
     for response in sorted(candidates, key=lambda r: (r.problem_id, r.index, r.text)):
-        if accepted(response, part, m_floor, plausible=plausible) and _long_enough(response, part, lengths):
+        if accepted(response, part, m_floor, plausible=plausible) and _length_fits(response, part, lengths):
             by_problem.setdefault(response.problem_id, []).append(response)
     rng = random.Random(seed)
     out = {}
@@ -55,7 +55,7 @@ def pick(
     return out
 
 
-def _long_enough(response: Response, part: NegativesPart, lengths: Mapping[str, int] | None) -> bool:
+def _length_fits(response: Response, part: NegativesPart, lengths: Mapping[str, int] | None) -> bool:
     """Whether its length is within `part.length_ratio` of the chosen response's; unknown lengths pass."""
     if part.length_ratio is None or lengths is None or not response.n_tokens:
         return True

@@ -101,7 +101,7 @@ def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
                 asked: Sequence[Problem], prefixes: Sequence[str], temperature: float, turn: int, seed: int = seed
             ) -> list[list[Completion]]:
                 return engine.generate(
-                    [p.problem for p in asked], n=part.n, temperature=temperature, top_p=1.0,
+                    [p.problem for p in asked], n=part.n, temperature=temperature, top_p=part.top_p,
                     max_new_tokens=part.max_new_tokens, seed=seed_of(seed, f"round/{turn}"), prefixes=prefixes,
                 )  # fmt: skip
 
