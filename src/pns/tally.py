@@ -7,7 +7,6 @@ import math
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -198,21 +197,6 @@ class ScoreTally:
     def labelled(self) -> bool:
         """Whether any row has a label."""
         return set(self.groups) - {_LABELS[None]} != set()
-
-
-def quartiles(values: Sequence[float]) -> tuple[float, float, float] | None:
-    """Lower quartile, median, upper quartile with linear interpolation; None without values."""
-    if not values:
-        return None
-    ordered = sorted(values)
-
-    def at(q: float) -> float:
-        place = q * (len(ordered) - 1)
-        low = int(place)
-        high = min(low + 1, len(ordered) - 1)
-        return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-    return at(0.25), at(0.5), at(0.75)
 
 
 def mean_of(counts: Counter[int]) -> float | None:

@@ -13,6 +13,7 @@ import pytest
 
 from pns.commands.reading import describe
 from pns.errors import StageStopped, UserError
+from pns.evaluation.metrics import quartiles
 from pns.items import Columns, Defaults, Item, items, pair_problem, survey
 from pns.journal import Journal, output_path
 from pns.recipe import RewardPart
@@ -20,7 +21,7 @@ from pns.records import Problem, Rubric
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import Calibration
 from pns.scoring import ColumnScorer, reward_marks, run_items, score_schema, scoring, verdict_schema, verifying
-from pns.tally import LISTED, ScoreTally, VerdictTally, quartiles
+from pns.tally import LISTED, ScoreTally, VerdictTally
 from pns.verify import Verifier
 
 RIGHT = "We add 2 + 3 = 5, so the sum is 5.\nThe answer is \\boxed{5}"

@@ -10,8 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pns.commands.tables import compared, entry, printable, real, share, shares, titled
+from pns.evaluation.metrics import quartiles
 from pns.recipe import RewardPart
-from pns.tally import Group, Row, ScoreTally, mean_of, quartiles
+from pns.tally import Group, Row, ScoreTally, mean_of
 
 LISTED = 10
 GATES = ("malformed", "undecided", "correct", "scored")

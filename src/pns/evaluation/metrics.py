@@ -269,6 +269,14 @@ def grouped_mean(
     return float(column.mean()), _interval((weights_SP @ sums_P) / (weights_SP @ counts_P))
 
 
+def quartiles(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """Lower quartile, median, upper quartile with linear interpolation; None without values."""
+    if not len(values):
+        return None
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return float(low), float(middle), float(high)
+
+
 def _weighted_counts(weights_SN: NDArray[np.int64], at_N: NDArray[np.int64], levels: int) -> NDArray[np.int64]:
     """(S, U) weight of the rows at each level."""
     table = csr_array((np.ones(len(at_N), dtype=np.int64), (np.arange(len(at_N)), at_N)), shape=(len(at_N), levels))

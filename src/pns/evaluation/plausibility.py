@@ -15,11 +15,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from pns.evaluation.detectors import FOLDS, Fit, Floats, cross_validated
-from pns.evaluation.metrics import grouped_auc, grouped_mean
+from pns.evaluation.metrics import grouped_auc, grouped_mean, quartiles
 from pns.evaluation.preferences import Preference
 from pns.records import Problem
 from pns.rewards.arithmetic import find_steps
@@ -284,11 +283,3 @@ def _duplicates(pairs: Sequence[Preference]) -> dict[str, int]:
             mine.append(words)
         seen.add(key)
     return {"exact": exact, "near": near}
-
-
-def quartiles(values: Sequence[float]) -> list[float] | None:
-    """Lower quartile, median, upper quartile; None without values."""
-    if not len(values):
-        return None
-    found: NDArray[np.float64] = np.quantile(values, [0.25, 0.5, 0.75])
-    return [float(value) for value in found]
