@@ -127,9 +127,10 @@ def _run(
 
     from pns import pipeline
     from pns.display import Display
-    from pns.driver import StageFailed, execute
+    from pns.driver import execute
     from pns.recipe_files import load_recipe
     from pns.run import Run, read_json
+    from pns.scheduler import StageFailed
 
     recipe, _ = load_recipe(recipe_file, overrides)
     # What can be refused is refused before a run directory is made.

@@ -153,16 +153,22 @@ def fingerprints(recipe: Recipe, nodes: Mapping[str, Stage]) -> dict[str, str]:
     files = input_hashes(recipe)
     out: dict[str, str] = {}
     for name, stage in nodes.items():
-        out[name] = fingerprint(
-            name=name,
-            version=stage.version,
-            seed=recipe.seed,
-            args=stage.args,
-            part=_parts(data, stage.keys),
-            files=files.get(name, {}),
-            needs=[out[n] for n in stage.needs],
-        )
+        out[name] = mark_of(stage, data, files.get(name, {}), [out[n] for n in stage.needs])
     return out
+
+
+def mark_of(stage: Stage, data: Mapping[str, Any], files: Mapping[str, str], needs: list[str]) -> str:
+    """The fingerprint of one stage.
+
+    Args:
+        data: the recipe as JSON-able values.
+        files: hashes of the files that the stage reads besides (see `input_hashes`).
+        needs: fingerprints of what it needs, in its order.
+    """
+    return fingerprint(
+        name=stage.name, version=stage.version, seed=data["seed"], args=stage.args, part=_parts(data, stage.keys),
+        files=files, needs=needs,
+    )  # fmt: skip
 
 
 def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
