@@ -92,11 +92,17 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             models[m if regime == regimes[0] else f"{m}-own"] = name
             nodes.append(Stage(name, "align:align", ("rlvr", "pairs"), ("align", *_TRAIN), args=(m, regime), version=2))
     for label, stage in models.items():
-        keys = ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *_VERIFY)
-        nodes.append(Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), keys, args=(stage,)))
+        nodes.append(
+            Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), scoring_keys(), args=(stage,))
+        )
     every = tuple(n.name for n in nodes if n.name != "start" and not n.name.startswith("rollouts"))
     nodes.append(Stage("report", "summary:summarise", every, ("evaluate.bootstrap", "report", "name", "pairs.regimes")))
     return {n.name: n for n in nodes}
+
+
+def scoring_keys() -> tuple[str, ...]:
+    """What a model's measured accuracy depends on, besides the model and the problems."""
+    return ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *_VERIFY)
 
 
 def _negatives(recipe: Recipe, method: str) -> Stage:
