@@ -152,11 +152,14 @@ class TransformersEngine:
         """
         import torch
 
-        prompts = self._prompts(problems)
+        wholes = [
+            self.tokenizer.apply_chat_template([user(p), assistant(t)], tokenize=False)
+            for p, t in zip(problems, texts, strict=True)
+        ]
+        # All at once: one by one, tokenizing takes longer than the model does at small sizes.
+        tokens = self.tokenizer(wholes, add_special_tokens=False)["input_ids"] if wholes else []
         rows = []
-        for problem, text, prompt in zip(problems, texts, prompts, strict=True):
-            whole = self.tokenizer.apply_chat_template([user(problem), assistant(text)], tokenize=False)
-            ids = self.tokenizer(whole, add_special_tokens=False)["input_ids"]
+        for ids, prompt in zip(tokens, self._prompts(problems), strict=True):
             last = max((i for i, t in enumerate(ids) if t in self.eos_ids), default=len(ids) - 1)
             rows.append((ids[: last + 1], len(prompt)))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,9 +201,12 @@ def _paired(table: Table, method: str, samples: int, seed: int) -> dict[str, Any
 
 
 def _curve(context: Context, stage: str) -> list[dict[str, Any]]:
-    import json
+    return curve(context.inputs[stage])
 
-    lines = (context.inputs[stage] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """A GRPO training's figures by step, under the names of the report."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for line in lines if "reward" in (row := json.loads(line))]
     return [{"step": row["step"], **{new: row[old] for old, new in CURVE_KEYS.items() if old in row}} for row in rows]
 

@@ -6,6 +6,7 @@ A cell is named by its model, then by what differs from the study's first object
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pns.errors import UserError
-from pns.recipe import Method, Recipe, Regime
+from pns.recipe import Recipe, Regime
 from pns.recipe_files import as_user_error, load_recipe
 from pns.study.graph import OWN_SFT, Graph
 from pns.study.spec import Protocol, Settings, Study, combinations, with_settings
@@ -53,21 +54,22 @@ def cells(study: Study) -> dict[str, Cell]:
         if control == "rlvr_more":
             found.append(Cell(control, control, seeds=seeds))
             continue
-        for regime in study.regimes:
-            for protocol in study.protocols:
-                name = _name(study, control, study.main, regime, protocol)
-                found.append(Cell(name, control, study.main, regime, protocol, seeds=seeds))
+        found += _grid(study, control, study.main, seeds)
     for objective, part in study.objectives.items():
         for method in part.methods or study.methods:
-            for regime in part.regimes or study.regimes:
-                for protocol in part.protocols or study.protocols:
-                    name = _name(study, method, objective, regime, protocol)
-                    found.append(Cell(name, method, objective, regime, protocol, seeds=study.seeds))
+            found += _grid(study, method, objective, study.seeds)
     at = study.ablations
     for switch, what in at.switches.items():
         name = f"{what.method}@{switch}"
         found.append(Cell(name, what.method, study.main, at.regime, study.protocols[0], switch, at.seeds))
     return {cell.name: cell for cell in found}
+
+
+def _grid(study: Study, model: str, objective: str, seeds: tuple[int, ...]) -> Iterator[Cell]:
+    for regime, protocol in itertools.product(study.regimes, study.protocols):
+        if study.takes_part(model, objective, regime, protocol):
+            name = _name(study, model, objective, regime, protocol)
+            yield Cell(name, model, objective, regime, protocol, seeds=seeds)
 
 
 def _name(study: Study, model: str, objective: str, regime: Regime, protocol: Protocol) -> str:
@@ -146,14 +148,12 @@ def grid_of(study: Study, objective: str, model: str) -> list[Settings]:
 def tuned_for(study: Study) -> Iterator[tuple[str, str]]:
     """(objective, model) of everything that is tuned."""
     for objective, part in study.objectives.items():
-        protocols = part.protocols or study.protocols
-        methods: list[Method | str] = list(part.methods or study.methods) if "each" in protocols else []
-        if "held" in protocols and study.tuning.held_on not in methods:
-            methods.insert(0, study.tuning.held_on)
-        if objective == study.main and "sft_chosen" in study.controls and "each" in study.protocols:
-            methods.append("sft_chosen")
-        for method in methods:
-            yield objective, str(method)
+        models = [*(part.methods or study.methods), *(study.controls if objective == study.main else ())]
+        for model in dict.fromkeys([study.tuning.held_on, *models]):
+            held = model == study.tuning.held_on and "held" in study.protocols
+            each = any(study.takes_part(model, objective, regime, "each") for regime in study.regimes)
+            if model != "rlvr_more" and (held or (each and "each" in study.protocols)):
+                yield objective, model
 
 
 def add_cell(graph: Graph, recipes: Recipes, cell: Cell, seed: int, tuned: Settings, kind: str = "test") -> str:

@@ -80,6 +80,9 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
         control = nodes["align-sft_chosen"]
         nodes[OWN_SFT] = replace(control, name=OWN_SFT, args=("own", method))
         models.append(OWN_SFT)
+    methods = recipe.negatives.methods
+    needs = ("problems", "rollouts-pairs", "reward_model", *(f"negatives-{m}" for m in methods))
+    nodes["scores"] = Stage("scores", "negatives:reward_scores", needs, ("negatives.methods", "runtime.device"))
     keys = pipeline.scoring_keys()
     for kind in ("dev", "test"):
         for model in models:

@@ -22,6 +22,13 @@ Settings = dict[str, Any]
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
+class LimitPart(Part):
+    """Where a model takes part."""
+
+    regimes: tuple[Regime, ...] | None = Field(None, description="in these alone; null: in all of the study")
+    protocols: tuple[Protocol, ...] | None = Field(None, description="in these alone; null: in all of the study")
+
+
 class TuningPart(Part):
     """Settings are chosen on the development split of seeds of their own, before the benchmarks are looked at."""
 
@@ -46,14 +53,12 @@ class TuningPart(Part):
         return value
 
 
-class ObjectivePart(Part):
+class ObjectivePart(LimitPart):
     """One objective of the grid."""
 
     set: Settings = Field(default_factory=dict, description="align keys that it needs, align.objective among them")
     grid: dict[str, tuple[Any, ...]] | None = Field(None, description="in place of tuning.grid")
     methods: tuple[Method, ...] | None = Field(None, description="for these negatives alone; null: for all")
-    regimes: tuple[Regime, ...] | None = Field(None, description="in these regimes alone; null: in all of the study")
-    protocols: tuple[Protocol, ...] | None = Field(None, description="in these protocols alone; null: in all")
 
 
 class SwitchPart(Part):
@@ -88,6 +93,9 @@ class Study(Part):
     controls: tuple[Control, ...] = CONTROLS
     regimes: tuple[Regime, ...] = Field(("matched", "own"), min_length=1)
     objectives: dict[str, ObjectivePart] = Field(min_length=1)
+    limits: dict[Method | Control, LimitPart] = Field(
+        default_factory=dict, description="where a method or control takes part, if not everywhere"
+    )
     protocols: tuple[Protocol, ...] = Field(("held", "each"), min_length=1)
     tuning: TuningPart
     hypotheses: tuple[str, ...] = ()
@@ -104,6 +112,15 @@ class Study(Part):
     def main(self) -> str:
         """The first objective: its cells are called by their method alone."""
         return next(iter(self.objectives))
+
+    def takes_part(self, model: str, objective: str, regime: Regime, protocol: Protocol) -> bool:
+        """Whether there is such a cell."""
+        for limit in (self.objectives[objective], self.limits.get(model)):  # type: ignore[call-overload]
+            if limit is None:
+                continue
+            if regime not in (limit.regimes or self.regimes) or protocol not in (limit.protocols or self.protocols):
+                return False
+        return True
 
     @model_validator(mode="after")
     def _seeds(self) -> Study:

@@ -11,7 +11,7 @@ import numpy as np
 
 from pns.run import Run, read_json
 from pns.scheduler import Task
-from pns.study.cells import Cell, Recipes, add_cell, grid_of, tuned_for
+from pns.study.cells import Cell, Recipes, add_cell, cells, grid_of, tuned_for
 from pns.study.graph import Graph
 from pns.study.results import outcomes
 from pns.study.spec import Settings, Study
@@ -90,15 +90,11 @@ def choose(study: Study, trials: list[Trial]) -> dict[str, dict[str, dict[str, S
         tried = [t for t in trials if (t["objective"], t["model"]) == (objective, model)]
         best[objective, model] = max(tried, key=lambda t: value_of(t, study.tuning.metric))["settings"]
     out: dict[str, dict[str, dict[str, Settings]]] = {}
-    for protocol in study.protocols:
-        for objective, part in study.objectives.items():
-            if protocol not in (part.protocols or study.protocols):
-                continue
-            models = [*(part.methods or study.methods), *(["sft_chosen"] if objective == study.main else [])]
-            found = out.setdefault(protocol, {}).setdefault(objective, {})
-            for model in models:
-                held = protocol == "held" or (model == "sft_chosen" and (objective, model) not in best)
-                found[model] = best[objective, study.tuning.held_on if held else model]
+    for cell in cells(study).values():
+        if cell.protocol is not None and cell.objective is not None:
+            model = study.tuning.held_on if cell.protocol == "held" else cell.model
+            found = out.setdefault(cell.protocol, {}).setdefault(cell.objective, {})
+            found[cell.model] = best[cell.objective, model]
     return out
 
 
