@@ -109,10 +109,10 @@ def _run(recipes: Recipes, run: Run, until: str, jobs: int | None, protocol: Pat
 def _plan(recipes: Recipes, run: Run, jobs: int | None) -> None:
     from rich.table import Table
 
-    from pns.study.run import begin, planned
+    from pns.study.run import planned
 
     side = jobs or recipes.base.runtime.jobs
-    shares = planned(begin(recipes, run), run)
+    shares = planned(recipes, run)
     table = Table(title=f"{recipes.study.name}: what there is to do", title_justify="left")
     for column in ("phase", "stages", "done", "work left", f"at {side} side by side"):
         table.add_column(column, justify="left" if column == "phase" else "right")

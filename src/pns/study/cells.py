@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,10 @@ from pns.errors import UserError
 from pns.recipe import Recipe, Regime
 from pns.recipe_files import as_user_error, load_recipe
 from pns.study.graph import OWN_SFT, Graph
-from pns.study.spec import Protocol, Settings, Study, combinations, with_settings
+from pns.study.spec import Protocol, Settings, Study, with_settings
 
 STARTS = ("policy", "sft")
 _STAGE = {"policy": "rlvr", "sft": "sft", "rlvr_more": "rlvr_more"}
-# Of an objective's settings those that the SFT control reads.
-_SFT_KEYS = ("align.learning_rate", "align.epochs", "align.batch_size", "align.max_length")
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,12 @@ def unswitched(study: Study, cell: Cell) -> str:
 def check_contrasts(study: Study, file: Path) -> None:
     """Raises UserError where a contrast names a cell that the study does not have."""
     known = cells(study)
-    for field in ("primary", "secondary"):
-        for pair in getattr(study, field):
+    for what in ("primary", "secondary"):
+        for pair in getattr(study, what):
             for name in pair:
                 if name not in known:
                     raise UserError(
-                        f"no cell called {name!r}", file=file, field=field, remedy=f"cells: {', '.join(known)}"
+                        f"no cell called {name!r}", file=file, field=what, remedy=f"cells: {', '.join(known)}"
                     )
 
 
@@ -131,49 +129,82 @@ class Recipes:
             ) from None  # fmt: skip
 
 
-def settings_of(study: Study, objective: str, tuned: Settings) -> Settings:
-    """All align settings of an objective with its tuned ones."""
-    return {**study.objectives[objective].set, **tuned}
-
-
-def grid_of(study: Study, objective: str, model: str) -> list[Settings]:
-    """The settings that are tried for a model; those that differ for it alone."""
-    part = study.objectives[objective]
-    grid = study.tuning.grid if part.grid is None else part.grid
-    if model == "sft_chosen":
-        grid = {key: values for key, values in grid.items() if key in _SFT_KEYS}
-    return combinations(grid)
-
-
-def tuned_for(study: Study) -> Iterator[tuple[str, str]]:
-    """(objective, model) of everything that is tuned."""
-    for objective, part in study.objectives.items():
-        models = [*(part.methods or study.methods), *(study.controls if objective == study.main else ())]
-        for model in dict.fromkeys([study.tuning.held_on, *models]):
-            held = model == study.tuning.held_on and "held" in study.protocols
-            each = any(study.takes_part(model, objective, regime, "each") for regime in study.regimes)
-            if model != "rlvr_more" and (held or (each and "each" in study.protocols)):
-                yield objective, model
-
-
-def add_cell(graph: Graph, recipes: Recipes, cell: Cell, seed: int, tuned: Settings, kind: str = "test") -> str:
+def add_cell(
+    graph: Graph, recipes: Recipes, cell: Cell, seed: int, tuned: Tuned, align: Settings, kind: str = "test"
+) -> str:
     """Add the task that scores a cell's model of one seed; returns its name.
 
     Args:
-        tuned: the settings that tuning chose for it.
+        tuned: of it, how each method makes its negatives.
+        align: the tuned settings that the cell is trained with (see `Tuned.of`).
         kind: `test` for the benchmarks, `dev` for the development split.
     """
     study = recipes.study
-    settings = {} if cell.objective is None else settings_of(study, cell.objective, tuned)
-    recipe = recipes.of(seed, settings)
-    if cell.switch is None:
-        return graph.add(recipe, f"{kind}-{cell.stage}")
-    switch = study.ablations.switches[cell.switch]
-    where = f"ablations.switches.{cell.switch}"
-    switched = recipes.of(seed, {**settings, **switch.set}, f"{where}.set")
+    settings = {} if cell.objective is None else {**study.objectives[cell.objective].set, **align}
+    switch = None if cell.switch is None else study.ablations.switches[cell.switch]
+    everywhere = switch.set if switch is not None and not switch.at else {}
+    recipe = recipes.of(seed, {**settings, **everywhere}, _where(cell))
+    special = _special(recipes, seed, tuned, {**settings, **everywhere})
+    if switch is not None:
+        for stage in switch.at:
+            made = next((m for method, m in tuned.negatives.items() if stage in _stages_of(method)), {})
+            special[stage] = recipes.of(seed, {**settings, **made, **switch.set}, _where(cell))
     try:
-        return graph.add(recipe, f"{kind}-{cell.stage}", switched=switched, at=switch.at)
+        return graph.add(recipe, f"{kind}-{cell.stage}", special)
     except KeyError as error:
-        raise UserError(
-            str(error.args[0]), file=recipes.file, field=f"{where}.at", remedy="name stages of the run"
-        ) from None
+        remedy = "name stages of the run, such as generator or negatives-pns"
+        raise UserError(str(error.args[0]), file=recipes.file, field=f"{_where(cell)}.at", remedy=remedy) from None
+
+
+def add_scores(graph: Graph, recipes: Recipes, seed: int, tuned: Tuned) -> str:
+    """Add the task that has the reward model score chosen responses and negatives of one seed; returns its name."""
+    return graph.add(recipes.of(seed), "scores", _special(recipes, seed, tuned, {}))
+
+
+def _special(recipes: Recipes, seed: int, tuned: Tuned, settings: Settings) -> dict[str, Recipe]:
+    """The recipes of the stages that make negatives, where those were tuned."""
+    return {
+        stage: recipes.of(seed, {**settings, **made}, f"tuning.negatives.{method}")
+        for method, made in tuned.negatives.items()
+        for stage in _stages_of(method)
+    }
+
+
+def _where(cell: Cell) -> str:
+    return (
+        "set"
+        if cell.objective is None
+        else f"objectives.{cell.objective}"
+        if cell.switch is None
+        else f"ablations.switches.{cell.switch}"
+    )
+
+
+def _stages_of(method: str) -> tuple[str, ...]:
+    """The stages that make a method's negatives."""
+    return ("generator", "negatives-pns") if method == "pns" else (f"negatives-{method}",)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning has found by now.
+
+    Attributes:
+        align: objective -> `held`, or a model's name for its own -> settings.
+        negatives: method -> settings of the stages that make its negatives.
+    """
+
+    align: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict)
+    negatives: Mapping[str, Settings] = field(default_factory=dict)
+
+    @property
+    def held(self) -> Mapping[str, Settings]:
+        """objective -> the settings that are held for all."""
+        return {objective: found["held"] for objective, found in self.align.items()}
+
+    def of(self, cell: Cell) -> Settings:
+        """The settings that a cell is trained with; none where it has no objective."""
+        if cell.objective is None:
+            return {}
+        found = self.align.get(cell.objective, {})
+        return found.get("held" if cell.protocol == "held" else cell.model, {})

@@ -15,7 +15,6 @@ from pns.study.cells import Cell, cells, unswitched
 from pns.study.results import KINDS, benchmarks, scores_of, undecided
 from pns.study.run import Work
 from pns.study.spec import Study
-from pns.study.tuning import settings_for
 
 Scored = Mapping[tuple[str, int], str]
 """(cell, seed) -> the task that scored it."""
@@ -101,12 +100,11 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
 
 def _cell(found: Collected, name: str, work: Work, samples: int, seed: int) -> dict[str, Any]:
     cell, seeds = found.cells[name], found.seeds(name)
-    assert work.chosen is not None
     folders = [found.folder(found.scored[name, s]) for s in seeds]
     kl = [read_json(folder / "kl.json")["kl"] for folder in folders]
     out: dict[str, Any] = {
         "model": cell.model, "objective": cell.objective, "regime": cell.regime, "protocol": cell.protocol,
-        "switch": cell.switch, "settings": settings_for(work.chosen, cell), "seeds": seeds,
+        "switch": cell.switch, "settings": work.tuned.of(cell), "seeds": seeds,
         **{kind: estimate(found.table(name, kind, seeds), samples=samples, seed=seed) for kind in KINDS},
         "by_benchmark": {
             kind: {

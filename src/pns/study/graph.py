@@ -6,7 +6,7 @@ protocols that choose the same settings share their cells, and a changed study m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pns import pipeline
@@ -34,31 +34,32 @@ class Graph:
         self.tasks: dict[str, Task] = {}
         self._views: dict[str, _View] = {}
 
-    def add(self, recipe: Recipe, stage: str, *, switched: Recipe | None = None, at: Collection[str] = ()) -> str:
+    def add(self, recipe: Recipe, stage: str, special: Mapping[str, Recipe] | None = None) -> str:
         """Add a stage and all that it needs; returns the task's name.
 
         Args:
-            switched, at: a second recipe, which these stages see in place of the first; all of them when `at` is empty.
+            special: stages that see another recipe. Those after them see its effect alone.
+        Raises:
+            KeyError: `special` or `stage` names none of the recipe's stages.
         """
-        other = switched if switched is not None else recipe
-        nodes = self._view(recipe if at else other).nodes
-        unknown = set(at) - set(nodes)
+        nodes = self._view(recipe).nodes
+        unknown = {stage, *(special or {})} - set(nodes)
         if unknown:
-            raise KeyError(f"no stage called {', '.join(sorted(unknown))}; stages: {', '.join(nodes)}")
-        return self._add(nodes, stage, {n: other if not at or n in at else recipe for n in nodes}, {})
+            raise KeyError(f"no stage called {', '.join(sorted(unknown))}")
+        return self._add(stage, recipe, special or {}, {})
 
-    def _add(self, nodes: Mapping[str, Stage], name: str, recipes: Mapping[str, Recipe], seen: dict[str, str]) -> str:
+    def _add(self, name: str, recipe: Recipe, special: Mapping[str, Recipe], seen: dict[str, str]) -> str:
         if name in seen:
             return seen[name]
-        recipe = recipes[name]
-        view = self._view(recipe)
+        mine = special.get(name, recipe)
+        view = self._view(mine)
         stage = view.nodes[name]
-        needs = {n: self._add(nodes, n, recipes, seen) for n in stage.needs}
+        needs = {n: self._add(n, recipe, special, seen) for n in stage.needs}
         marks = [self.tasks[key].mark for key in needs.values()]
         mark = pipeline.mark_of(stage, view.data, view.files.get(name, {}), marks)
         key = f"s{recipe.seed}-{name}-{mark[:10]}"
         seen[name] = key
-        self.tasks.setdefault(key, Task(stage, recipe, mark, key, needs))
+        self.tasks.setdefault(key, Task(stage, mine, mark, key, needs))
         return key
 
     def _view(self, recipe: Recipe) -> _View:

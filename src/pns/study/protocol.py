@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,13 +41,14 @@ def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]
         "recipe": recipes.base.model_dump(mode="json", exclude={"seed", "about"}),
         "versions": {"pns": pns.__version__, "verifier": VERIFIER, "rules": RULES},
     }
+    body = json.loads(json.dumps(body))  # as it will be read again: tuples are lists
     return {"written": _now(), "fingerprint": fingerprint(body=body), **body}
 
 
 def _budget(trials: list[Trial]) -> dict[str, int]:
     out: dict[str, int] = {}
     for trial in trials:
-        name = f"{trial['objective']}: {trial['model']}"
+        name = f"{trial['step']}: {trial['objective']}, {trial['model']}"
         out[name] = out.get(name, 0) + 1
     return out
 

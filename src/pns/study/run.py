@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +12,27 @@ from pns.errors import UserError
 from pns.run import Run, read_json, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.study import protocol as protocols
-from pns.study.cells import Cell, Recipes, add_cell, cells
+from pns.study.cells import Recipes, Tuned, add_cell, add_scores, cells
 from pns.study.graph import Graph
 from pns.study.plan import Share, plan
 from pns.study.spec import Study
-from pns.study.tuning import Trials, add_tuning, choose, read_trials, settings_for
-
-PHASES = ("tuning", "protocol", "test", "ablations", "report")
+from pns.study.tuning import STEPS, Step, Trial, add_step, choose, read_trials
 
 
 @dataclass
 class Work:
-    """A study's tasks and what is known of them."""
+    """A study's tasks and what is known of them.
+
+    Attributes:
+        tuned: what tuning found by now; `open_step` is the first step that is not over, None when all are.
+    """
 
     recipes: Recipes
     graph: Graph = field(default_factory=Graph)
-    trials: Trials = field(default_factory=dict)
     done: Done = field(default_factory=dict)
-    chosen: dict[str, Any] | None = None
+    tuned: Tuned = field(default_factory=Tuned)
+    trials: list[Trial] = field(default_factory=list)
+    open_step: Step | None = "held"
     scores: dict[int, str] = field(default_factory=dict)
 
     @property
@@ -45,20 +47,32 @@ class Work:
                 self.done[name] = state
 
 
-def begin(recipes: Recipes, run: Run) -> Work:
-    """The study's tuning as tasks, with what is done of them; the settings, where tuning is over."""
-    work = Work(recipes)
-    work.trials = add_tuning(work.graph, recipes)
-    work.look(run)
-    if all(name in work.done for name in work.graph.tasks):
-        work.chosen = choose(work.study, read_trials(run, work.graph.tasks, work.trials))
-    return work
+def tune(work: Work, run: Run, go: Callable[[list[str]], None] | None = None) -> None:
+    """Add the steps of tuning one after the other and take what they found.
+
+    Args:
+        go: does the tasks that it is given. Without it, the first step that is not over ends the tuning.
+    """
+    for step in STEPS:
+        before = set(work.graph.tasks)
+        tried = add_step(work.graph, work.recipes, step, work.tuned)
+        work.look(run)
+        todo = [name for name in work.graph.tasks if name not in before]
+        if go is not None:
+            go(todo)
+        work.open_step = step
+        if any(name not in work.done for name in todo):
+            return
+        found = read_trials(run, work.graph.tasks, step, tried)
+        work.trials += found
+        work.tuned = choose(work.study, work.tuned, step, found)
+    work.open_step = None
 
 
 def cell_tasks(work: Work, *, ablations: bool) -> dict[tuple[str, int], str]:
     """(cell, seed) -> the task that scores it, seed by seed; the ablations with what runs on their seeds alone, or the rest.
 
-    Before settings are chosen the first combination of each grid stands in for them: good enough for a plan.
+    Before tuning is over the recipe's own settings stand in for what it will choose: good enough for a plan.
     """
     study, out = work.study, dict[tuple[str, int], str]()
     some = set(study.ablations.controls)
@@ -66,21 +80,16 @@ def cell_tasks(work: Work, *, ablations: bool) -> dict[tuple[str, int], str]:
     for seed in study.seeds:
         for cell in mine:
             if seed in cell.seeds:
-                settings = _stand_in(work, cell) if work.chosen is None else settings_for(work.chosen, cell)
-                out[cell.name, seed] = add_cell(work.graph, work.recipes, cell, seed, settings)
-        work.scores[seed] = work.graph.add(work.recipes.of(seed), "scores")
+                align = work.tuned.of(cell)
+                out[cell.name, seed] = add_cell(work.graph, work.recipes, cell, seed, work.tuned, align)
+        work.scores[seed] = add_scores(work.graph, work.recipes, seed, work.tuned)
     return out
 
 
-def _stand_in(work: Work, cell: Cell) -> dict[str, Any]:
-    if cell.objective is None:
-        return {}
-    tried = work.trials.get((cell.objective, work.study.tuning.held_on)) or next(iter(work.trials.values()))
-    return dict(tried[0][0])
-
-
-def planned(work: Work, run: Run) -> list[Share]:
-    """What each phase has still to do."""
+def planned(recipes: Recipes, run: Run) -> list[Share]:
+    """What each phase has still to do. Steps of tuning that rest on an unfinished one are not counted yet."""
+    work = Work(recipes)
+    tune(work, run)
     tuning = list(work.graph.tasks)
     test, more = (cell_tasks(work, ablations=a) for a in (False, True))
     work.look(run)
@@ -114,14 +123,16 @@ def execute(
         StageStopped, StageFailed, KeyboardInterrupt: the same command goes on from there.
     """
     with run.lock():
-        work = begin(recipes, run)
-        run_tasks(work.graph.tasks, list(work.graph.tasks), work.done, run, display, jobs=jobs)
-        trials = read_trials(run, work.graph.tasks, work.trials)
-        work.chosen = choose(recipes.study, trials)
-        write_json(run.folder / "tuning.json", {"trials": trials, "chosen": work.chosen})
+        work = Work(recipes)
+
+        def go(wanted: list[str]) -> None:
+            run_tasks(work.graph.tasks, wanted, work.done, run, display, jobs=jobs)
+
+        tune(work, run, go)
+        write_json(run.folder / "tuning.json", {"trials": work.trials, "chosen": asdict(work.tuned)})
         if until == "tuning":
             return
-        frozen = protocols.protocol_of(recipes, work.chosen, trials)
+        frozen = protocols.protocol_of(recipes, asdict(work.tuned), work.trials)
         if committed is not None:
             protocols.check_committed(committed, frozen)
         path = protocols.freeze(run, frozen)
@@ -134,8 +145,7 @@ def execute(
                 break
             found = cell_tasks(work, ablations=ablations)
             work.look(run)
-            wanted = _upstream(work.graph.tasks, [*found.values(), *work.scores.values()])
-            run_tasks(work.graph.tasks, wanted, work.done, run, display, jobs=jobs)
+            go(_upstream(work.graph.tasks, [*found.values(), *work.scores.values()]))
 
 
 def finished(recipes: Recipes, run: Run) -> tuple[Work, dict[str, Any], dict[tuple[str, int], str]]:
@@ -144,8 +154,9 @@ def finished(recipes: Recipes, run: Run) -> tuple[Work, dict[str, Any], dict[tup
     Raises UserError where tuning is not over or no cell is done.
     """
     path = run.folder / protocols.FILE
-    work = begin(recipes, run)
-    if work.chosen is None or not path.is_file():
+    work = Work(recipes)
+    tune(work, run)
+    if work.open_step is not None or not path.is_file():
         raise UserError(
             "tuning is not over, so there is nothing to report", file=run.folder, remedy="`pns study STUDY`"
         )
@@ -155,16 +166,3 @@ def finished(recipes: Recipes, run: Run) -> tuple[Work, dict[str, Any], dict[tup
     if not any(cell != "policy" for cell, _ in scored):
         raise UserError("no cell is done yet", file=run.folder, remedy="`pns study STUDY` goes on with it")
     return work, read_json(path), scored
-
-
-def tidy(recipes: Recipes, run: Run) -> list[str]:
-    """Remove the folders of results that the study no longer has a task for. Returns their names."""
-    work = begin(recipes, run)
-    if work.chosen is None:
-        return []
-    for ablations in (False, True):
-        cell_tasks(work, ablations=ablations)
-    gone = [p for p in run.stages.iterdir() if p.name.removesuffix(".work") not in work.graph.tasks]
-    for path in gone:
-        shutil.rmtree(path)
-    return sorted(p.name for p in gone)

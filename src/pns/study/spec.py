@@ -36,6 +36,11 @@ class TuningPart(Part):
     grid: dict[str, tuple[Any, ...]] = Field(
         description="align key: its values; every combination is tried for every method, so all have the same budget"
     )
+    negatives: dict[Method, dict[str, tuple[Any, ...]]] = Field(
+        default_factory=dict,
+        description="method: recipe keys of generator, negatives, reward and their values; how its negatives are made. The "
+        "stages that make them see these keys alone",
+    )
     metric: Literal["greedy", "sampled", "mean"] = Field(
         "mean", description="accuracy on the development split that decides; mean: of greedy and sampled"
     )
@@ -48,8 +53,17 @@ class TuningPart(Part):
         for key, values in value.items():
             if not key.startswith("align.") or key == "align.objective":
                 raise ValueError(f"{key}: only keys of align are tuned (the objective is a part of the grid of cells)")
-            if not values or len(set(map(str, values))) != len(values):
-                raise ValueError(f"{key} needs a non-empty list of different values")
+            _different(key, values)
+        return value
+
+    @field_validator("negatives")
+    @classmethod
+    def _made(cls, value: dict[Method, dict[str, tuple[Any, ...]]]) -> dict[Method, dict[str, tuple[Any, ...]]]:
+        for method, grid in value.items():
+            for key, values in grid.items():
+                if key.split(".")[0] not in ("generator", "negatives", "reward"):
+                    raise ValueError(f"{method}: {key} is no key of generator, negatives or reward")
+                _different(key, values)
         return value
 
 
@@ -140,6 +154,8 @@ class Study(Part):
             raise ValueError(f"tuning.held_on: {self.tuning.held_on} is not among methods")
         if self.tuning.regime not in self.regimes:
             raise ValueError(f"tuning.regime: {self.tuning.regime} is not among regimes")
+        if not set(self.tuning.negatives) <= set(self.methods):
+            raise ValueError("tuning.negatives names methods of the study")
         for name, part in self.objectives.items():
             _named(name, "objectives")
             if not set(part.methods or ()) <= set(self.methods):
@@ -162,6 +178,11 @@ class Study(Part):
             if switch.method not in self.methods:
                 raise ValueError(f"ablations.switches.{name}.method must be among methods")
         return self
+
+
+def _different(key: str, values: tuple[Any, ...]) -> None:
+    if not values or len(set(map(str, values))) != len(values):
+        raise ValueError(f"{key} needs a non-empty list of different values")
 
 
 def _named(name: str, where: str) -> None:
