@@ -74,8 +74,8 @@ def by_hand(model: Any, inputs: Batch, advantages_B: torch.Tensor) -> torch.Tens
     """- sum A log pi(y) over the completions, by the tokens of the batch."""
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
-    at = (mask.cumsum(1) - 1).clamp(min=0)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=at).logits[:, inputs["prompt_ids"].shape[1] - 1 : -1]
+    at, prompt = (mask.cumsum(1) - 1).clamp(min=0), inputs["prompt_ids"].shape[1]
+    logits = model(input_ids=ids, attention_mask=mask, position_ids=at).logits[:, prompt - 1 : -1]
     logp_BT = logits.log_softmax(-1).gather(-1, inputs["completion_ids"].unsqueeze(-1)).squeeze(-1)
     logp_B = (logp_BT * inputs["completion_mask"]).sum(1)
     return -(advantages_B * logp_B).sum() / inputs["completion_mask"].sum()
@@ -138,7 +138,9 @@ def test_micro_batches_see_the_advantages_of_their_own_rows(
         (None, 0.1, False),
     ],
 )
-def test_groups_of_one_kind(start: Path, tmp_path: Path, reward: float | None, weight: float | None, moves: bool) -> None:
+def test_groups_of_one_kind(
+    start: Path, tmp_path: Path, reward: float | None, weight: float | None, moves: bool
+) -> None:
     (row,) = trained(start, tmp_path, lambda ids: reward, weight, steps=1)
     assert (row["grad_norm"] > 0) == moves
     assert same(weights(tmp_path / "model"), weights(start)) != moves

@@ -122,7 +122,9 @@ def test_references_differ_in_reward_advantage_and_step_size_alone(
 
     monkeypatch.setattr(pns.stages.policy, "train_grpo", train)
     monkeypatch.setattr(pns.stages.policy, "end_ids", lambda *_: {1})
-    monkeypatch.setattr("pns.rewards.adapters.trl.format_failures", lambda text, **_: () if "boxed" in text else ("no",))
+    monkeypatch.setattr(
+        "pns.rewards.adapters.trl.format_failures", lambda text, **_: () if "boxed" in text else ("no",)
+    )
     recipe, _ = load_recipe(
         SMOKE, ["references=[rlvr_more, nsr, w_reinforce]", "reinforce={learning_rate: 7e-6, positive_weight: 0.2}"]
     )

@@ -209,7 +209,9 @@ def test_references_and_their_keys_go_together(file: Path, overrides: list[str],
 
 def test_the_references_of_a_recipe_that_names_none_are_as_they_were(file: Path) -> None:
     assert load_recipe(file)[0].references == ("rlvr_more",)
-    given = load_recipe(file, ["references=[nsr, w_reinforce]", "reinforce={learning_rate: 1e-5, positive_weight: 0.2}"])[0]
+    given = load_recipe(
+        file, ["references=[nsr, w_reinforce]", "reinforce={learning_rate: 1e-5, positive_weight: 0.2}"]
+    )[0]
     assert (given.references, given.reinforce.learning_rate) == (("nsr", "w_reinforce"), 1e-5)
     assert given.reinforce.positive_weight == 0.2
     assert load_recipe(file, ["references=[w_reinforce]"])[0].reinforce.positive_weight == 0.1
