@@ -494,7 +494,7 @@ class Recipe(Part):
     references: tuple[Reference, ...] = Field(
         ("rlvr_more",),
         description="trainings from the policy with the budget that PNS cost: rlvr_more (RLVR goes on), nsr (REINFORCE on "
-        "wrong samples alone), w_reinforce (on all, the correct ones with little weight)",
+        "samples that are not correct), w_reinforce (on all, the correct ones with little weight)",
     )
     reinforce: ReinforcePart = ReinforcePart()
     evaluate: EvaluatePart = EvaluatePart()

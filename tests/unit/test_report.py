@@ -578,7 +578,7 @@ def test_references_stand_beside_each_other_with_their_labels(tmp_path: Path) ->
     methods = [row["method"] for row in view.comparison(results)]
     at = methods.index("rlvr_more")
     assert methods[at : at + 4] == ["rlvr_more", "nsr", "w_reinforce", "rejection"]
-    assert "REINFORCE on wrong samples alone" in page(tmp_path, results, []).text
+    assert "REINFORCE on samples that are not correct" in page(tmp_path, results, []).text
     shown = render(results_table(results))
     assert all(f"│ {m} " in shown for m in extra)
     for block in (results["mean"], results["sampled"]["mean"], results["paired"]):

@@ -1,4 +1,4 @@
-"""GRPO through TRL: RLVR of the policy, more of it as a control, and reverse RL of the generator; REINFORCE in its place.
+"""GRPO through TRL: RLVR of the policy, more of it as a control, reverse RL of the generator; and REINFORCE in its place.
 
 One pass over the problems, one update a generation, checkpoints on generation boundaries: the setting in which a
 resumed training equals an uninterrupted one.
