@@ -14,7 +14,7 @@ from typing import Any
 
 from pns.errors import UserError
 from pns.problems.registry import identity
-from pns.recipe import ALL_METHODS, Recipe
+from pns.recipe import ALL_METHODS, REFERENCES, Recipe
 from pns.rewards.callables import source_of
 from pns.rewards.version import RULES
 from pns.run import file_hash, fingerprint
@@ -76,7 +76,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             ("problems", "rollouts-pairs", *(f"negatives-{m}" for m in methods)),
             ("pairs", "negatives.methods"),
         ),
-        _rlvr_more(),
+        *_references(recipe),
         Stage(
             "audit",
             "negatives:audit",
@@ -84,7 +84,8 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             ("negatives.methods", *_TRAIN),
         ),
     ]
-    models = {"policy": "rlvr", "sft": "sft", "sft_chosen": "align-sft_chosen", "rlvr_more": "rlvr_more"}
+    models = {"policy": "rlvr", "sft": "sft", "sft_chosen": "align-sft_chosen"}
+    models |= {name: name for name in REFERENCES if name in recipe.references}
     nodes.append(Stage("align-sft_chosen", "align:sft_chosen", ("rlvr", "pairs"), ("align", "pairs.regimes", *_TRAIN)))
     for regime in regimes:
         for m in methods:
@@ -133,9 +134,17 @@ def _generator(recipe: Recipe) -> list[Stage]:
     return [Stage("generator", "models:generator", ("problems", "rlvr", "reward_model"), keys)]
 
 
-def _rlvr_more() -> Stage:
+def _references(recipe: Recipe) -> list[Stage]:
+    """The whole-method references; the order in which the recipe names them changes nothing."""
+    needs = ("problems", "rlvr")
     keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *_VERIFY, *_FORM)
-    return Stage("rlvr_more", "policy:rlvr_more", ("problems", "rlvr"), keys)
+    nsr = (*keys, "reinforce.learning_rate")
+    nodes = [
+        Stage("rlvr_more", "policy:rlvr_more", needs, keys),
+        Stage("nsr", "policy:reinforce", needs, nsr, args=("nsr",)),
+        Stage("w_reinforce", "policy:reinforce", needs, (*nsr, "reinforce.positive_weight"), args=("w_reinforce",)),
+    ]
+    return [node for node in nodes if node.name in recipe.references]
 
 
 def _selection_keys(method: str) -> tuple[str, ...]:

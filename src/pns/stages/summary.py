@@ -14,8 +14,9 @@ import numpy as np
 
 import pns
 from pns.evaluation.metrics import avg_at_k, bootstrap_ci, maj_at_k, mean_ci, paired_difference, pass_at_k
+from pns.recipe import REFERENCES
 from pns.records import Pair, Response, read_parquet, write_parquet
-from pns.run import read_json, seed_of, write_json
+from pns.run import seed_of, write_json
 from pns.stages.context import Context
 
 Table = dict[str, dict[str, dict[str, Any]]]
@@ -128,7 +129,7 @@ def _examples(shown: Mapping[str, Sequence[Pair]], most: int) -> list[Pair]:
 
 
 def _evaluations(context: Context, names: list[str]) -> Table:
-    order = ["policy", "sft", "sft_chosen", "rlvr_more"]
+    order = ["policy", "sft", "sft_chosen", *REFERENCES]
     found = [n.removeprefix("evaluate-") for n in context.inputs if n.startswith("evaluate-")]
     return {
         m: _load(context, m, names) for m in sorted(found, key=lambda m: order.index(m) if m in order else len(order))
@@ -229,10 +230,10 @@ def _notes(context: Context, results: dict[str, Any]) -> list[str]:
             notes.append(
                 f"the policy's accuracy on {name} is {100 * accuracy:.0f} %: outside 15 to 85 % little can be seen there"
             )
-    if "rlvr_more" in results["mean"]:
-        budget = read_json(context.inputs["rlvr_more"] / "budget.json")
+    for name in (r for r in REFERENCES if r in results["mean"]):
+        budget = context.json(name, "budget.json")
         if budget["steps"] < budget["steps_of_pns"]:
             notes.append(
-                f"rlvr_more made {budget['steps']} of the {budget['steps_of_pns']} steps that PNS cost: its problems ran out"
+                f"{name} made {budget['steps']} of the {budget['steps_of_pns']} steps that PNS cost: its problems ran out"
             )
     return notes
