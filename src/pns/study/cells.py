@@ -15,13 +15,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from pns.errors import UserError
-from pns.recipe import Recipe, Regime
+from pns.recipe import REFERENCES, Recipe, Regime
 from pns.recipe_files import as_user_error, load_recipe
 from pns.study.graph import OWN_SFT, Graph
 from pns.study.spec import Protocol, Settings, Study, with_settings
 
 STARTS = ("policy", "sft")
-_STAGE = {"policy": "rlvr", "sft": "sft", "rlvr_more": "rlvr_more"}
+_STAGE: dict[str, str] = {"policy": "rlvr", "sft": "sft"} | dict(zip(REFERENCES, REFERENCES, strict=True))
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def cells(study: Study) -> dict[str, Cell]:
     found = [Cell(name, name, seeds=study.seeds) for name in STARTS]
     for control in (*study.controls, *study.ablations.controls):
         seeds = study.seeds if control in study.controls else study.ablations.seeds
-        if control == "rlvr_more":
+        if control in REFERENCES:
             found.append(Cell(control, control, seeds=seeds))
             continue
         found += _grid(study, control, study.main, seeds)
@@ -106,11 +106,16 @@ class Recipes:
         self.study, self.file = study, file
         base, _ = load_recipe(study.recipe)
         methods = tuple(study.methods)
-        own = {"negatives.methods": methods, "pairs.regimes": study.regimes}
+        wanted = {*study.controls, *study.ablations.controls}
+        own = {
+            "negatives.methods": methods, "pairs.regimes": study.regimes,
+            "references": tuple(name for name in REFERENCES if name in wanted),
+        }  # fmt: skip
         clash = set(own) & set(study.set)
         if clash:
             raise UserError(
-                "the study sets this itself", file=file, field=f"set.{min(clash)}", remedy="leave it out: `methods` and `regimes` say it"
+                "the study sets this itself", file=file, field=f"set.{min(clash)}",
+                remedy="leave it out: `methods`, `regimes` and `controls` say it",
             )  # fmt: skip
         self.base = self._with(base, {**study.set, **own}, "set")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from pns import pipeline
 from pns.pipeline import Stage
-from pns.recipe import Recipe
+from pns.recipe import REFERENCES, Recipe
 from pns.run import fingerprint
 from pns.scheduler import Task
 
@@ -75,7 +75,7 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
     the control that sees the chosen side of the first method's own pairs.
     """
     nodes = {n: s for n, s in pipeline.stages(recipe).items() if not n.startswith(("evaluate-", "report"))}
-    models = [n for n in nodes if n.startswith("align-") or n in ("sft", "rlvr", "rlvr_more")]
+    models = [n for n in nodes if n.startswith("align-") or n in ("sft", "rlvr", *REFERENCES)]
     if "own" in recipe.pairs.regimes:
         method = "pns" if "pns" in recipe.negatives.methods else recipe.negatives.methods[0]
         control = nodes["align-sft_chosen"]

@@ -6,17 +6,16 @@ import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pns.recipe import Method, Part, Recipe, Regime
+from pns.recipe import Method, Part, Recipe, Reference, Regime
 from pns.recipe_files import set_key
 
 Protocol = Literal["held", "each"]
 """Settings tuned on the pairs of one method and held for all, or tuned for each method with the same budget."""
-Control = Literal["sft_chosen", "rlvr_more"]
-CONTROLS: tuple[Control, ...] = get_args(Control)
+Control = Literal["sft_chosen"] | Reference
 Settings = dict[str, Any]
 """dotted recipe key -> value."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -104,7 +103,7 @@ class Study(Part):
     set: Settings = Field(default_factory=dict, description="recipe keys that the study changes, dotted")
     seeds: tuple[int, ...] = Field(min_length=1, description="each its own from SFT on")
     methods: tuple[Method, ...] = Field(min_length=1)
-    controls: tuple[Control, ...] = CONTROLS
+    controls: tuple[Control, ...] = Field(("sft_chosen",), description="sft_chosen, and the whole-method references")
     regimes: tuple[Regime, ...] = Field(("matched", "own"), min_length=1)
     objectives: dict[str, ObjectivePart] = Field(min_length=1)
     limits: dict[Method | Control, LimitPart] = Field(
