@@ -14,6 +14,7 @@ import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
 from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.iterate import iterate
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
 from pns.commands.serve import serve_reward
@@ -279,6 +280,7 @@ def report(run_dir: RunArgument) -> None:
 
 
 app.command("study")(study)
+app.command("iterate")(iterate)
 app.command("verify", context_settings=SETTINGS)(verify)
 app.command("score")(score)
 app.command("calibrate")(calibrate)

@@ -28,6 +28,12 @@ _TRAIN = ("runtime.device", "runtime.threads")
 # What of a part says how a server is reached and how much work it may get. It changes no result.
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
 
+# Keys that came later than results which are still good: they count where they say something else than this.
+_LATER = {"start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True}
+
+# Stages that read problems, and none of those that rounds share out (`recipe.SHARED_AMONG_ROUNDS`).
+_NO_ROUNDS = ("policy:sft", "policy:rlvr", "evaluate:evaluate", "evaluate:dev", "evaluate:test")
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -131,7 +137,8 @@ def _generator(recipe: Recipe) -> list[Stage]:
     if "pns" not in recipe.negatives.sources():
         return []
     keys = ("generator", "reward", *_TRAIN)
-    return [Stage("generator", "models:generator", ("problems", "rlvr", "reward_model"), keys)]
+    starts = ("rlvr", "sft") if recipe.generator.start == "sft" else ("rlvr",)
+    return [Stage("generator", "models:generator", ("problems", *starts, "reward_model"), keys)]
 
 
 def _references(recipe: Recipe) -> list[Stage]:
@@ -180,10 +187,13 @@ def mark_of(stage: Stage, data: Mapping[str, Any], files: Mapping[str, str], nee
         files: hashes of the files that the stage reads besides (see `input_hashes`).
         needs: fingerprints of what it needs, in its order.
     """
+    part = _parts(data, stage.keys)
+    # A recipe of one round says nothing about rounds, and its results stay what they were.
+    if data["round"]["of"] > 1 and "problems" in stage.needs and stage.call not in _NO_ROUNDS:
+        part["round"] = data["round"]
     return fingerprint(
-        name=stage.name, version=stage.version, seed=data["seed"], args=stage.args, part=_parts(data, stage.keys),
-        files=files, needs=needs,
-    )  # fmt: skip
+        name=stage.name, version=stage.version, seed=data["seed"], args=stage.args, part=part, files=files, needs=needs
+    )
 
 
 def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
@@ -199,7 +209,8 @@ def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
 def _without_reach(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {k: _without_reach(v) for k, v in value.items() if k not in _REACH}
+    kept = {k: v for k, v in value.items() if k not in _REACH and not (k in _LATER and v == _LATER[k])}
+    return {k: _without_reach(v) for k, v in kept.items()}
 
 
 def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:

@@ -20,6 +20,8 @@ METHODS: tuple[Method, ...] = ("rejection", "flip", "corruption", "pns")
 ALL_METHODS: tuple[Method, ...] = get_args(Method)
 REGIMES: tuple[Regime, ...] = ("matched", "own")
 _CALLABLE = re.compile(r"\w+(\.\w+)*:\w+")
+SHARED_AMONG_ROUNDS = ("reward", "generator", "pairs")
+"""Splits of which each round of iterated PNS takes a fresh share."""
 SPLITS = ("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev")
 
 
@@ -180,6 +182,14 @@ class RlvrPart(GrpoPart):
     format_weight: float = Field(0.1, ge=0, description="credit for a well-formed response; a correct one earns 1 more")
 
 
+class GeneratorPart(GrpoPart):
+    """Reverse RL of the generator."""
+
+    start: Literal["policy", "sft"] = Field(
+        "policy", description="the model that it starts from, which is also the reference of its KL term"
+    )
+
+
 class RewardModelPart(Part):
     """Centre-regularised Bradley-Terry reward model, trained on pairs within one problem."""
 
@@ -286,6 +296,14 @@ class RewardPart(Part):
     weight_inversion: float = Field(0.4, ge=0)
     weight_reward_model: float = Field(0.2, ge=0)
     weight_judge: float = Field(0.4, ge=0)
+    format_gate: bool = Field(True, description="off: a malformed response goes on to the other gates (an ablation)")
+    accuracy_gate: bool = Field(
+        True,
+        description="off: a correct response earns its plausibility terms, which teaches no mistakes (an ablation)",
+    )
+    calibrated: bool = Field(
+        True, description="off: M is the sigmoid of the run's own reward model's raw score (an ablation)"
+    )
     reward_model: RewardModelSource | None = Field(
         None, description="null: in a run the one that it trains; in `pns score` no M term"
     )
@@ -300,6 +318,8 @@ class RewardPart(Part):
 
     @model_validator(mode="after")
     def _judges(self) -> RewardPart:
+        if not self.calibrated and self.reward_model is not None:
+            raise ValueError("calibrated: false is for the reward model that a run trains; this recipe names another")
         if (self.judge == "server") != (self.judge_server is not None):
             raise ValueError("judge: server and judge_server go together")
         if self.judge not in ("steps", "none", "server") and not _CALLABLE.fullmatch(self.judge):
@@ -467,6 +487,19 @@ class EvaluatePart(Part):
     bootstrap: int = Field(2000, ge=100)
 
 
+class RoundPart(Part):
+    """Which share of the fresh problems is used: iterated PNS needs new ones in every round (`pns iterate`)."""
+
+    number: int = Field(1, ge=1)
+    of: int = Field(1, ge=1, description="the splits generator, pairs and reward are cut into so many equal shares")
+
+    @model_validator(mode="after")
+    def _inside(self) -> RoundPart:
+        if self.number > self.of:
+            raise ValueError(f"round {self.number} of {self.of}: there is none")
+        return self
+
+
 class ReportPart(Part):
     """The page."""
 
@@ -487,7 +520,7 @@ class Recipe(Part):
     rollouts: SamplePart = SamplePart()
     reward_model: RewardModelPart
     reward: RewardPart = RewardPart()
-    generator: GrpoPart
+    generator: GeneratorPart
     negatives: NegativesPart = NegativesPart()
     pairs: PairsPart
     align: AlignPart
@@ -499,6 +532,7 @@ class Recipe(Part):
     reinforce: ReinforcePart = ReinforcePart()
     evaluate: EvaluatePart = EvaluatePart()
     report: ReportPart = ReportPart()
+    round: RoundPart = RoundPart()
 
     @model_validator(mode="after")
     def _boxed(self) -> Recipe:

@@ -18,7 +18,7 @@ def accepted(response: Response, part: NegativesPart, m_floor: float | None, *, 
     An unscored response is never accepted: it was not judged.
     """
     scores = response.scores
-    if scores is None or scores.gate != "scored":
+    if scores is None or scores.gate != "scored" or not scores.well_formed:
         return False
     if not plausible:
         return True

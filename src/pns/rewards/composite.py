@@ -80,7 +80,8 @@ class Composite:
     def __call__(self, problems: Sequence[Problem], texts: Sequence[str], finishes: Sequence[Finish]) -> list[Scores]:
         """One Scores a response, in order. Raises ValueError when the lengths differ."""
         rows = list(zip(problems, texts, finishes, strict=True))
-        scores: list[Scores | None] = [self._format_gate(*row) for row in rows]
+        failures = [self._failures(*row) for row in rows]
+        scores: list[Scores | None] = [self._format_gate(failed) for failed in failures]
         formed = [i for i, done in enumerate(scores) if done is None]
         verdicts = dict(
             zip(formed, self._verify([rows[i][0] for i in formed], [rows[i][1] for i in formed]), strict=True)
@@ -91,6 +92,7 @@ class Composite:
         raws, judgements = self.terms([rows[i][0].problem for i in wrong], [rows[i][1] for i in wrong])
         for i, raw, judgement in zip(wrong, raws, judgements, strict=True):
             scores[i] = self._join(verdicts[i], raw, judgement)
+        scores = [_told(score, failed) for score, failed in zip(scores, failures, strict=True)]
         done = [score for score in scores if score is not None]
         self._count(done, len(formed), len(wrong))
         return done
@@ -108,15 +110,17 @@ class Composite:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _format_gate(self, problem: Problem, text: str, finish: Finish) -> Scores | None:
-        failures = format_failures(
+    def _failures(self, problem: Problem, text: str, finish: Finish) -> tuple[str, ...]:
+        return format_failures(
             text,
             problem=problem.problem,
             finish=finish,
             answer_format=self.part.answer_format,
             max_chars=self.part.max_chars,
         )
-        if not failures:
+
+    def _format_gate(self, failures: tuple[str, ...]) -> Scores | None:
+        if not failures or not self.part.format_gate:
             return None
         return Scores(gate="malformed", score=self.part.malformed, well_formed=False, format_failures=failures)
 
@@ -138,7 +142,7 @@ class Composite:
         if turned is None:
             by: UnscoredBy = "gold" if verdict.cause == "gold" else "verifier"
             return _unscored(by, f"verifier ({verdict.cause or 'system'}): {verdict.reason}", verdict=verdict)
-        if turned == 0:
+        if turned == 0 and self.part.accuracy_gate:
             return Scores(gate="correct", score=0.0, well_formed=True, inversion=0.0, verdict=verdict)
         return None
 
@@ -187,6 +191,7 @@ class Composite:
         value = raw if isinstance(raw, float) else None
         m = self.calibration.squash(value) if self.calibration is not None and value is not None else None
         rubric, said = (judgement.rubric, judgement.text) if judgement is not None else (None, None)
+        turned = inversion(verdict) or 0.0
         part, score = self.part, None
         by: UnscoredBy | None = None
         cause = None
@@ -195,11 +200,13 @@ class Composite:
         elif judgement is not None and judgement.failure is not None:
             by, cause = _JUDGE_FAILED[judgement.failure], f"judge ({judgement.failure}): {judgement.detail}"
         else:
-            score = part.weight_inversion
+            score = part.weight_inversion * turned
             score += part.weight_reward_model * m if m is not None else 0.0
             score += part.weight_judge * rubric.value if rubric is not None else 0.0
         return Scores(
-            gate="unscored" if score is None else "scored", score=score, well_formed=True, inversion=1.0,
+            # Without the accuracy gate a correct response is paid, and is no negative for that.
+            gate="unscored" if score is None else "scored" if turned else "correct",
+            score=score, well_formed=True, inversion=turned,
             reward_raw=value, reward_model=m, rubric=rubric, judge_text=said,
             unscored_by=by, unscored_cause=cause, verdict=verdict,
         )  # fmt: skip
@@ -235,6 +242,13 @@ def as_judge(judge: Literal["steps", "none"] | Judge | JudgeFunction | None) -> 
     if hasattr(judge, "judge"):
         return judge
     return EachJudge(judge)
+
+
+def _told(score: Scores | None, failures: tuple[str, ...]) -> Scores | None:
+    """What is malformed is called so where the format gate is off, too."""
+    if score is None or not failures or not score.well_formed:
+        return score
+    return score.model_copy(update={"well_formed": False, "format_failures": failures})
 
 
 def _unscored(by: UnscoredBy, cause: str, *, verdict: Verdict) -> Scores:

@@ -65,6 +65,13 @@ class Calibration(BaseModel):
         z = (raw - self.median) / self.scale
         return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(max(z, -700)) / (1 + math.exp(max(z, -700)))
 
+    def undone(self) -> Calibration:
+        """The same scores without calibration: M = sigmoid(raw). Its quantiles are those of the same responses."""
+        bare = self.model_copy(update={"median": 0.0, "scale": 1.0})
+        logits = {q: math.log(m / (1 - m)) for q, m in self.quantiles.items() if 0 < m < 1}
+        moved = {q: bare.squash(self.median + self.scale * z) for q, z in logits.items()}
+        return bare.model_copy(update={"quantiles": {**self.quantiles, **moved}})
+
     def quantile(self, q: float) -> float:
         """M of correct responses at quantile `q` (0..1), linear between the stored ones, flat outside 0.05..0.95."""
         if q <= QUANTILES[0] or q >= QUANTILES[-1]:

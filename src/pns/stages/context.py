@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pns.recipe import Recipe
+from pns.recipe import SHARED_AMONG_ROUNDS, Recipe
 from pns.records import Problem, read_parquet
 from pns.rewards.build import build_composite
 from pns.rewards.composite import Composite
@@ -38,8 +38,13 @@ class Context:
         return seed_of(self.recipe.seed, self.name)
 
     def problems(self, split: str) -> list[Problem]:
-        """The problems of a split, or of `benchmark-<name>`."""
-        return read_parquet(self.inputs["problems"] / f"{split}.parquet", Problem)
+        """The problems of a split (of this round, where the split is shared among rounds), or of `benchmark-<name>`."""
+        rows = read_parquet(self.inputs["problems"] / f"{split}.parquet", Problem)
+        part = self.recipe.round
+        if split not in SHARED_AMONG_ROUNDS or part.of == 1:
+            return rows
+        size = len(rows) // part.of
+        return rows[(part.number - 1) * size : part.number * size]
 
     def model(self, stage: str) -> Path:
         """The model directory that a stage published."""
@@ -62,6 +67,10 @@ class Context:
         part, verifier = self.recipe.reward, self.verifier()
         if part.reward_model is not None:
             return build_composite(part, verifier)
-        folder = self.inputs["reward_model"]
-        model = RewardModel(folder / "model", device=self.recipe.runtime.device)
-        return build_composite(part, verifier, (FittingScorer(model), Calibration.load(folder)))
+        model = RewardModel(self.model("reward_model"), device=self.recipe.runtime.device)
+        return build_composite(part, verifier, (FittingScorer(model), self.calibration()))
+
+    def calibration(self) -> Calibration:
+        """That of the run's reward model, as the recipe wants it."""
+        found = Calibration.load(self.inputs["reward_model"])
+        return found if self.recipe.reward.calibrated else found.undone()

@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+import random
+import statistics
 from collections.abc import Sequence
 
 from pns.errors import UserError
-from pns.records import Problem, Response, read_parquet
+from pns.evaluation.metrics import rank_auc
+from pns.records import Pair, Problem, Response, read_parquet
 from pns.rewards.adapters.trl import composite_reward
 from pns.rewards.reward_model import Calibration, RewardModel
 from pns.run import write_json
 from pns.stages.context import Context
 from pns.stages.policy import end_ids, with_references
 from pns.training.grpo import train_grpo
-from pns.training.reward_model import pairs_within, train_reward_model, worth
+from pns.training.reward_model import TextPair, pairs_within, train_reward_model, worth
 
 
 def reward_model(context: Context, split: str) -> None:
     """A reward model on the rollouts of a split: trained on most of its problems, calibrated and judged on the rest."""
+    _reward_model(context, split, [])
+
+
+def refreshed_reward_model(context: Context, split: str) -> None:
+    """As `reward_model`, with the last round's PNS pairs (input `hard`) as hard examples among its own.
+
+    hard.json: the AUC over responses, and the accuracy within pairs, of the last round's model (input `before`) and of
+    this one, on the pairs of problems that neither was trained on.
+    """
+    every = [p for f in sorted(context.inputs["hard"].glob("own-*.parquet")) for p in read_parquet(f, Pair)]
+    ids = sorted({p.problem_id for p in every})
+    random.Random(context.seed).shuffle(ids)
+    held = set(ids[: max(1, round(len(ids) * context.recipe.reward_model.holdout))])
+    _reward_model(context, split, [(p.prompt, p.chosen, p.rejected) for p in every if p.problem_id not in held])
+    rest = [p for p in every if p.problem_id in held]
+    models = {"before": context.model("before"), "after": context.out / "model"}
+    write_json(
+        context.out / "hard.json",
+        {"n_training_pairs": len(every) - len(rest), "n_held_out_pairs": len(rest)}
+        | {
+            name: _tells(RewardModel(path, device=context.recipe.runtime.device), rest) for name, path in models.items()
+        },
+    )
+
+
+def _tells(model: RewardModel, pairs: Sequence[Pair]) -> dict[str, float]:
+    """How well a reward model tells the sides of pairs: over all responses, and within each pair (a tie counts half)."""
+    chosen = model.score([p.prompt for p in pairs], [p.chosen for p in pairs])
+    rejected = model.score([p.prompt for p in pairs], [p.rejected for p in pairs])
+    within = [(c > r) + 0.5 * (c == r) for c, r in zip(chosen, rejected, strict=True)]
+    return {"auc": rank_auc(chosen, rejected), "pair_accuracy": statistics.fmean(within)}
+
+
+def _reward_model(context: Context, split: str, hard: list[TextPair]) -> None:
     recipe, part = context.recipe, context.recipe.reward_model
     problems = {p.id: p for p in context.problems(split)}
     responses = read_parquet(context.inputs[f"rollouts-{split}"] / "responses.parquet", Response)
@@ -27,6 +64,9 @@ def reward_model(context: Context, split: str) -> None:
     pairs = pairs_within(
         problems, [r for r in responses if r.problem_id in train_ids], part.pairs_per_problem, context.seed
     )
+    if hard:  # evenly among the others, for the steps may not reach the end of the list
+        pairs = [*pairs, *hard]
+        random.Random(context.seed).shuffle(pairs)
     train_reward_model(
         context.model("rlvr"),
         pairs,
@@ -67,19 +107,20 @@ def score(context: Context, problems: Sequence[Problem], responses: Sequence[Res
 
 
 def generator(context: Context) -> None:
-    """Reverse RL: GRPO from the policy on the composite reward, with a KL term back to the policy."""
+    """Reverse RL: GRPO on the composite reward, from the policy (or the SFT model), with a KL term back to its start."""
     recipe = context.recipe
+    start = "rlvr" if recipe.generator.start == "policy" else "sft"
     problems = context.problems("generator")
     with context.composite() as composite:
         reward = composite_reward(
             composite,
             {p.id: p for p in problems},
             max_unscored=recipe.reward.max_unscored,
-            eos_ids=end_ids(context, "rlvr"),
+            eos_ids=end_ids(context, start),
             log=context.out / "rewards.jsonl",
         )
         train_grpo(
-            context.model("rlvr"),
+            context.model(start),
             problems,
             reward,
             context.out,

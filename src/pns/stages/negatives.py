@@ -17,7 +17,7 @@ from pns.negatives.select import build_pairs, draw, matched_ids, pick, places
 from pns.recipe import ALL_METHODS, Method
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
-from pns.rewards.reward_model import Calibration, RewardModel
+from pns.rewards.reward_model import RewardModel
 from pns.run import seed_of, write_atomic, write_json
 from pns.sampling.engine import Completion, TransformersEngine
 from pns.sampling.shards import sample_shards
@@ -122,7 +122,7 @@ def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
 
 def _m_floor(context: Context) -> float | None:
     part = context.recipe.negatives
-    return Calibration.load(context.inputs["reward_model"]).quantile(part.reward_model_quantile)
+    return context.calibration().quantile(part.reward_model_quantile)
 
 
 def _rows(context: Context) -> dict[str, Problem]:
@@ -207,7 +207,7 @@ def _from_generator(context: Context, composite: Composite) -> list[Response]:
 def _yield(context: Context, samples: Sequence[Response]) -> dict[str, Any]:
     """The generator's yield over all its samples, in the words of method.md; shares 0..1, KL in nats a response."""
     part, n = context.recipe.negatives, max(1, len(samples))
-    floor = Calibration.load(context.inputs["reward_model"]).quantile(0.25)
+    floor = context.calibration().quantile(0.25)
     gates = [r.scores.gate if r.scores else "unscored" for r in samples]
     plausible = sum(
         r.scores is not None
@@ -317,7 +317,7 @@ def audit(context: Context) -> None:
     right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
     detector = RewardModel(context.model("audit_model"), device=recipe.runtime.device)
     judge = RewardModel(context.model("reward_model"), device=recipe.runtime.device)
-    calibration = Calibration.load(context.inputs["reward_model"])
+    calibration = context.calibration()
     groups: dict[str, list[Response]] = {"correct": right}
     groups |= {m: flat(rows) for m, rows in load_negatives(context).items()}
     scores: dict[str, list[float]] = {}

@@ -11,7 +11,7 @@ import pns
 from pns.evaluation.contrasts import Table, contrast, estimate, holm, seeds_needed, smallest_difference
 from pns.run import Run, read_json, seed_of
 from pns.stages.summary import curve, environment
-from pns.study.cells import Cell, cells, unswitched
+from pns.study.cells import STARTS, Cell, cells, unswitched
 from pns.study.results import KINDS, benchmarks, scores_of, undecided
 from pns.study.run import Work
 from pns.study.spec import Study
@@ -146,7 +146,8 @@ def _contrast(found: Collected, a: str, b: str, study: Study, samples: int, seed
     by_seed = kinds[study.metric]["by_seed"]
     return {
         "a": a, "b": b, "seeds": seeds, **kinds,
-        "seeds_needed": seeds_needed(by_seed, study.difference),
+        # Where all seeds are equal their spread says nothing yet.
+        "seeds_needed": seeds_needed(by_seed, study.difference) if kinds[study.metric]["seed_sd"] else None,
         "smallest_difference": smallest_difference(by_seed),
         "kl": [statistics.fmean(_kl(found, c, s) for s in seeds) for c in (a, b)],
     }  # fmt: skip
@@ -157,9 +158,18 @@ def _kl(found: Collected, cell: str, seed: int) -> float:
 
 
 def _secondary(study: Study, rows: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The study's own, and every other cell but the starts and ablations against the policy."""
-    others = [(n, "policy") for n, row in rows.items() if n not in ("policy", "sft") and row["switch"] is None]
-    every = dict.fromkeys([*study.secondary, *others])
+    """The study's own; every pns cell against the others of its objective, regime and protocol; every cell against the
+    policy. Starts and ablations are left out.
+    """
+    plain = {n: row for n, row in rows.items() if n not in STARTS and row["switch"] is None}
+    places = {n: (row["objective"], row["regime"], row["protocol"]) for n, row in plain.items()}
+    beside = [
+        (a, b)
+        for a, row in plain.items()
+        for b in plain
+        if row["model"] == "pns" and rows[b]["model"] != "pns" and places[a] == places[b]
+    ]
+    every = dict.fromkeys([*study.secondary, *beside, *((n, "policy") for n in plain)])
     return [pair for pair in every if pair not in study.primary]
 
 

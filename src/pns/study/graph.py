@@ -27,6 +27,16 @@ class _View:
     files: Mapping[str, Mapping[str, str]]
 
 
+@dataclass(frozen=True)
+class _Request:
+    """What `Graph.add` was asked for; see there."""
+
+    recipe: Recipe
+    special: Mapping[str, Recipe]
+    nodes: Mapping[str, Stage] | None
+    prefix: str
+
+
 class Graph:
     """Tasks by name, each after those it needs."""
 
@@ -34,32 +44,38 @@ class Graph:
         self.tasks: dict[str, Task] = {}
         self._views: dict[str, _View] = {}
 
-    def add(self, recipe: Recipe, stage: str, special: Mapping[str, Recipe] | None = None) -> str:
+    def add(
+        self, recipe: Recipe, stage: str, special: Mapping[str, Recipe] | None = None, *,
+        nodes: Mapping[str, Stage] | None = None, given: Mapping[str, str] | None = None, prefix: str = "",
+    ) -> str:  # fmt: skip
         """Add a stage and all that it needs; returns the task's name.
 
         Args:
             special: stages that see another recipe. Those after them see its effect alone.
+            nodes: stages in place of the recipe's own.
+            given: inputs that tasks of the graph make already: name of the input -> task.
+            prefix: of the names of new tasks.
         Raises:
-            KeyError: `special` or `stage` names none of the recipe's stages.
+            KeyError: `special` or `stage` names none of the stages.
         """
-        nodes = self._view(recipe).nodes
-        unknown = {stage, *(special or {})} - set(nodes)
+        stages = nodes if nodes is not None else self._view(recipe).nodes
+        unknown = {stage, *(special or {})} - set(stages)
         if unknown:
             raise KeyError(f"no stage called {', '.join(sorted(unknown))}")
-        return self._add(stage, recipe, special or {}, {})
+        return self._add(_Request(recipe, special or {}, nodes, prefix), stage, dict(given or {}))
 
-    def _add(self, name: str, recipe: Recipe, special: Mapping[str, Recipe], seen: dict[str, str]) -> str:
+    def _add(self, asked: _Request, name: str, seen: dict[str, str]) -> str:
         if name in seen:
             return seen[name]
-        mine = special.get(name, recipe)
-        view = self._view(mine)
-        stage = view.nodes[name]
-        needs = {n: self._add(n, recipe, special, seen) for n in stage.needs}
+        recipe = asked.special.get(name, asked.recipe)
+        view = self._view(recipe)
+        stage = (view.nodes if asked.nodes is None else asked.nodes)[name]
+        needs = {n: self._add(asked, n, seen) for n in stage.needs}
         marks = [self.tasks[key].mark for key in needs.values()]
         mark = pipeline.mark_of(stage, view.data, view.files.get(name, {}), marks)
-        key = f"s{recipe.seed}-{name}-{mark[:10]}"
+        key = f"s{recipe.seed}-{asked.prefix}{name}-{mark[:10]}"
         seen[name] = key
-        self.tasks.setdefault(key, Task(stage, mine, mark, key, needs))
+        self.tasks.setdefault(key, Task(stage, recipe, mark, key, needs))
         return key
 
     def _view(self, recipe: Recipe) -> _View:

@@ -1,0 +1,84 @@
+"""`pns iterate`: iterated PNS, round by round."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.errors import UserError
+
+
+class IteratedMethod(StrEnum):
+    """Negatives that a round can be made of: those that are sampled anew from the policy as it stands."""
+
+    pns = "pns"
+    rejection = "rejection"
+
+
+def iterate(
+    recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Dotted overrides, e.g. align.beta=0.2.", metavar="[KEY=VALUE ...]", show_default=False),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+    method: Annotated[
+        IteratedMethod, typer.Option(help="pns; or rejection, the same rounds with the policy's own mistakes.")
+    ] = IteratedMethod.pns,
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="Several, e.g. 1,2,3; each runs its own. Default: the recipe's.", show_default=False),
+    ] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", help="Where it lives. Default: runs/<recipe name>-rounds.", show_default=False),
+    ] = None,
+) -> None:
+    """Rounds of PNS: train the generator against the policy as it stands, align the policy, refresh the reward model.
+
+    From the second round on the reward model also learns from the last round's negatives. Every round has problems of its
+    own: the recipe's splits reward, generator and pairs are sizes of one round. What is done is not done again.
+
+    Examples:
+
+      pns iterate recipes/embedded.yaml --rounds 3
+
+      pns iterate recipes/embedded.yaml --rounds 3 --seeds 1,2,3 --method rejection --run-dir runs/rejection-rounds
+    """
+    with errors():
+        from pns.display import Display
+        from pns.recipe_files import load_recipe
+        from pns.report.rounds import build_rounds_page, rounds_table
+        from pns.run import Run
+        from pns.scheduler import StageFailed
+        from pns.study.iterate import execute
+
+        found, _ = load_recipe(recipe, overrides or [])
+        if found.round.of != 1:
+            raise UserError("rounds are counted by the command", field="round", remedy="leave it out, and use --rounds")
+        many = [found.seed] if seeds is None else _seeds(seeds)
+        need_libraries()
+        run = Run.create(run_dir or Path("runs") / f"{found.name}-rounds", "resume")
+        try:
+            with Display(console()) as display:
+                results = execute(found, run, display, seeds=many, rounds=rounds, method=method.value)
+        except StageFailed as error:
+            fail(str(error), BUG)
+        console().print(rounds_table(results))
+        say(f"report: {build_rounds_page(results, run.folder / 'report')}")
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(
+            f"{text!r} is no list of whole numbers", field="--seeds", remedy="write --seeds 1,2,3"
+        ) from None
+    if len(set(found)) != len(found) or min(found) < 0:
+        raise UserError(f"{text!r} repeats a seed, or has one below 0", field="--seeds", remedy="write --seeds 1,2,3")
+    return found
