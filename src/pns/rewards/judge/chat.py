@@ -14,6 +14,7 @@ from pns.rewards.judge.client import Client, NotAsked, ServerFailed
 from pns.rewards.judge.probe import PROBE, PROBE_TOKENS, Dialect, Wanted, find_model, probe
 
 GIVE_UP_AFTER = 8
+_REFUSED = (400, 413, 422)
 COSTS = ("calls", "retries", "probes", "prompt_tokens", "completion_tokens", "tokens")
 
 
@@ -22,7 +23,7 @@ class Unanswered(Exception):
 
     Attributes:
         failure: `server` (unreachable, error status, time-out, no chat completion) or `budget` (not asked).
-        again: whether it may be answered another time; false where the server has refused this request.
+        again: whether it may be answered another time; false where the server refuses this request for what it holds.
     """
 
     def __init__(self, failure: Literal["server", "budget"], detail: str, *, again: bool = True) -> None:
@@ -121,7 +122,7 @@ class Chat:
             raise Unanswered("budget", str(error)) from None
         except ServerFailed as error:
             batch.failed_on_end += error.again
-            raise Unanswered("server", str(error), again=error.again) from None
+            raise Unanswered("server", str(error), again=error.status not in _REFUSED) from None
         batch.failed_on_end = 0
         return reply
 
