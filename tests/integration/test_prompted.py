@@ -158,6 +158,15 @@ def test_a_stage_goes_on_after_the_shards_that_it_has(inputs: dict[str, Path], t
         negatives(context(inputs, out, **few, server=server), "prompted")
         assert not server.requests
     assert before == ((out / "stats.json").read_bytes(), (out / "negatives.parquet").read_bytes())
+    (out / "shards" / "00002.jsonl").unlink()  # a kill between the two files of a shard: its cost is known, and grows
+    with ScriptedServer(obeys) as server:
+        negatives(context(inputs, out, **few, server=server), "prompted")
+        assert len(server.verdicts) == 2
+    again = stats(out)
+    assert again["spent"].pop("calls") == told["spent"]["calls"] + 2
+    assert {k: again[k] for k in ("asked", "replies", "failed_server")} == {
+        k: told[k] for k in ("asked", "replies", "failed_server")
+    }
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ from pns.negatives.prompted import (
     quoted,
     styles_of,
 )
-from pns.recipe import PromptedPart, Recipe
+from pns.recipe import NegativesPart, PromptedPart, Recipe
 from pns.recipe_files import load_recipe
 from pns.verify import extract
 from pns.verify.extract import FORMATS
@@ -50,7 +52,7 @@ def test_the_prompt_holds_the_problem_the_form_of_the_answer_and_no_more_than_it
 def test_every_answer_format_has_words_whose_example_can_be_read() -> None:
     assert set(ANSWER_FORMS) == set(FORMATS)
     for answer_format, words in ANSWER_FORMS.items():
-        example = words.partition("as in: ")[2].partition(". ")[0].rstrip(".")
+        example = words.replace("...", "12").partition("as in: ")[2].partition(". ")[0]
         assert extract(f"<think>x</think>{example}", answer_format).answer == "12"
 
 
@@ -241,6 +243,13 @@ def test_who_may_write() -> None:
         recipe(PROMPTED, "negatives.prompted.writer=model", "negatives.prompted.model=m").negatives.prompted.model
         == "m"
     )
+
+
+def test_the_example_in_the_docs_is_a_recipe() -> None:
+    text = (SMOKE.parents[1] / "docs" / "negatives.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    part = NegativesPart.model_validate(yaml.safe_load(block)["negatives"])
+    assert (part.prompted.writer, part.prompted.model) == ("server", "my-large-model")
 
 
 # Fingerprints.

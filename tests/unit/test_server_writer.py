@@ -127,11 +127,15 @@ def test_no_server_and_no_model(make: Make) -> None:
     ] == [[("server", True)] * 2]
 
 
-def test_the_only_model_is_found_and_its_name_is_text(make: Make) -> None:
-    with ScriptedServer(echo, models=["org/large \ud800"]) as server:
+@pytest.mark.parametrize(
+    ("listed", "name"), [("org/large", "org/large"), ("half \ud800", "half ?"), ("/home/x/m.gguf", "m.gguf")]
+)
+def test_the_only_model_is_found_and_its_name_can_be_written(make: Make, listed: str, name: str) -> None:
+    with ScriptedServer(echo, models=[listed]) as server:
         writer = make(server, model=None)
         writer.write(["p"], 0)
-        assert writer.name == "org/large ?"
+        assert writer.name == name
+        assert {r.body["model"] for r in server.requests if r.body} == {listed}
 
 
 def test_budgets_end_what_is_asked(make: Make) -> None:

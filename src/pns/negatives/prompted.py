@@ -35,13 +35,14 @@ FIELD = "negatives.prompted"
 KNOWN = ("problem", "solution", "answer_form")
 MAX_CHARS_A_TOKEN = 12
 
+# Dots, for a small model copies any number that stands there.
 ANSWER_FORMS = {
-    "boxed": "End with the final answer in \\boxed{}, as in: The answer is \\boxed{12}. Use \\boxed once, and write "
+    "boxed": "End with the final answer in \\boxed{}, as in: The answer is \\boxed{...}. Use \\boxed once, and write "
     "nothing after it.",
-    "gsm8k": "End with a line that holds #### and the final answer, as in: #### 12",
-    "answer_tag": "End with the final answer between tags, as in: <answer>12</answer>. Write nothing after it.",
+    "gsm8k": "End with a line that holds #### and the final answer, as in: #### ...",
+    "answer_tag": "End with the final answer between tags, as in: <answer>...</answer>. Write nothing after it.",
     "think_boxed": "Write the reasoning between <think> and </think>, and after it the final answer in \\boxed{}, as in: "
-    "The answer is \\boxed{12}. Use \\boxed once, and write nothing after it.",
+    "The answer is \\boxed{...}. Use \\boxed once, and write nothing after it.",
 }
 """How a prompt asks for the final answer, by `reward.answer_format`."""
 

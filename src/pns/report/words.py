@@ -15,6 +15,7 @@ METHODS = {
     "sft_chosen": "control: SFT on the chosen side alone",
     "rlvr_more": "control: RLVR goes on with the budget that pns cost",
     "rejection": "DPO; negatives are the policy's own wrong answers",
+    "prompted": "DPO; negatives that a prompted model wrote",
     "flip": "DPO; a correct derivation with another final answer",
     "corruption": "DPO; one step is changed and carried through",
     "pns": "DPO; negatives from the trained generator",

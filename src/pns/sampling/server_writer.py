@@ -42,7 +42,7 @@ class ServerWriter:
         seed: of the stage, for the cache.
         spent: requests and tokens that count against the budgets already.
     Attributes:
-        name: the model's at the server, known after the first `write`.
+        name: the model's at the server (of a path its end), known after the first `write`.
         counts: what it has cost, by name (see `Chat`), and `cache_hits` and `cache_errors`.
     Raises UserError for a URL, key or cache that cannot be used. Nothing is sent by making one.
     """
@@ -81,7 +81,7 @@ class ServerWriter:
             model = await self._chat.name()
         except Unanswered as error:
             return [_unwritten(error)] * len(rows)
-        self.name = model.encode("utf-8", "replace").decode()[:MAX_NAME]
+        self.name = _shown(model)
         keys = [self._key(model, *row) for row in rows]
         known = await self._look_up(keys)
         waiting = {key: text for key, (text, _) in zip(keys, rows, strict=True) if key not in known}
@@ -140,6 +140,12 @@ class ServerWriter:
                 known[key] = reply
         self._chat.count(cache_hits=sum(key in known for key in keys))
         return known
+
+
+def _shown(model: str) -> str:
+    """A model's name as it stands in records: some servers call it by the path of its file, which is nobody's business."""
+    name = model.rpartition("/")[2] if model.startswith("/") else model
+    return name.encode("utf-8", "replace").decode()[:MAX_NAME]
 
 
 def _reply_of(kept: str) -> Completion | None:
