@@ -13,10 +13,11 @@ import typer
 import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
-from pns.commands.common import BUG, console, errors, fail, say
+from pns.commands.common import BUG, console, errors, fail, need_libraries, say
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
 from pns.commands.serve import serve_reward
+from pns.commands.study import study
 from pns.commands.verify import SETTINGS, verify
 from pns.errors import UserError
 
@@ -127,15 +128,16 @@ def _run(
 
     from pns import pipeline
     from pns.display import Display
-    from pns.driver import StageFailed, execute
+    from pns.driver import execute
     from pns.recipe_files import load_recipe
     from pns.run import Run, read_json
+    from pns.scheduler import StageFailed
 
     recipe, _ = load_recipe(recipe_file, overrides)
     # What can be refused is refused before a run directory is made.
     pipeline.resolve([name for name in (until, again, only) if name], pipeline.stages(recipe))
     pipeline.input_hashes(recipe)
-    _need_libraries()
+    need_libraries()
     one = Run.create(run_dir or Path("runs") / recipe.name, on_existing)
     screen = console()
     try:
@@ -159,17 +161,6 @@ def _run(
         say(f"report: {page}")
     else:
         say(f"run: {one.folder}  (`pns show {one.folder}`)")
-
-
-def _need_libraries() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("torch", "transformers", "trl", "datasets", "accelerate") if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"not installed: {', '.join(missing)}",
-            remedy='pip install "plausible-negatives[train]" (see the README for torch)',
-        )
 
 
 @app.command()
@@ -287,6 +278,7 @@ def report(run_dir: RunArgument) -> None:
         say(f"report: {render(one, seconds)}")
 
 
+app.command("study")(study)
 app.command("verify", context_settings=SETTINGS)(verify)
 app.command("score")(score)
 app.command("calibrate")(calibrate)

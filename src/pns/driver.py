@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing.connection
 import shutil
 import sys
 import time
@@ -17,31 +16,17 @@ import yaml
 import pns
 from pns import pipeline
 from pns.display import Display
-from pns.errors import StageStopped, UserError
-from pns.pipeline import Stage
+from pns.errors import UserError
 from pns.recipe import Recipe
 from pns.run import Run, read_json, write_atomic, write_json
-from pns.worker import Job, server, work
-
-
-class StageFailed(Exception):
-    """A bug of ours in a stage: `str(error)` is its traceback."""
-
-
-@dataclass
-class _Active:
-    process: Any
-    pipe: Any
-    begun: float
+from pns.scheduler import Done, Task, published, run_tasks
 
 
 @dataclass
 class _Plan:
-    nodes: Mapping[str, Stage]
-    marks: Mapping[str, str]
-    labels: Mapping[str, str]
+    tasks: Mapping[str, Task]
     wanted: set[str]
-    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    done: Done = field(default_factory=dict)
 
 
 def execute(
@@ -75,17 +60,18 @@ def execute(
             display.note(f"removed the result of {name}: this recipe has no such stage")
         write_atomic(run.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         stale = pipeline.downstream(pipeline.resolve(again, nodes), nodes)
-        plan = _Plan(nodes, marks, labels, wanted)
-        for name in nodes:
-            state = run.state(labels[name])
-            fresh = state is not None and state["fingerprint"] == marks[name]
-            if fresh and state is not None and not (name in stale and name in wanted):
+        plan = _Plan(
+            {n: Task(s, recipe, marks[n], labels[n], {m: m for m in s.needs}) for n, s in nodes.items()}, wanted
+        )
+        for name, task in plan.tasks.items():
+            state = published(run, task)
+            if state is not None and not (name in stale and name in wanted):
                 plan.done[name] = state
         _check_inputs(plan, single)
         _save_manifest(run, recipe, plan, command)
         begun = time.monotonic()
         try:
-            _loop(recipe, run, plan, display)
+            run_tasks(plan.tasks, wanted, plan.done, run, display, jobs=recipe.runtime.jobs)
         finally:
             run.update_manifest(
                 wall_seconds=round(run.manifest().get("wall_seconds", 0.0) + time.monotonic() - begun, 3)
@@ -98,7 +84,7 @@ def execute(
 
 def _check_inputs(plan: _Plan, single: list[str]) -> None:
     for name in single:
-        missing = [n for n in plan.nodes[name].needs if n not in plan.done]
+        missing = [n for n in plan.tasks[name].stage.needs if n not in plan.done]
         if missing:
             raise UserError(
                 f"stage {name} needs {', '.join(missing)}, not done with this recipe",
@@ -126,98 +112,6 @@ def _drop_foreign(run: Run, labels: Mapping[str, str]) -> list[str]:
     return gone
 
 
-def _loop(recipe: Recipe, run: Run, plan: _Plan, display: Display) -> None:
-    todo = [n for n in plan.nodes if n in plan.wanted and n not in plan.done]
-    display.begin(total=len([n for n in plan.nodes if n in plan.wanted]), done=len(plan.wanted) - len(todo))
-    if not todo:
-        return
-    context = server()
-    active: dict[str, _Active] = {}
-    try:
-        while todo or active:
-            for name in _startable(recipe, plan, todo, active):
-                todo.remove(name)
-                active[name] = _start(context, recipe, run, plan, name)
-                display.stage(name)
-            _wait(active, plan, run, display)
-    finally:
-        for one in active.values():
-            one.process.kill()
-            one.process.join()
-
-
-def _startable(recipe: Recipe, plan: _Plan, todo: list[str], active: Mapping[str, _Active]) -> list[str]:
-    """Stages to start now, in the order of the flow."""
-    ready = [name for name in todo if all(n in plan.done for n in plan.nodes[name].needs)]
-    return ready[: max(0, recipe.runtime.jobs - len(active))]
-
-
-def _start(context: Any, recipe: Recipe, run: Run, plan: _Plan, name: str) -> _Active:
-    stage, label = plan.nodes[name], plan.labels[name]
-    job = Job(
-        stage=stage,
-        recipe=recipe,
-        out=run.begin(label, plan.marks[name]),
-        inputs={n: run.published(plan.labels[n]) for n in stage.needs},
-        log=run.folder / "logs" / f"{name}.log",
-        lock=run.folder / "logs" / f"{name}.lock",
-        threads=recipe.runtime.threads,
-    )
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(job, theirs), name=name)
-    process.start()
-    theirs.close()
-    return _Active(process, ours, time.time())
-
-
-def _wait(active: dict[str, _Active], plan: _Plan, run: Run, display: Display) -> None:
-    ready = multiprocessing.connection.wait([a.pipe for a in active.values()], timeout=0.5)
-    display.tick()
-    for name, one in list(active.items()):
-        if one.pipe not in ready:
-            continue
-        try:
-            kind, value = one.pipe.recv()
-        except EOFError:
-            one.process.join()
-            raise StageFailed(_died(name, one.process.exitcode, run)) from None
-        if kind == "progress":
-            display.progress(name, *value)
-        elif kind == "done":
-            one.process.join()
-            del active[name]
-            plan.done[name] = _publish(run, plan, name, one, value)
-            display.finished(name, plan.done[name]["seconds"])
-        elif kind == "user":
-            raise UserError(f"stage {name}: {value}")
-        elif kind == "stopped":
-            raise StageStopped(f"stage {name} stopped: {value}")
-        else:
-            raise StageFailed(f"stage {name} failed; its log is {run.folder / 'logs' / (name + '.log')}\n{value}")
-
-
-def _died(name: str, code: int | None, run: Run) -> str:
-    why = "killed, perhaps for memory" if code == -9 else f"exit code {code}"
-    log = run.folder / "logs" / f"{name}.log"
-    return f"the process of stage {name} ended without a word ({why}); its log is {log}. The same command goes on from there."
-
-
-def _publish(run: Run, plan: _Plan, name: str, one: _Active, value: Mapping[str, Any]) -> dict[str, Any]:
-    label = plan.labels[name]
-    state = {
-        "name": name,
-        "fingerprint": plan.marks[name],
-        "version": plan.nodes[name].version,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.begun)),
-        "seconds": round(value["seconds"], 3),
-        "peak_memory_bytes": value["peak_memory_bytes"],
-    }
-    run.publish(label, state)
-    found = run.state(label)
-    assert found is not None
-    return found
-
-
 def _save_manifest(run: Run, recipe: Recipe, plan: _Plan, command: list[str]) -> None:
     old = run.manifest()
     names = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy", "pyarrow", "math-verify")
@@ -230,7 +124,7 @@ def _save_manifest(run: Run, recipe: Recipe, plan: _Plan, command: list[str]) ->
         inputs=pipeline.input_hashes(recipe),
         stages={
             name: {k: plan.done[name][k] for k in ("fingerprint", "digest", "seconds", "peak_memory_bytes", "bytes")}
-            for name in plan.nodes
+            for name in plan.tasks
             if name in plan.done
         },
     )

@@ -15,7 +15,7 @@ from typing import Any
 from pns.errors import UserError
 from pns.negatives.prompted import load_prompt, own_file
 from pns.problems.registry import identity
-from pns.recipe import ALL_METHODS, Recipe
+from pns.recipe import ALL_METHODS, REFERENCES, Recipe
 from pns.rewards.callables import source_of
 from pns.rewards.version import RULES
 from pns.run import file_hash, fingerprint
@@ -77,7 +77,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             ("problems", "rollouts-pairs", *(f"negatives-{m}" for m in methods)),
             ("pairs", "negatives.methods"),
         ),
-        _rlvr_more(),
+        *_references(recipe),
         Stage(
             "audit",
             "negatives:audit",
@@ -85,7 +85,8 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             ("negatives.methods", *_TRAIN),
         ),
     ]
-    models = {"policy": "rlvr", "sft": "sft", "sft_chosen": "align-sft_chosen", "rlvr_more": "rlvr_more"}
+    models = {"policy": "rlvr", "sft": "sft", "sft_chosen": "align-sft_chosen"}
+    models |= {name: name for name in REFERENCES if name in recipe.references}
     nodes.append(Stage("align-sft_chosen", "align:sft_chosen", ("rlvr", "pairs"), ("align", "pairs.regimes", *_TRAIN)))
     for regime in regimes:
         for m in methods:
@@ -93,11 +94,17 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             models[m if regime == regimes[0] else f"{m}-own"] = name
             nodes.append(Stage(name, "align:align", ("rlvr", "pairs"), ("align", *_TRAIN), args=(m, regime), version=2))
     for label, stage in models.items():
-        keys = ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *_VERIFY)
-        nodes.append(Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), keys, args=(stage,)))
+        nodes.append(
+            Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), scoring_keys(), args=(stage,))
+        )
     every = tuple(n.name for n in nodes if n.name != "start" and not n.name.startswith("rollouts"))
     nodes.append(Stage("report", "summary:summarise", every, ("evaluate.bootstrap", "report", "name", "pairs.regimes")))
     return {n.name: n for n in nodes}
+
+
+def scoring_keys() -> tuple[str, ...]:
+    """What a model's measured accuracy depends on, besides the model and the problems."""
+    return ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *_VERIFY)
 
 
 def _negatives(recipe: Recipe, method: str) -> Stage:
@@ -128,9 +135,17 @@ def _generator(recipe: Recipe) -> list[Stage]:
     return [Stage("generator", "models:generator", ("problems", "rlvr", "reward_model"), keys)]
 
 
-def _rlvr_more() -> Stage:
+def _references(recipe: Recipe) -> list[Stage]:
+    """The whole-method references; the order in which the recipe names them changes nothing."""
+    needs = ("problems", "rlvr")
     keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *_VERIFY, *_FORM)
-    return Stage("rlvr_more", "policy:rlvr_more", ("problems", "rlvr"), keys)
+    nsr = (*keys, "reinforce.learning_rate")
+    nodes = [
+        Stage("rlvr_more", "policy:rlvr_more", needs, keys),
+        Stage("nsr", "policy:reinforce", needs, nsr, args=("nsr",)),
+        Stage("w_reinforce", "policy:reinforce", needs, (*nsr, "reinforce.positive_weight"), args=("w_reinforce",)),
+    ]
+    return [node for node in nodes if node.name in recipe.references]
 
 
 def _selection_keys(method: str) -> tuple[str, ...]:
@@ -156,16 +171,22 @@ def fingerprints(recipe: Recipe, nodes: Mapping[str, Stage]) -> dict[str, str]:
     files = input_hashes(recipe)
     out: dict[str, str] = {}
     for name, stage in nodes.items():
-        out[name] = fingerprint(
-            name=name,
-            version=stage.version,
-            seed=recipe.seed,
-            args=stage.args,
-            part=_parts(data, stage.keys),
-            files=files.get(name, {}),
-            needs=[out[n] for n in stage.needs],
-        )
+        out[name] = mark_of(stage, data, files.get(name, {}), [out[n] for n in stage.needs])
     return out
+
+
+def mark_of(stage: Stage, data: Mapping[str, Any], files: Mapping[str, str], needs: list[str]) -> str:
+    """The fingerprint of one stage.
+
+    Args:
+        data: the recipe as JSON-able values.
+        files: hashes of the files that the stage reads besides (see `input_hashes`).
+        needs: fingerprints of what it needs, in its order.
+    """
+    return fingerprint(
+        name=stage.name, version=stage.version, seed=data["seed"], args=stage.args, part=_parts(data, stage.keys),
+        files=files, needs=needs,
+    )  # fmt: skip
 
 
 def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -484,6 +484,24 @@ class AlignPart(Part):
         return self
 
 
+Reference = Literal["rlvr_more", "nsr", "w_reinforce"]
+REFERENCES: tuple[Reference, ...] = get_args(Reference)
+# Which reference reads which key of `reinforce`; as with `_OBJECTIVE_KEYS`.
+_REINFORCE_KEYS: dict[str, tuple[Reference, ...]] = {
+    "learning_rate": ("nsr", "w_reinforce"),
+    "positive_weight": ("w_reinforce",),
+}
+
+
+class ReinforcePart(Part):
+    """NSR and W-REINFORCE (arXiv 2506.01347). All that is not here is as for `rlvr_more`."""
+
+    learning_rate: float | None = Field(None, gt=0, description="default that of rlvr")
+    positive_weight: float = Field(
+        0.1, gt=0, description="lambda of w_reinforce: weight of correct samples, where that of the others is 1"
+    )
+
+
 class EvaluatePart(Part):
     """Greedy and sampled accuracy on every benchmark."""
 
@@ -517,6 +535,12 @@ class Recipe(Part):
     negatives: NegativesPart = NegativesPart()
     pairs: PairsPart
     align: AlignPart
+    references: tuple[Reference, ...] = Field(
+        ("rlvr_more",),
+        description="trainings from the policy with the budget that PNS cost: rlvr_more (RLVR goes on), nsr (REINFORCE on "
+        "samples that are not correct), w_reinforce (on all, the correct ones with little weight)",
+    )
+    reinforce: ReinforcePart = ReinforcePart()
     evaluate: EvaluatePart = EvaluatePart()
     report: ReportPart = ReportPart()
 
@@ -527,6 +551,24 @@ class Recipe(Part):
                 f"reward.answer_format: {self.reward.answer_format} is for scoring alone: SFT targets are written with "
                 "\\boxed{}, and the policy would be trained on another form than it is paid for"
             )
+        return self
+
+    @field_validator("references")
+    @classmethod
+    def _once(cls, value: tuple[Reference, ...]) -> tuple[Reference, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("references must be a list without repeats")
+        return value
+
+    @model_validator(mode="after")
+    def _read(self) -> Recipe:
+        for key, readers in _REINFORCE_KEYS.items():
+            default = ReinforcePart.model_fields[key].default
+            if not {*readers} & {*self.references} and getattr(self.reinforce, key) != default:
+                raise ValueError(
+                    f"reinforce.{key} says nothing to references: [{', '.join(self.references)}]; leave it out, or add "
+                    f"{' or '.join(readers)} to references"
+                )
         return self
 
     @model_validator(mode="after")

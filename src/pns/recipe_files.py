@@ -23,7 +23,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         UserError: missing file, broken YAML, unknown key (with the nearest known one), wrong type, broken rule.
     """
     path = Path(path)
-    given = _read(path)
+    given = read_yaml(path)
     if "reward" in given and set(given) <= set(RewardRecipe.model_fields):
         raise UserError("holds the reward alone", file=path, remedy="it is for `pns score`; a run needs a whole recipe")
     data, sources = _overridden(given, path, overrides)
@@ -42,7 +42,7 @@ def load_reward(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         UserError: as `load_recipe`; also where `reward` is missing from a file that is no whole recipe.
     """
     path = Path(path)
-    given = _read(path)
+    given = read_yaml(path)
     whole = bool(set(given) & (set(Recipe.model_fields) - set(RewardRecipe.model_fields)))
     data, sources = _overridden(given, path, overrides)
     reward = data.get("reward", {} if whole else None)
@@ -54,7 +54,7 @@ def load_reward(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     try:
         return RewardRecipe.model_validate(alone).reward
     except ValidationError as error:
-        raise _as_user_error(error, path, sources, RewardRecipe) from None
+        raise as_user_error(error, path, sources, RewardRecipe) from None
 
 
 class _Strict(yaml.SafeLoader):
@@ -72,7 +72,8 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises UserError: missing, broken, a key twice, no mapping."""
     if not path.is_file():
         raise UserError("no such recipe", file=path, remedy=_nearby_recipes(path))
     try:
@@ -97,7 +98,7 @@ def _overridden(
     sources = {key: str(path) for key in _leaves(data)}
     for text in overrides:
         key, value = _override(text)
-        _set(data, key, value, text)
+        set_key(data, key, value, text)
         sources.update(dict.fromkeys(_leaves(value, key) if isinstance(value, dict) else [key], "override"))
     return data, sources
 
@@ -107,12 +108,13 @@ def parse_recipe(data: dict[str, Any], path: Path, sources: dict[str, str] | Non
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise _as_user_error(error, path, sources or {}) from None
+        raise as_user_error(error, path, sources or {}) from None
 
 
-def _as_user_error(
+def as_user_error(
     error: ValidationError, path: Path, sources: dict[str, str], model: type[BaseModel] = Recipe
 ) -> UserError:
+    """What pydantic found, as one message: the first fault, with its key and the file that the value came from."""
     # An unknown key first: where one is misspelt, the right one is also missing.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     # Of a union pydantic names the branch too, `literal[...]`, which is no key.
@@ -181,7 +183,8 @@ def _override(text: str) -> tuple[str, Any]:
         raise UserError(f"the value of `{text}` is not valid YAML", file="override", remedy="quote it") from None
 
 
-def _set(data: dict[str, Any], key: str, value: Any, text: str) -> None:
+def set_key(data: dict[str, Any], key: str, value: Any, text: str) -> None:
+    """Set a dotted key of nested mappings. Raises UserError (quoting `text`) where a parent holds a value."""
     *parents, last = key.split(".")
     node: Any = data
     for name in parents:

@@ -8,22 +8,29 @@ import inspect
 from collections.abc import Callable
 from multiprocessing import Pipe
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+import pns.stages.policy
 import pns.worker
 from pns import pipeline
 from pns.errors import StageStopped, UserError
 from pns.pipeline import Stage
+from pns.problems import embedded
 from pns.recipe_files import load_recipe
+from pns.records import write_parquet
+from pns.run import read_json
+from pns.stages.context import Context
+from pns.stages.summary import _notes
 from pns.worker import Job, work
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
 
 
 def test_every_stage_is_a_function_that_takes_its_arguments() -> None:
-    for stage in pipeline.stages(load_recipe(SMOKE)[0]).values():
+    for stage in pipeline.stages(load_recipe(SMOKE, ["references=[rlvr_more, nsr, w_reinforce]"])[0]).values():
         module, _, name = stage.call.partition(":")
         function = getattr(importlib.import_module(f"pns.stages.{module}"), name)
         inspect.signature(function).bind(None, *stage.args)
@@ -94,3 +101,63 @@ def test_a_worker_says_how_its_stage_ended(monkeypatch: pytest.MonkeyPatch, tmp_
     assert kind == "bug"
     assert "ZeroDivisionError: oops" in value
     assert (tmp_path / "log").read_text().count("--- sft") == 5
+
+
+def test_references_differ_in_reward_advantage_and_step_size_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`rlvr_more`, `nsr` and `w_reinforce`: the same start, problems, steps and batches, as many as PNS cost."""
+    problems = embedded.training_problems("generator", 80, 0)
+    (tmp_path / "problems").mkdir()
+    write_parquet(tmp_path / "problems" / "generator.parquet", problems[:48])
+    write_parquet(tmp_path / "problems" / "pairs.parquet", problems[48:])
+    said = ["no box", f"Step 1: 1 + 1 = 2\nThe answer is \\boxed{{{problems[0].answer}}}"]
+    called: list[dict[str, Any]] = []
+
+    def train(start: Path, rows: Any, reward: Any, out: Path, **how: Any) -> None:
+        paid = reward(
+            prompts=["?"] * 2, completions=said, completion_ids=[[1]] * 2, problem_id=[problems[0].id] * 2
+        )  # while the verifier is open
+        called.append({"start": start, "rows": rows, "paid": paid, **how})
+
+    monkeypatch.setattr(pns.stages.policy, "train_grpo", train)
+    monkeypatch.setattr(pns.stages.policy, "end_ids", lambda *_: {1})
+    monkeypatch.setattr(
+        "pns.rewards.adapters.trl.format_failures", lambda text, **_: () if "boxed" in text else ("no",)
+    )
+    recipe, _ = load_recipe(
+        SMOKE, ["references=[rlvr_more, nsr, w_reinforce]", "reinforce={learning_rate: 7e-6, positive_weight: 0.2}"]
+    )
+    nodes = pipeline.stages(recipe)
+    inputs = {"problems": tmp_path / "problems", "rlvr": tmp_path / "rlvr"}
+    for name in recipe.references:
+        (tmp_path / name).mkdir()
+        pipeline.call(nodes[name], Context(recipe, name, tmp_path / name, inputs, lambda *_: None))
+    more, nsr, weighted = called
+    assert [c["positive_weight"] for c in called] == [None, 0.0, 0.2]
+    assert [c["part"].learning_rate for c in called] == [recipe.rlvr.learning_rate, 7e-6, 7e-6]
+    assert more["paid"] == [0, 1 + recipe.rlvr.format_weight]
+    assert nsr["paid"] == weighted["paid"] == [-1, 1]
+    same = {"learning_rate": 1.0}
+    assert len({c["part"].model_copy(update=same) for c in called}) == 1
+    assert [[p.id for p in c["rows"]] for c in called] == [[p.id for p in problems]] * 3
+    assert {c["start"] for c in called} == {tmp_path / "rlvr" / "model"}
+    steps = recipe.generator.steps + -(-32 * recipe.negatives.sample.n // 32)
+    assert {c["part"].steps for c in called} == {steps}
+    budgets = [read_json(tmp_path / name / "budget.json") for name in recipe.references]
+    assert budgets == [{"steps": steps, "steps_of_pns": steps}] * 3
+
+
+def test_each_reference_that_fell_short_of_the_budget_is_noted() -> None:
+    given = {
+        "problems": {"notes": []},
+        "rlvr_more": {"steps": 4, "steps_of_pns": 9},
+        "nsr": {"steps": 9, "steps_of_pns": 9},
+        "w_reinforce": {"steps": 3, "steps_of_pns": 9},
+    }
+    context: Any = SimpleNamespace(json=lambda stage, _: given[stage])
+    for there, short in ((("rlvr_more", "nsr", "w_reinforce"), (4, 3)), (("nsr", "w_reinforce"), (3,)), ((), ())):
+        notes = _notes(context, {"benchmarks": {}, "mean": dict.fromkeys(there, 0.5)})
+        assert [note.partition(":")[0].split(" ", 1)[1] for note in notes] == [
+            f"made {n} of the 9 steps that PNS cost" for n in short
+        ]

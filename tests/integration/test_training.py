@@ -70,7 +70,7 @@ def reward_model(start: Path, out: Path, progress: Progress) -> Any:
     return train_reward_model(start, pairs, out, part=part, runtime=RUNTIME, seed=1, progress=progress)
 
 
-def grpo(start: Path, out: Path, progress: Progress) -> Any:
+def grpo(start: Path, out: Path, progress: Progress, positive_weight: float | None = None) -> Any:
     def short(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         return [-float(len(ids)) for ids in completion_ids]
 
@@ -83,7 +83,14 @@ def grpo(start: Path, out: Path, progress: Progress) -> Any:
         max_new_tokens=8,
         micro_batch=4,
     )
-    return train_grpo(start, PROBLEMS, short, out, part=part, runtime=RUNTIME, seed=1, progress=progress)
+    return train_grpo(
+        start, PROBLEMS, short, out, part=part, runtime=RUNTIME, seed=1, progress=progress,
+        positive_weight=positive_weight,
+    )  # fmt: skip
+
+
+def reinforce(start: Path, out: Path, progress: Progress) -> Any:
+    return grpo(start, out, progress, 0.1)
 
 
 class Dies(Exception):
@@ -103,7 +110,7 @@ def orpo(start: Path, out: Path, progress: Progress) -> Any:
     return dpo(start, out, progress, objective="orpo", nll_weight=0.0)
 
 
-@pytest.mark.parametrize("trainer", [sft, dpo, kto, simpo, orpo, reward_model, grpo])
+@pytest.mark.parametrize("trainer", [sft, dpo, kto, simpo, orpo, reward_model, grpo, reinforce])
 def test_a_resumed_training_ends_with_the_same_files(trainer: Any, start: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     whole = trainer(start, tmp_path / "whole", lambda *_: None)

@@ -142,6 +142,53 @@ def test_the_generator_does_not_touch_the_other_methods() -> None:
     assert not found & {"negatives-rejection", "negatives-flip", "negatives-corruption", "reward_model", "audit_model"}
 
 
+EVERY = "references=[rlvr_more, nsr, w_reinforce]"
+
+
+@pytest.mark.parametrize(
+    ("references", "there"),
+    [
+        (None, {"rlvr_more"}),
+        ("[]", set()),
+        ("[w_reinforce, nsr]", {"nsr", "w_reinforce"}),
+        ("[nsr, rlvr_more]", {"nsr", "rlvr_more"}),
+    ],
+)
+def test_references_add_and_take_away_their_own_stages_alone(references: str | None, there: set[str]) -> None:
+    given = recipe(*([] if references is None else [f"references={references}"]))
+    nodes = pipeline.stages(given)
+    possible = {name for r in ("rlvr_more", "nsr", "w_reinforce") for name in (r, f"evaluate-{r}")}
+    assert set(nodes) & possible == {name for r in there for name in (r, f"evaluate-{r}")}
+    assert set(nodes) - possible == ALL - possible
+    assert {name for name in possible if name in nodes["report"].needs} == set(nodes) & possible
+    old, new = pipeline.fingerprints(recipe(), pipeline.stages(recipe())), pipeline.fingerprints(given, nodes)
+    touched = {name for name in {*old} & {*new} if old[name] != new[name]}
+    assert touched == (set() if there == {"rlvr_more"} else {"report"})
+
+
+def test_the_order_in_which_references_are_named_changes_nothing() -> None:
+    one, other = recipe(EVERY), recipe("references=[w_reinforce, rlvr_more, nsr]")
+    assert pipeline.stages(one) == pipeline.stages(other)
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("reinforce.positive_weight=0.3", {"w_reinforce"}),
+        ("reinforce.learning_rate=1e-3", {"nsr", "w_reinforce"}),
+        ("negatives.sample.n=2", {"rlvr_more", "nsr", "w_reinforce"}),
+    ],
+)
+def test_the_keys_of_reinforce_reach_those_that_read_them(key: str, expected: set[str]) -> None:
+    nodes = pipeline.stages(recipe(EVERY))
+    old, new = (pipeline.fingerprints(r, nodes) for r in (recipe(EVERY), recipe(EVERY, key)))
+    touched = {name for name in nodes if old[name] != new[name]}
+    of_references = {name for r in ("rlvr_more", "nsr", "w_reinforce") for name in (r, f"evaluate-{r}")}
+    assert touched & of_references == {name for r in expected for name in (r, f"evaluate-{r}")}
+    if key.startswith("reinforce."):
+        assert touched - of_references == {"report"}
+
+
 def test_the_audit_model_never_reaches_the_negatives() -> None:
     nodes = pipeline.stages(recipe())
     reached = pipeline.downstream(["audit_model"], nodes)

@@ -191,6 +191,33 @@ def test_grpo_makes_a_single_pass(file: Path, part: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["reinforce.learning_rate=1e-3"], "reinforce.learning_rate says nothing to references: [rlvr_more]"),
+        (["reinforce.positive_weight=0.2"], "or add w_reinforce to references"),
+        (["references=[nsr]", "reinforce.positive_weight=0.2"], "reinforce.positive_weight says nothing to references: [nsr]"),
+        (["references=[]", "reinforce.learning_rate=1e-3"], "leave it out, or add nsr or w_reinforce"),
+        (["references=[nsr, nsr]"], "without repeats"),
+        (["references=[psr]"], "'rlvr_more', 'nsr' or 'w_reinforce'"),
+        (["references=[w_reinforce]", "reinforce.positive_weight=0"], "greater than 0"),
+        (["references=[nsr]", "reinforce.learning_rate=0"], "greater than 0"),
+    ],
+)  # fmt: skip
+def test_references_and_their_keys_go_together(file: Path, overrides: list[str], words: str) -> None:
+    assert words in refused(file, SMALL, *overrides).message
+
+
+def test_the_references_of_a_recipe_that_names_none_are_as_they_were(file: Path) -> None:
+    assert load_recipe(file)[0].references == ("rlvr_more",)
+    given = load_recipe(
+        file, ["references=[nsr, w_reinforce]", "reinforce={learning_rate: 1e-5, positive_weight: 0.2}"]
+    )[0]
+    assert (given.references, given.reinforce.learning_rate) == (("nsr", "w_reinforce"), 1e-5)
+    assert given.reinforce.positive_weight == 0.2
+    assert load_recipe(file, ["references=[w_reinforce]"])[0].reinforce.positive_weight == 0.1
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"source": "jsonl"}, "needs train_file and benchmarks"),

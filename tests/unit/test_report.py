@@ -18,7 +18,7 @@ from rich.console import Console
 
 from pns.records import Pair, Rubric, Scores
 from pns.report import build as build_module
-from pns.report import plots, words
+from pns.report import plots, view, words
 from pns.report.build import build_report
 from pns.report.console import inspect_pairs, results_table
 from pns.report.diff import mark_steps, mark_words, printable
@@ -567,6 +567,23 @@ def test_results_table() -> None:
     line = next(row for row in text.splitlines() if row.startswith("│ pns"))
     for part in ("59.8 (58.0–61.6)", "54.8 (53.3–56.3)", "−0.4 (−1.3 to +0.5)", "640", "78.0"):
         assert part in line
+
+
+def test_references_stand_beside_each_other_with_their_labels(tmp_path: Path) -> None:
+    results = fixture_results()
+    extra = ("w_reinforce", "nsr")
+    for block in (results["mean"], results["sampled"]["mean"]):
+        block.update(dict.fromkeys(extra, 0.5))
+    results["paired"].update({m: dict(results["paired"]["rlvr_more"]) for m in extra})
+    methods = [row["method"] for row in view.comparison(results)]
+    at = methods.index("rlvr_more")
+    assert methods[at : at + 4] == ["rlvr_more", "nsr", "w_reinforce", "rejection"]
+    assert "REINFORCE on samples that are not correct" in page(tmp_path, results, []).text
+    shown = render(results_table(results))
+    assert all(f"│ {m} " in shown for m in extra)
+    for block in (results["mean"], results["sampled"]["mean"], results["paired"]):
+        del block["rlvr_more"]
+    assert "rlvr_more" not in render(results_table(results))
 
 
 def test_inspect_marks_steps_and_shows_scores() -> None:

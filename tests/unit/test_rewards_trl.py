@@ -18,7 +18,7 @@ from pns.recipe import RewardPart
 from pns.records import Problem, Rubric, Verdict
 from pns.rewards import Calibration, Composite
 from pns.rewards.adapters.log import RewardLog
-from pns.rewards.adapters.trl import completion_text, composite_reward, last_user_message, rlvr_reward
+from pns.rewards.adapters.trl import completion_text, composite_reward, last_user_message, rlvr_reward, signed_reward
 from pns.verify import Verifier
 
 P = Problem(id="a", problem="Mia has 12 apples. Mia finds 5 apples. Mia gives 3 to Tom. How many now?", answer="14")
@@ -107,6 +107,16 @@ def test_rlvr(verifier: Verifier) -> None:
     assert call(reward, [CORRECT], cut=True) == [0.0]
 
 
+def test_the_signed_reward_is_1_for_what_rlvr_pays_for_and_else_minus_1(verifier: Verifier) -> None:
+    logged: dict[str, float] = {}
+    reward = signed_reward(verifier, {"a": P}, answer_format="boxed", max_chars=2000, eos_ids={1})
+    malformed = ["\\boxed{14}", CORRECT + " or 15, so there", "nothing"]
+    out = call(reward, [CORRECT, WRONG, UNDECIDED, *malformed], log_metric=logged.__setitem__)
+    assert out == [1, -1, -1, -1, -1, -1]
+    assert logged["rlvr/correct"] == pytest.approx(1 / 6)
+    assert call(reward, [CORRECT], cut=True) == [-1]
+
+
 def test_rlvr_is_silent_where_the_gold_answer_or_the_system_failed() -> None:
     class Broken(Verifier):
         def verify_problems(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:
@@ -114,6 +124,8 @@ def test_rlvr_is_silent_where_the_gold_answer_or_the_system_failed() -> None:
 
     reward = rlvr_reward(Broken(), {"a": P}, format_weight=0.1, answer_format="boxed", max_chars=2000, eos_ids={1})
     assert call(reward, [WRONG] * 3) == [None, None, 0.1]
+    reward = signed_reward(Broken(), {"a": P}, answer_format="boxed", max_chars=2000, eos_ids={1})
+    assert call(reward, [WRONG] * 3) == [None, None, -1], "unscored is not wrong"
 
 
 def test_problem_ids_must_be_there_and_known(verifier: Verifier) -> None:

@@ -90,3 +90,15 @@ def check_output(path: Path, suffixes: tuple[str, ...], force: bool, field: str 
     check_writable(path, field)
     if path.exists() and not force:
         raise UserError("is there already", file=path, field=field, remedy="--force replaces it")
+
+
+def need_libraries() -> None:
+    """Whether what training needs is installed. Raises UserError with the command that installs it."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "transformers", "trl", "datasets", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"not installed: {', '.join(missing)}",
+            remedy='pip install "plausible-negatives[train]" (see the README for torch)',
+        )

@@ -70,7 +70,7 @@ def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text:
         "pairs_own": view.pair_table(words.dig(results, "pairs_own")),
         "pair_notes": words.pair_notes(words.dig(results, "pairs") or {}),
         "generator": view.facts(words.dig(results, "generator"), view.GENERATOR_FACTS),
-        "generator_plots": _generator_plots(results),
+        "generator_plots": generator_plots(results),
         "plausibility": view.plausibility_table(results),
         "auc_note": view.auc_note(results),
         "auc_plot": plots.auc_by_method(plausibility),
@@ -128,7 +128,7 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
     return tiles
 
 
-def _generator_plots(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def generator_plots(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """(caption, drawing) of the generator's training, without those that have no numbers."""
     curve = words.dig(results, "generator", "curve") or []
     gates = {"share_scored": "wrong, scored", "share_correct": "correct", "share_malformed": "malformed"}

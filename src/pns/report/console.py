@@ -17,7 +17,7 @@ from rich.text import Text
 from pns.records import Pair
 from pns.report import view
 from pns.report.diff import mark_steps, mark_words, printable
-from pns.report.words import anything, dig, percent
+from pns.report.words import anything, dig, fixed, percent, points, reading, span
 
 _READING_STYLE = {"gain": "green", "loss": "red", "unseen": "dim"}
 
@@ -40,6 +40,24 @@ def results_table(results: Mapping[str, Any]) -> Table:
             Text(anything(pairs.get("n"))),
             Text(percent(pairs.get("separated_before"))),
         )
+    return table
+
+
+def study_table(results: Mapping[str, Any]) -> Table:
+    """The contrasts of a study: differences in points with 95 % intervals over seeds and problems."""
+    table = Table(title=Text(f"{plain(results['study'])}: differences, points"), title_justify="left")
+    table.add_column("Contrast", no_wrap=True)
+    for name in ("Greedy", "Sampled", "KL", "Seeds", "Needed"):
+        table.add_column(name, justify="right")
+    for kind in ("primary", "secondary"):
+        for c in results[kind]:
+            cells = [Text(f"{c['a']} - {c['b']}", style="bold" if kind == "primary" else "")]
+            for metric in ("greedy", "sampled"):
+                found = c[metric]
+                style = _READING_STYLE.get(reading(found["ci95_t"] or found["ci95"]), "")
+                cells.append(Text(_with(points(found["difference"]), span(found["ci95"], signed=True)), style=style))
+            cells.append(Text(" / ".join(fixed(x) for x in c["kl"])))
+            table.add_row(*cells, str(len(c["seeds"])), anything(c["seeds_needed"]))
     return table
 
 

@@ -129,8 +129,10 @@ def auc_by_method(plausibility: Mapping[str, Any]) -> Markup | None:
     return draw_svg(draw, "auc", 0.6 + 0.32 * len(methods))
 
 
-def score_distributions(scores: Mapping[str, Sequence[float]]) -> Markup | None:
-    """Histograms of the audit model's scores, one row a kind on one axis, with the median; None without scores."""
+def score_distributions(
+    scores: Mapping[str, Sequence[float]], what: str = "score of the audit model (line: median)"
+) -> Markup | None:
+    """Histograms of a model's scores, one row a kind on one axis, with the median; None without scores."""
     finite = {kind: [x for x in map(number, values or []) if x is not None] for kind, values in scores.items()}
     order = ("correct", "rejection", "pns")
     kinds = [k for k in [*order, *(k for k in in_order(finite) if k not in order)] if finite.get(k)]
@@ -157,9 +159,9 @@ def score_distributions(scores: Mapping[str, Sequence[float]]) -> Markup | None:
             )
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
-        stack[-1].set_xlabel("score of the audit model (line: median)")
+        stack[-1].set_xlabel(what)
 
-    return draw_svg(draw, "scores", 0.45 + 0.62 * len(kinds))
+    return draw_svg(draw, what, 0.45 + 0.62 * len(kinds))
 
 
 def training_curve(

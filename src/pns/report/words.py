@@ -14,6 +14,8 @@ METHODS = {
     "policy": "the RL-trained policy that every row below starts from",
     "sft_chosen": "control: SFT on the chosen side alone",
     "rlvr_more": "control: RLVR goes on with the budget that pns cost",
+    "nsr": "reference: REINFORCE on samples that are not correct, with the budget that pns cost",
+    "w_reinforce": "reference: REINFORCE, correct samples weigh little, with the budget that pns cost",
     "rejection": "DPO; negatives are the policy's own wrong answers",
     "prompted": "DPO; negatives that a prompted model wrote",
     "flip": "DPO; a correct derivation with another final answer",

@@ -151,11 +151,15 @@ class TransformersEngine:
     def fits(self, problem: str, text: str) -> bool:
         """Whether the model has positions for the two; for texts that it has not written itself."""
         most = getattr(self.model.config, "max_position_embeddings", None)
-        return most is None or len(self._conversation(problem, text)) <= most
+        return most is None or len(self._conversations([problem], [text])[0]) <= most
 
-    def _conversation(self, problem: str, text: str) -> list[int]:
-        whole = self.tokenizer.apply_chat_template([user(problem), assistant(text)], tokenize=False)
-        ids: list[int] = self.tokenizer(whole, add_special_tokens=False)["input_ids"]
+    def _conversations(self, problems: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+        wholes = [
+            self.tokenizer.apply_chat_template([user(p), assistant(t)], tokenize=False)
+            for p, t in zip(problems, texts, strict=True)
+        ]
+        # All at once: one by one, tokenizing takes longer than the model does at small sizes.
+        ids: list[list[int]] = self.tokenizer(wholes, add_special_tokens=False)["input_ids"] if wholes else []
         return ids
 
     def log_probabilities(self, problems: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:
@@ -165,10 +169,8 @@ class TransformersEngine:
         """
         import torch
 
-        prompts = self._prompts(problems)
         rows = []
-        for problem, text, prompt in zip(problems, texts, prompts, strict=True):
-            ids = self._conversation(problem, text)
+        for ids, prompt in zip(self._conversations(problems, texts), self._prompts(problems), strict=True):
             last = max((i for i, t in enumerate(ids) if t in self.eos_ids), default=len(ids) - 1)
             rows.append((ids[: last + 1], len(prompt)))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))

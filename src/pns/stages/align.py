@@ -77,11 +77,13 @@ def warnings(rows: Sequence[Pair], stats: Mapping[str, Any]) -> list[str]:
     return out
 
 
-def sft_chosen(context: Context) -> None:
-    """The control: NLL on the chosen side of the first regime's pairs, with as many updates as DPO."""
+def sft_chosen(context: Context, regime: Regime | None = None, method: Method | None = None) -> None:
+    """The control: NLL on the chosen side of the pairs, with as many updates as DPO.
+
+    In the matched regime every method has the same chosen side. Default: the first regime, the first method.
+    """
     recipe, part = context.recipe, context.recipe.align
-    regime = recipe.pairs.regimes[0]
-    rows = _pairs(context, f"{regime}-{recipe.negatives.methods[0]}")
+    rows = _pairs(context, f"{regime or recipe.pairs.regimes[0]}-{method or recipe.negatives.methods[0]}")
     train_sft(
         load_causal(context.model("rlvr"), recipe.runtime.device),
         load_tokenizer(context.model("rlvr")),

@@ -350,3 +350,16 @@ def audit(context: Context) -> None:
         out["length_auc"][name] = by_length["auc"]
         out["fully_consistent"][name] = _fully_consistent(rows)
     write_json(context.out / "audit.json", out)
+
+
+def reward_scores(context: Context) -> None:
+    """scores.json: the reward model's raw scores of the chosen responses and of each method's selected negatives."""
+    problems = _rows(context)
+    model = RewardModel(context.model("reward_model"), device=context.recipe.runtime.device)
+    groups = {"correct": read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)}
+    groups |= {m: flat(rows) for m, rows in load_negatives(context).items()}
+    out = {
+        name: model.score([problems[r.problem_id].problem for r in rows], [r.text for r in rows])
+        for name, rows in groups.items()
+    }
+    write_json(context.out / "scores.json", {name: [round(x, 4) for x in values] for name, values in out.items()})

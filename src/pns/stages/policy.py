@@ -1,17 +1,18 @@
-"""The policy: its start, SFT, RLVR (and more of it as a control), and its verified rollouts."""
+"""The policy: its start, SFT, RLVR (and references that go on from it), and its verified rollouts."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from transformers import set_seed
 
 from pns.errors import UserError
 from pns.problems.files import to_boxed
-from pns.recipe import GrpoPart
+from pns.recipe import GrpoPart, Reference
 from pns.records import Problem, Response, write_parquet
-from pns.rewards.adapters.trl import rlvr_reward
+from pns.rewards.adapters.trl import rlvr_reward, signed_reward
 from pns.rewards.format import format_failures
 from pns.run import seed_of, write_json
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
@@ -66,13 +67,26 @@ def rlvr(context: Context) -> None:
 
 
 def more_steps(part: GrpoPart, sampled: int) -> int:
-    """Steps of `rlvr_more`: the generator's, and as many again as its sampled negatives would have filled."""
+    """Steps that PNS cost: the generator's, and as many again as its sampled negatives would have filled."""
     rows = part.prompts_per_step * part.num_generations
     return part.steps + -(-sampled // rows)
 
 
 def rlvr_more(context: Context) -> None:
     """RLVR continued on the problems that PNS used, with the rollouts that PNS cost: generator training and negatives."""
+    _rlvr(context, "rlvr", *_budget_of_pns(context))
+
+
+def reinforce(context: Context, reference: Reference) -> None:
+    """NSR or W-REINFORCE (arXiv 2506.01347) from the policy: `rlvr_more` with another reward, advantage and step size."""
+    problems, part = _budget_of_pns(context)
+    own = context.recipe.reinforce
+    part = part.model_copy(update={"learning_rate": own.learning_rate or part.learning_rate})
+    _rlvr(context, "rlvr", problems, part, positive_weight=own.positive_weight if reference == "w_reinforce" else 0.0)
+
+
+def _budget_of_pns(context: Context) -> tuple[list[Problem], GrpoPart]:
+    """The problems that PNS used, and RLVR's part with as many rollouts a step and steps as PNS cost; budget.json tells."""
     recipe = context.recipe
     problems = [*context.problems("generator"), *context.problems("pairs")]
     steps = more_steps(recipe.generator, recipe.problems.splits.pairs * recipe.negatives.sample.n)
@@ -86,17 +100,19 @@ def rlvr_more(context: Context) -> None:
         }
     )
     write_json(context.out / "budget.json", {"steps": part.steps, "steps_of_pns": steps})
-    _rlvr(context, "rlvr", problems, part)
+    return problems, part
 
 
-def _rlvr(context: Context, start: str, problems: Sequence[Problem], part: GrpoPart) -> None:
+def _rlvr(
+    context: Context, start: str, problems: Sequence[Problem], part: GrpoPart, *, positive_weight: float | None = None
+) -> None:
     recipe = context.recipe
     engine_ids = end_ids(context, start)
+    reward_of = partial(rlvr_reward, format_weight=recipe.rlvr.format_weight)
     with context.verifier() as verifier:
-        reward = rlvr_reward(
+        reward = (reward_of if positive_weight is None else signed_reward)(
             verifier,
             {p.id: p for p in problems},
-            format_weight=recipe.rlvr.format_weight,
             answer_format=recipe.reward.answer_format,
             max_chars=recipe.reward.max_chars,
             eos_ids=engine_ids,
@@ -110,6 +126,7 @@ def _rlvr(context: Context, start: str, problems: Sequence[Problem], part: GrpoP
             runtime=recipe.runtime,
             seed=context.seed,
             progress=context.progress,
+            positive_weight=positive_weight,
         )
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import pns
 from pns.evaluation.metrics import avg_at_k, bootstrap_ci, maj_at_k, mean_ci, paired_difference, pass_at_k
+from pns.recipe import REFERENCES
 from pns.records import Pair, Response, read_parquet, write_parquet
-from pns.run import read_json, seed_of, write_json
+from pns.run import seed_of, write_json
 from pns.stages.context import Context
 
 Table = dict[str, dict[str, dict[str, Any]]]
@@ -126,7 +129,7 @@ def _examples(shown: Mapping[str, Sequence[Pair]], most: int) -> list[Pair]:
 
 
 def _evaluations(context: Context, names: list[str]) -> Table:
-    order = ["policy", "sft", "sft_chosen", "rlvr_more"]
+    order = ["policy", "sft", "sft_chosen", *REFERENCES]
     found = [n.removeprefix("evaluate-") for n in context.inputs if n.startswith("evaluate-")]
     return {
         m: _load(context, m, names) for m in sorted(found, key=lambda m: order.index(m) if m in order else len(order))
@@ -199,9 +202,12 @@ def _paired(table: Table, method: str, samples: int, seed: int) -> dict[str, Any
 
 
 def _curve(context: Context, stage: str) -> list[dict[str, Any]]:
-    import json
+    return curve(context.inputs[stage])
 
-    lines = (context.inputs[stage] / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+def curve(folder: Path) -> list[dict[str, Any]]:
+    """A GRPO training's figures by step, under the names of the report."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for line in lines if "reward" in (row := json.loads(line))]
     return [{"step": row["step"], **{new: row[old] for old, new in CURVE_KEYS.items() if old in row}} for row in rows]
 
@@ -224,10 +230,10 @@ def _notes(context: Context, results: dict[str, Any]) -> list[str]:
             notes.append(
                 f"the policy's accuracy on {name} is {100 * accuracy:.0f} %: outside 15 to 85 % little can be seen there"
             )
-    if "rlvr_more" in results["mean"]:
-        budget = read_json(context.inputs["rlvr_more"] / "budget.json")
+    for name in (r for r in REFERENCES if r in results["mean"]):
+        budget = context.json(name, "budget.json")
         if budget["steps"] < budget["steps_of_pns"]:
             notes.append(
-                f"rlvr_more made {budget['steps']} of the {budget['steps_of_pns']} steps that PNS cost: its problems ran out"
+                f"{name} made {budget['steps']} of the {budget['steps_of_pns']} steps that PNS cost: its problems ran out"
             )
     return notes

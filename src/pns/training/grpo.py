@@ -1,4 +1,4 @@
-"""GRPO through TRL: RLVR of the policy, more of it as a control, and reverse RL of the generator.
+"""GRPO through TRL: RLVR of the policy, more of it as a control, reverse RL of the generator; and REINFORCE in its place.
 
 One pass over the problems, one update a generation, checkpoints on generation boundaries: the setting in which a
 resumed training equals an uninterrupted one.
@@ -19,6 +19,7 @@ from pns.records import Problem
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction
 from pns.sampling.engine import load_tokenizer, prompt_rows
 from pns.training.common import Progress, arguments, train
+from pns.training.reinforce import ReinforceTrainer
 
 
 def train_grpo(
@@ -31,8 +32,12 @@ def train_grpo(
     runtime: RuntimePart,
     seed: int,
     progress: Progress,
+    positive_weight: float | None = None,
 ) -> list[dict[str, Any]]:
     """Train from the model saved at `start`, which is also the reference of the KL term. Returns the log history.
+
+    With a `positive_weight` (>= 0) it is not GRPO: the advantage is the reward, with that weight where it is above 0
+    (see `pns.training.reinforce`).
 
     Raises UserError when there are fewer problems than one pass needs.
     """
@@ -66,11 +71,13 @@ def train_grpo(
             model_init_kwargs={"dtype": "auto"},
         )
     )
-    trainer = GRPOTrainer(
+    own = {} if positive_weight is None else {"positive_weight": positive_weight}
+    trainer = (GRPOTrainer if positive_weight is None else ReinforceTrainer)(
         model=str(start),
         reward_funcs=reward,
         args=config,
         train_dataset=Dataset.from_list(prompt_rows(problems[:need])),
         processing_class=tokenizer,
+        **own,
     )
     return train(trainer, out, progress)

@@ -139,6 +139,30 @@ def rlvr_reward(
     return reward
 
 
+def signed_reward(
+    verifier: Verifier,
+    problems: Mapping[str, Problem],
+    *,
+    answer_format: str,
+    max_chars: int,
+    eos_ids: Collection[int],
+) -> RewardFunction:
+    """The reward of NSR and W-REINFORCE: 1 for a correct and well-formed response, else -1 (arXiv 2506.01347).
+
+    What counts as correct is what RLVR pays for (ours): a malformed response gets -1 whatever it says, and so does one
+    whose answer cannot be decided because of the response. Where gold answer or system were the cause it is None.
+    """
+    paid = rlvr_reward(
+        verifier, problems, format_weight=0.0, answer_format=answer_format, max_chars=max_chars, eos_ids=eos_ids
+    )
+
+    def reward(**columns: Any) -> list[float | None]:
+        return [None if value is None else 2 * value - 1 for value in paid(**columns)]
+
+    reward.__name__ = "signed"
+    return reward
+
+
 def completion_text(completion: Any) -> str:
     """The text of a completion, which TRL gives as a string or as a list of messages."""
     if isinstance(completion, str):

@@ -1,0 +1,161 @@
+"""`pns study`: tune, write the protocol, test once on fresh seeds, ablate, report."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.errors import UserError
+
+if TYPE_CHECKING:
+    from pns.run import Run
+    from pns.study.cells import Recipes
+
+
+class Until(StrEnum):
+    """Where to stop."""
+
+    tuning = "tuning"
+    protocol = "protocol"
+    test = "test"
+    report = "report"
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="Study file (YAML).", metavar="STUDY", show_default=False)],
+    study_dir: Annotated[
+        Path | None,
+        typer.Option("--study-dir", help="Where the study lives. Default: runs/<study name>.", show_default=False),
+    ] = None,
+    until: Annotated[
+        Until,
+        typer.Option(
+            help="Stop after tuning; after the protocol is written, before the benchmarks are looked at; after the cells "
+            "of the comparison, before the ablations; or go on to the report."
+        ),
+    ] = Until.report,
+    protocol: Annotated[
+        Path | None,
+        typer.Option(
+            help="A protocol.json that was committed beforehand: stop if the study's is another.", show_default=False
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stages side by side. Default: the recipe's runtime.jobs.", show_default=False),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Say what there is to do and how long it takes; do nothing.")
+    ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="Run nothing: report on the cells that are done, from a study at work, too."),
+    ] = False,
+) -> None:
+    """Compare methods x objectives x seeds under one protocol: tuned on a development split, tested once.
+
+    Every seed runs its own from SFT on; what cells have in common is made once. What is done is not done again; Ctrl-C
+    stops, the same command goes on.
+
+    Examples:
+
+      pns study recipes/study-embedded.yaml --plan
+
+      pns study recipes/study-embedded.yaml --until protocol
+
+      pns study recipes/study-embedded.yaml --protocol protocol.json
+
+      pns study recipes/study-embedded.yaml --report
+    """
+    with errors():
+        from pns.run import Run
+        from pns.study.cells import Recipes, check_contrasts
+        from pns.study.files import load_study
+
+        told = load_study(file)
+        check_contrasts(told, file)
+        recipes = Recipes(told, file)
+        folder = study_dir or Path("runs") / told.name
+        if plan:
+            _plan(recipes, Run(folder), jobs)
+            return
+        if report:
+            _report(recipes, Run.open(folder))
+            return
+        need_libraries()
+        run = Run.create(folder, "resume")
+        _plan(recipes, run, jobs)
+        _run(recipes, run, until.value, jobs, protocol)
+        if until is Until.report or until is Until.test:
+            _report(recipes, run)
+
+
+def _run(recipes: Recipes, run: Run, until: str, jobs: int | None, protocol: Path | None) -> None:
+    from pns.display import Display
+    from pns.scheduler import StageFailed
+    from pns.study.run import execute
+
+    try:
+        with Display(console()) as display:
+            execute(recipes, run, display, until=until, jobs=jobs or recipes.base.runtime.jobs, committed=protocol)
+    except StageFailed as error:
+        fail(str(error), BUG)
+
+
+def _plan(recipes: Recipes, run: Run, jobs: int | None) -> None:
+    from rich.table import Table
+
+    from pns.study.run import planned
+
+    side = jobs or recipes.base.runtime.jobs
+    shares = planned(recipes, run)
+    table = Table(title=f"{recipes.study.name}: what there is to do", title_justify="left")
+    for column in ("phase", "stages", "done", "work left", f"at {side} side by side"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for share in shares:
+        table.add_row(
+            share.phase, str(share.tasks), str(share.done), _hours(share.seconds_left), _hours(share.wall(side))
+        )
+    walls = [share.wall(side) for share in shares]
+    whole = sum(w for w in walls if w is not None) if None not in walls else None
+    table.add_row("all", str(sum(s.tasks for s in shares)), str(sum(s.done for s in shares)), "", _hours(whole))
+    console().print(table)
+    say(_basis(shares))
+
+
+def _basis(shares: list[Any]) -> str:
+    left = sum(share.tasks - share.done for share in shares)
+    measured = sum(share.measured for share in shares)
+    if not left:
+        return "All is done."
+    if any(share.seconds_left is None for share in shares):
+        return (
+            "Times are not known for this model before a stage of each kind has run; ask again (--plan) when some have."
+        )
+    if not measured:
+        return "Times from rates of a two-core reference machine: take them as a factor of two either way."
+    return f"Times from stages measured here for {measured} of the {left} that are left, from a reference machine for the others."
+
+
+def _hours(seconds: float | None) -> str:
+    if seconds is None:
+        return "unknown"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _report(recipes: Recipes, run: Run) -> None:
+    from pns.report.console import study_table
+    from pns.study.report import write_report
+
+    if not (run.folder / "manifest.json").is_file():
+        raise UserError("no such study directory", file=run.folder, remedy="`pns study STUDY` makes it")
+    results, page = write_report(recipes, run)
+    console().print(study_table(results))
+    for line in results["reading"]:
+        say(line)
+    say(f"report: {page}")

@@ -1,0 +1,247 @@
+"""The page of `pns study`: what was asked, what came out, how sure that is, and what stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pns.report import plots, study_plots, words
+from pns.report.build import environment, generator_plots
+from pns.report.diff import printable
+from pns.report.view import readings
+from pns.run import write_atomic
+
+Row = dict[str, Any]
+
+
+def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
+    """Write `index.html` into `out`: one self-contained page. The same results give the same bytes.
+
+    Args:
+        results: the contents of a study's results.json.
+    """
+    page = environment().get_template("study.html.j2").render(
+        title=printable(str(results["study"])),
+        about=printable(str(results.get("about") or "")),
+        facts=_facts(results),
+        verdicts=[printable(line) for line in results.get("reading") or reading(results)],
+        warnings=_warnings(results),
+        hypotheses=[printable(str(h)) for h in results["protocol"]["hypotheses"]],
+        readings=readings(),
+        primary=[contrast_row(c, results["metric"]) for c in results["primary"]],
+        secondary=[contrast_row(c, results["metric"]) for c in results["secondary"]],
+        cells=[cell_row(name, cell) for name, cell in results["cells"].items() if cell["switch"] is None],
+        accuracy_plot=study_plots.accuracy(results),
+        forest_plot=study_plots.forest(results),
+        kl_plot=study_plots.against_kl(results),
+        benchmarks=benchmark_table(results),
+        negatives=negatives_table(results),
+        generator_plots=generator_plots(results),
+        score_plot=plots.score_distributions(results.get("scores") or {}, "score of the reward model (line: median)"),
+        reward_models=_reward_models(results),
+        ablations=[ablation_row(n, c, results) for n, c in results["ablations"].items()],
+        pairs_plot=study_plots.against_pairs(results),
+        tuning=tuning_rows(results),
+        metric=results["metric"],
+        k=results["k"],
+        environment=[(words.label(k), words.anything(v)) for k, v in results["environment"].items()],
+    )  # fmt: skip
+    path = out / "index.html"
+    write_atomic(path, page)
+    return path
+
+
+def reading(results: Mapping[str, Any]) -> list[str]:
+    """The answer in words, from the numbers alone: each primary contrast, then what the study could have seen."""
+    out = []
+    metric = results["metric"]
+    for c in results["primary"]:
+        found, other = c[metric], c["sampled" if metric == "greedy" else "greedy"]
+        both = [words.reading(found["ci95"]), words.reading(found["ci95_t"])]
+        what = {"gain": "above", "loss": "below"}.get(both[0] if both[0] == both[1] or not both[1] else "", "")
+        said = f"is {what} {c['b']}" if what else f"is not clear of {c['b']}"
+        out.append(
+            f"{c['a']} {said}: {words.points(found['difference'])} points {metric} "
+            f"(95 % {words.span(found['ci95'], signed=True)} over seeds and problems"
+            + (f", t over seeds {words.span(found['ci95_t'], signed=True)}" if found["ci95_t"] else "")
+            + f"), {words.points(other['difference'])} {'sampled' if metric == 'greedy' else 'greedy'} "
+            f"({words.span(other['ci95'], signed=True)}); {len(c['seeds'])} seeds."
+        )
+        if not what and c["smallest_difference"] is not None:
+            out.append(
+                f"With these seeds a difference of {words.points(c['smallest_difference'])} points would be seen in four "
+                f"studies of five."
+            )
+    if not out:
+        out.append("None of the primary contrasts has its cells yet.")
+    return out
+
+
+def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    protocol = results["protocol"]
+    return [
+        ("Seeds", ", ".join(map(str, results["seeds"]))),
+        ("Benchmarks", str(len(results["benchmarks"]))),
+        ("Protocol", f"{protocol['fingerprint']}, written {protocol['written']}"),
+        ("pns", str(results["version"])),
+    ]
+
+
+def _warnings(results: Mapping[str, Any]) -> list[str]:
+    out = []
+    if not results["complete"]:
+        missing = sum(len(seeds) for seeds in results["missing"].values())
+        out.append(f"Not complete: {missing} cells of seeds are still to do. What stands here may change.")
+    if len(results["seeds"]) < 5:
+        out.append("Fewer than five seeds: the intervals say little about another seed.")
+    displaced = [n for n, c in results["cells"].items() if c.get("warnings")]
+    if displaced:
+        out.append(f"Training warned (displacement, length, cut) in some seeds of: {', '.join(displaced[:8])}.")
+    return [printable(line) for line in out]
+
+
+def _with(value: str, ci: Any, *, signed: bool) -> tuple[str, str]:
+    return value, words.span(ci, signed=signed)
+
+
+def contrast_row(c: Mapping[str, Any], metric: str) -> Row:
+    """One contrast: both kinds of accuracy, the deciding one first, both intervals, p-values, seeds needed."""
+    other = "sampled" if metric == "greedy" else "greedy"
+    row: Row = {
+        "set": "",
+        "why": "",
+        "name": f"{c['a']} − {c['b']}",
+        "seeds": len(c["seeds"]),
+        "by_seed": _by_seed(c[metric]["by_seed"]),
+    }
+    for key, kind in (("main", metric), ("other", other)):
+        found = c[kind]
+        row[key] = words.points(found["difference"])
+        row[f"{key}_ci"] = words.span(found["ci95"], signed=True)
+        row[f"{key}_t"] = words.span(found["ci95_t"], signed=True)
+        row[f"{key}_reading"] = words.reading(found["ci95_t"] or found["ci95"])
+        row[f"{key}_p"] = _p(found.get("p_holm", found["p_value"]))
+    row["needed"] = words.NONE if c["seeds_needed"] is None else str(c["seeds_needed"])
+    row["kl"] = " / ".join(words.fixed(x) for x in c["kl"])
+    return row
+
+
+def _by_seed(values: Sequence[float]) -> str:
+    return " ".join(words.points(v) for v in values)
+
+
+def _p(value: Any) -> str:
+    x = words.number(value)
+    return words.NONE if x is None else "<0.001" if x < 0.001 else f"{x:.3f}"
+
+
+def cell_row(name: str, cell: Mapping[str, Any]) -> Row:
+    """One model: accuracies, the KL that it spent, its pairs and what training did to them."""
+    training, pairs = cell.get("training") or {}, cell.get("pairs") or {}
+    return {
+        "name": name,
+        "key": cell["model"] == "pns",
+        "settings": ", ".join(f"{k.removeprefix('align.')} {v}" for k, v in cell["settings"].items()),
+        "seeds": len(cell["seeds"]),
+        **{kind: words.percent(cell[kind]["mean"]) for kind in ("greedy", "sampled")},
+        **{f"{kind}_ci": words.span(cell[kind]["ci95"]) for kind in ("greedy", "sampled")},
+        "kl": words.fixed(cell["kl"]["mean"]),
+        "pairs": words.fixed(pairs.get("n"), 0) if pairs else "",
+        "separated": f"{words.percent(pairs.get('separated_before'))} → {words.percent(training.get('separated_after'))}"
+        if pairs
+        else "",
+        "shifts": f"{words.fixed(training.get('chosen_logp_shift'), sign=True)} / "
+        f"{words.fixed(training.get('rejected_logp_shift'), sign=True)}"
+        if training
+        else "",
+        "undecided": words.percent(cell["undecided"]),
+    }
+
+
+def benchmark_table(results: Mapping[str, Any]) -> Row:
+    """Benchmarks by cells of the first objective, regime and protocol, in the deciding kind of accuracy."""
+    metric, cells = results["metric"], results["cells"]
+    shown = [n for n, c in cells.items() if c["switch"] is None and "/" not in n]
+    rows = []
+    for name in results["benchmarks"]:
+        base = cells["policy"]["by_benchmark"][metric][name] if "policy" in cells else None
+        found = [cells[n]["by_benchmark"][metric][name] for n in shown]
+        rows.append(
+            {
+                "name": printable(name),
+                "cells": [
+                    (words.percent(x), words.points(x - base) if base is not None and n != "policy" else "")
+                    for n, x in zip(shown, found, strict=True)
+                ],
+            }
+        )
+    return {"names": shown, "rows": rows}
+
+
+_NEGATIVES = {
+    "coverage": ("coverage, %", words.percent),
+    "n": ("pairs", lambda v: words.fixed(v, 0)),
+    "separated_before": ("separated before, %", words.percent),
+    "rejected_logp": ("log p rejected, nats", words.fixed),
+    "chosen_logp": ("log p chosen, nats", words.fixed),
+    "length_difference": ("longer than chosen, tokens", words.fixed),
+    "distinct_answers": ("different answers", lambda v: words.fixed(v, 0)),
+}
+
+
+def negatives_table(results: Mapping[str, Any]) -> Row:
+    """What each method's pairs are like, means over seeds."""
+    rows = [
+        (f"{method}, {regime}", [show(block.get(key)) for key, (_, show) in _NEGATIVES.items()])
+        for method, regimes in results["negatives"].items()
+        for regime, block in regimes.items()
+    ]
+    return {"columns": [name for name, _ in _NEGATIVES.values()], "rows": rows}
+
+
+def _reward_models(results: Mapping[str, Any]) -> Row | None:
+    found = results.get("reward_model") or []
+    if not found:
+        return None
+    keys = [k for k in found[0] if k.startswith(("pair_accuracy", "best_of", "mean_of", "oracle_of"))]
+    rows = [(str(one["seed"]), [words.percent(one.get(k)) for k in keys]) for one in found]
+    return {"columns": [words.label(k) for k in keys], "rows": rows}
+
+
+def ablation_row(name: str, c: Mapping[str, Any], results: Mapping[str, Any]) -> Row:
+    """One switch against the unswitched method."""
+    row = contrast_row(c, results["metric"])
+    switch = results["switches"][results["cells"][name]["switch"]]
+    told = ", ".join(f"{k} {v}" for k, v in switch["set"].items())
+    at = f" at {', '.join(switch['at'])}" if switch["at"] else ""
+    return {**row, "name": name, "set": told + at, "why": switch["why"]}
+
+
+def tuning_rows(results: Mapping[str, Any]) -> list[Row]:
+    """Every combination that was tried, best first within its step and model."""
+    metric = results["tuning"]["metric"]
+    kinds = ("greedy", "sampled") if metric == "mean" else (metric,)
+
+    def value(trial: Mapping[str, Any]) -> float:
+        return sum(sum(trial[k]) / len(trial[k]) for k in kinds) / len(kinds)
+
+    order = {
+        at: i
+        for i, at in enumerate(
+            dict.fromkeys((t["step"], t["objective"], t["model"]) for t in results["tuning"]["trials"])
+        )
+    }
+    found = sorted(results["tuning"]["trials"], key=lambda t: (order[t["step"], t["objective"], t["model"]], -value(t)))
+    return [
+        {
+            "at": f"{t['step']}: {t['objective']}, {t['model']}",
+            "settings": ", ".join(f"{k.removeprefix('align.')} {v}" for k, v in t["settings"].items())
+            or "as the recipe",
+            "value": words.percent(value(t)),
+            "greedy": " ".join(words.percent(x) for x in t["greedy"]),
+            "sampled": " ".join(words.percent(x) for x in t["sampled"]),
+            "kl": " ".join(words.fixed(x) for x in t["kl"]),
+        }
+        for t in found
+    ]

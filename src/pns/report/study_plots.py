@@ -1,0 +1,121 @@
+"""Plots of a study, in the style of the run's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from pns.report.plots import INK, MUTED, colour, dot, draw_svg, named_rows, short
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_DASH = (0, (3, 3))
+
+
+def accuracy(results: Mapping[str, Any]) -> Markup | None:
+    """A row a cell with its interval, greedy filled and sampled hollow; the policy's greedy mean as a line."""
+    cells = {n: c for n, c in results["cells"].items() if c["switch"] is None}
+    if not cells:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        if "policy" in cells:
+            axes.axvline(100 * cells["policy"]["greedy"]["mean"], color=MUTED, linewidth=0.8, linestyle=_DASH, zorder=1)
+        for row, cell in enumerate(cells.values()):
+            ink = colour(cell["model"])
+            dot(axes, row - 0.15, cell["greedy"]["mean"], cell["greedy"]["ci95"], ink, hollow=False)
+            dot(axes, row + 0.2, cell["sampled"]["mean"], cell["sampled"]["ci95"], ink, hollow=True)
+        named_rows(axes, list(cells))
+        axes.set_xlabel("mean accuracy over benchmarks and seeds, %")
+
+    return draw_svg(draw, "study accuracy", 0.55 + 0.33 * len(cells))
+
+
+def forest(results: Mapping[str, Any]) -> Markup | None:
+    """Every contrast with its interval in points, each seed a faint mark."""
+    metric = results["metric"]
+    rows = [*results["primary"], *results["secondary"]]
+    if not rows:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=MUTED, linewidth=0.8, linestyle=_DASH, zorder=1)
+        for row, c in enumerate(rows):
+            ink = colour(results["cells"][c["a"]]["model"])
+            found = c[metric]
+            seeds = [100 * x for x in found["by_seed"]]
+            axes.plot(seeds, [row + 0.28] * len(seeds), "|", color=ink, alpha=0.6, markersize=4)
+            dot(
+                axes,
+                row - 0.1,
+                found["difference"],
+                found["ci95_t"] or found["ci95"],
+                ink,
+                hollow=row >= len(results["primary"]),
+            )
+        named_rows(axes, [f"{c['a']} − {c['b']}" for c in rows])
+        axes.set_xlabel(f"difference in {metric} accuracy, points (ticks: seeds)")
+
+    return draw_svg(draw, "study contrasts", 0.55 + 0.3 * len(rows))
+
+
+def against_kl(results: Mapping[str, Any]) -> Markup | None:
+    """What each cell gained over the policy against the KL that it spent: a seed a dot, the cell's mean a ring."""
+    cells, metric = results["cells"], results["metric"]
+    base = cells.get("policy")
+    if base is None:
+        return None
+    start = dict(zip(base["seeds"], base[metric]["by_seed"], strict=True))
+    shown = {n: c for n, c in cells.items() if n not in ("policy", "sft") and c["switch"] is None}
+    if not shown:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=_DASH, zorder=1)
+        for name, cell in shown.items():
+            ink = colour(cell["model"])
+            gain = [
+                100 * (y - start[s]) for s, y in zip(cell["seeds"], cell[metric]["by_seed"], strict=True) if s in start
+            ]
+            axes.plot(cell["kl"]["by_seed"][: len(gain)], gain, ".", color=ink, alpha=0.35, markersize=4)
+            x, y = cell["kl"]["mean"], sum(gain) / len(gain)
+            axes.plot([x], [y], "o", color=ink, markersize=5)
+            axes.annotate(short(name), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6, color=INK)
+        axes.set_xlabel("KL from the policy, nats a response")
+        axes.set_ylabel(f"{metric}, points over the policy")
+
+    return draw_svg(draw, "study kl", 2.9)
+
+
+def against_pairs(results: Mapping[str, Any]) -> Markup | None:
+    """Accuracy against the number of pairs, a line a method, from the ablations that limit pairs.n and the full cells."""
+    cells, metric = results["cells"], results["metric"]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for name, contrast in results["ablations"].items():
+        cell, base = cells[name], cells[contrast["b"]]
+        if "pairs.n" not in results["switches"][cell["switch"]]["set"] or not cell.get("pairs"):
+            continue
+        seeds = contrast["seeds"]
+        for one in (cell, base):
+            values = dict(zip(one["seeds"], one[metric]["by_seed"], strict=True))
+            mean = sum(values[s] for s in seeds) / len(seeds)
+            lines.setdefault(cell["model"], []).append((one["pairs"]["n"], 100 * mean))
+    if not lines:
+        return None
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for method, points in lines.items():
+            ordered = sorted(set(points))
+            axes.plot(*zip(*ordered, strict=True), "o-", color=colour(method), markersize=4, label=short(method))
+        axes.set_xlabel("pairs")
+        axes.set_ylabel(f"{metric} accuracy, %")
+        axes.legend()
+
+    return draw_svg(draw, "study pairs", 2.5)

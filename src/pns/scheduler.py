@@ -1,0 +1,149 @@
+"""Runs tasks in processes of their own, several side by side, and publishes each result whole."""
+
+from __future__ import annotations
+
+import multiprocessing.connection
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pns.display import Display
+from pns.errors import StageStopped, UserError
+from pns.pipeline import Stage
+from pns.recipe import Recipe
+from pns.run import Run
+from pns.worker import Job, server, work
+
+
+class StageFailed(Exception):
+    """A bug of ours in a stage: `str(error)` is its traceback."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage with all that its result depends on, and where that goes.
+
+    Attributes:
+        mark: its fingerprint.
+        label: name of its folder under `stages/`.
+        needs: input as the stage calls it -> name of the task that makes it.
+    """
+
+    stage: Stage
+    recipe: Recipe
+    mark: str
+    label: str
+    needs: Mapping[str, str]
+
+
+Done = dict[str, dict[str, Any]]
+"""name of a finished task -> its stage.json."""
+
+
+@dataclass
+class _Active:
+    process: Any
+    pipe: Any
+    begun: float
+
+
+def published(run: Run, task: Task) -> dict[str, Any] | None:
+    """stage.json of the task's result, where there is one with its fingerprint."""
+    state = run.state(task.label)
+    return state if state is not None and state["fingerprint"] == task.mark else None
+
+
+def run_tasks(
+    tasks: Mapping[str, Task], wanted: Collection[str], done: Done, run: Run, display: Display, *, jobs: int
+) -> None:
+    """Run those of the wanted tasks that are not done, each after those that it needs; `done` grows with them.
+
+    Ready ones start in the order of `tasks`. What wanted ones need must be wanted or done. The run must be locked.
+
+    Raises:
+        UserError, StageStopped, StageFailed. Whatever is published by then stays.
+    """
+    todo = [name for name in tasks if name in wanted and name not in done]
+    display.begin(total=len(wanted), done=len(wanted) - len(todo))
+    if not todo:
+        return
+    context = server()
+    active: dict[str, _Active] = {}
+    try:
+        while todo or active:
+            ready = [name for name in todo if all(n in done for n in tasks[name].needs.values())]
+            for name in ready[: max(0, jobs - len(active))]:
+                todo.remove(name)
+                active[name] = _start(context, name, tasks, run)
+                display.stage(name)
+            _wait(active, tasks, done, run, display)
+    finally:
+        for one in active.values():
+            one.process.kill()
+            one.process.join()
+
+
+def _start(context: Any, name: str, tasks: Mapping[str, Task], run: Run) -> _Active:
+    task = tasks[name]
+    job = Job(
+        stage=task.stage,
+        recipe=task.recipe,
+        out=run.begin(task.label, task.mark),
+        inputs={n: run.published(tasks[key].label) for n, key in task.needs.items()},
+        log=run.folder / "logs" / f"{name}.log",
+        lock=run.folder / "logs" / f"{name}.lock",
+        threads=task.recipe.runtime.threads,
+    )
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(job, theirs), name=name)
+    process.start()
+    theirs.close()
+    return _Active(process, ours, time.time())
+
+
+def _wait(active: dict[str, _Active], tasks: Mapping[str, Task], done: Done, run: Run, display: Display) -> None:
+    ready = multiprocessing.connection.wait([a.pipe for a in active.values()], timeout=0.5)
+    display.tick()
+    for name, one in list(active.items()):
+        if one.pipe not in ready:
+            continue
+        try:
+            kind, value = one.pipe.recv()
+        except EOFError:
+            one.process.join()
+            raise StageFailed(_died(name, one.process.exitcode, run)) from None
+        if kind == "progress":
+            display.progress(name, *value)
+        elif kind == "done":
+            one.process.join()
+            del active[name]
+            done[name] = _publish(run, tasks[name], one, value)
+            display.finished(name, done[name]["seconds"])
+        elif kind == "user":
+            raise UserError(f"stage {name}: {value}")
+        elif kind == "stopped":
+            raise StageStopped(f"stage {name} stopped: {value}")
+        else:
+            raise StageFailed(f"stage {name} failed; its log is {run.folder / 'logs' / (name + '.log')}\n{value}")
+
+
+def _died(name: str, code: int | None, run: Run) -> str:
+    why = "killed, perhaps for memory" if code == -9 else f"exit code {code}"
+    log = run.folder / "logs" / f"{name}.log"
+    return f"the process of stage {name} ended without a word ({why}); its log is {log}. The same command goes on from there."
+
+
+def _publish(run: Run, task: Task, one: _Active, value: Mapping[str, Any]) -> dict[str, Any]:
+    state = {
+        "name": task.stage.name,
+        "fingerprint": task.mark,
+        "version": task.stage.version,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.begun)),
+        "seconds": round(value["seconds"], 3),
+        "peak_memory_bytes": value["peak_memory_bytes"],
+    }
+    run.publish(task.label, state)
+    found = run.state(task.label)
+    assert found is not None
+    return found

@@ -1,0 +1,215 @@
+"""What a study compares: its cells by name, the recipe that each one rests on, and the tasks behind it.
+
+A cell is named by its model, then by what differs from the study's first objective, regime and protocol: `pns`,
+`pns/own`, `pns/ipo`, `pns/own/each`, `sft_chosen/own`, and `pns@no_judge` for an ablation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pns.errors import UserError
+from pns.recipe import REFERENCES, Recipe, Regime
+from pns.recipe_files import as_user_error, load_recipe
+from pns.study.graph import OWN_SFT, Graph
+from pns.study.spec import Protocol, Settings, Study, with_settings
+
+STARTS = ("policy", "sft")
+_STAGE: dict[str, str] = {"policy": "rlvr", "sft": "sft"} | dict(zip(REFERENCES, REFERENCES, strict=True))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model of the comparison, trained once a seed."""
+
+    name: str
+    model: str
+    objective: str | None = None
+    regime: Regime | None = None
+    protocol: Protocol | None = None
+    switch: str | None = None
+    seeds: tuple[int, ...] = ()
+
+    @property
+    def stage(self) -> str:
+        """The stage that makes the model."""
+        if self.model == "sft_chosen":
+            return OWN_SFT if self.regime == "own" else "align-sft_chosen"
+        return _STAGE.get(self.model) or f"align-{self.model}-{self.regime}"
+
+
+def cells(study: Study) -> dict[str, Cell]:
+    """All cells by name: starts, controls, every method by objective, regime and protocol; then the ablations."""
+    found = [Cell(name, name, seeds=study.seeds) for name in STARTS]
+    for control in (*study.controls, *study.ablations.controls):
+        seeds = study.seeds if control in study.controls else study.ablations.seeds
+        if control in REFERENCES:
+            found.append(Cell(control, control, seeds=seeds))
+            continue
+        found += _grid(study, control, study.main, seeds)
+    for objective, part in study.objectives.items():
+        for method in part.methods or study.methods:
+            found += _grid(study, method, objective, study.seeds)
+    at = study.ablations
+    for switch, what in at.switches.items():
+        name = f"{what.method}@{switch}"
+        found.append(Cell(name, what.method, study.main, at.regime, study.protocols[0], switch, at.seeds))
+    return {cell.name: cell for cell in found}
+
+
+def _grid(study: Study, model: str, objective: str, seeds: tuple[int, ...]) -> Iterator[Cell]:
+    for regime, protocol in itertools.product(study.regimes, study.protocols):
+        if study.takes_part(model, objective, regime, protocol):
+            name = _name(study, model, objective, regime, protocol)
+            yield Cell(name, model, objective, regime, protocol, seeds=seeds)
+
+
+def _name(study: Study, model: str, objective: str, regime: Regime, protocol: Protocol) -> str:
+    differs = [
+        part
+        for part, usual in ((objective, study.main), (regime, study.regimes[0]), (protocol, study.protocols[0]))
+        if part != usual
+    ]
+    return "/".join([model, *differs])
+
+
+def unswitched(study: Study, cell: Cell) -> str:
+    """The cell that an ablation is compared with."""
+    return _name(study, cell.model, study.main, study.ablations.regime, study.protocols[0])
+
+
+def check_contrasts(study: Study, file: Path) -> None:
+    """Raises UserError where a contrast names a cell that the study does not have."""
+    known = cells(study)
+    for what in ("primary", "secondary"):
+        for pair in getattr(study, what):
+            for name in pair:
+                if name not in known:
+                    raise UserError(
+                        f"no cell called {name!r}", file=file, field=what, remedy=f"cells: {', '.join(known)}"
+                    )
+
+
+class Recipes:
+    """The recipe of each cell and seed, all from the study's one recipe.
+
+    Raises UserError, naming the study's file, where settings do not fit the recipe.
+    """
+
+    def __init__(self, study: Study, file: Path) -> None:
+        self.study, self.file = study, file
+        base, _ = load_recipe(study.recipe)
+        methods = tuple(study.methods)
+        wanted = {*study.controls, *study.ablations.controls}
+        own = {
+            "negatives.methods": methods, "pairs.regimes": study.regimes,
+            "references": tuple(name for name in REFERENCES if name in wanted),
+        }  # fmt: skip
+        clash = set(own) & set(study.set)
+        if clash:
+            raise UserError(
+                "the study sets this itself", file=file, field=f"set.{min(clash)}",
+                remedy="leave it out: `methods`, `regimes` and `controls` say it",
+            )  # fmt: skip
+        self.base = self._with(base, {**study.set, **own}, "set")
+
+    def of(self, seed: int, settings: Mapping[str, Any] | None = None, where: str = "objectives") -> Recipe:
+        """The recipe of a seed with settings on top."""
+        return self._with(self.base, {"seed": seed, **(settings or {})}, where)
+
+    def _with(self, recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
+        try:
+            return with_settings(recipe, settings)
+        except ValidationError as error:
+            found = as_user_error(error, self.file, {})
+            raise UserError(
+                found.message, file=self.file, field=f"{where}: {found.field or ', '.join(settings)}",
+                remedy="settings must be keys of the recipe that fit each other (`pns recipe RECIPE` lists them)",
+            ) from None  # fmt: skip
+
+
+def add_cell(
+    graph: Graph, recipes: Recipes, cell: Cell, seed: int, tuned: Tuned, align: Settings, kind: str = "test"
+) -> str:
+    """Add the task that scores a cell's model of one seed; returns its name.
+
+    Args:
+        tuned: of it, how each method makes its negatives.
+        align: the tuned settings that the cell is trained with (see `Tuned.of`).
+        kind: `test` for the benchmarks, `dev` for the development split.
+    """
+    study = recipes.study
+    settings = {} if cell.objective is None else {**study.objectives[cell.objective].set, **align}
+    switch = None if cell.switch is None else study.ablations.switches[cell.switch]
+    everywhere = switch.set if switch is not None and not switch.at else {}
+    recipe = recipes.of(seed, {**settings, **everywhere}, _where(cell))
+    special = _special(recipes, seed, tuned, {**settings, **everywhere})
+    if switch is not None:
+        for stage in switch.at:
+            made = next((m for method, m in tuned.negatives.items() if stage in _stages_of(method)), {})
+            special[stage] = recipes.of(seed, {**settings, **made, **switch.set}, _where(cell))
+    try:
+        return graph.add(recipe, f"{kind}-{cell.stage}", special)
+    except KeyError as error:
+        remedy = "name stages of the run, such as generator or negatives-pns"
+        raise UserError(str(error.args[0]), file=recipes.file, field=f"{_where(cell)}.at", remedy=remedy) from None
+
+
+def add_scores(graph: Graph, recipes: Recipes, seed: int, tuned: Tuned) -> str:
+    """Add the task that has the reward model score chosen responses and negatives of one seed; returns its name."""
+    return graph.add(recipes.of(seed), "scores", _special(recipes, seed, tuned, {}))
+
+
+def _special(recipes: Recipes, seed: int, tuned: Tuned, settings: Settings) -> dict[str, Recipe]:
+    """The recipes of the stages that make negatives, where those were tuned."""
+    return {
+        stage: recipes.of(seed, {**settings, **made}, f"tuning.negatives.{method}")
+        for method, made in tuned.negatives.items()
+        for stage in _stages_of(method)
+    }
+
+
+def _where(cell: Cell) -> str:
+    return (
+        "set"
+        if cell.objective is None
+        else f"objectives.{cell.objective}"
+        if cell.switch is None
+        else f"ablations.switches.{cell.switch}"
+    )
+
+
+def _stages_of(method: str) -> tuple[str, ...]:
+    """The stages that make a method's negatives."""
+    return ("generator", "negatives-pns") if method == "pns" else (f"negatives-{method}",)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning has found by now.
+
+    Attributes:
+        align: objective -> `held`, or a model's name for its own -> settings.
+        negatives: method -> settings of the stages that make its negatives.
+    """
+
+    align: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict)
+    negatives: Mapping[str, Settings] = field(default_factory=dict)
+
+    @property
+    def held(self) -> Mapping[str, Settings]:
+        """objective -> the settings that are held for all."""
+        return {objective: found["held"] for objective, found in self.align.items()}
+
+    def of(self, cell: Cell) -> Settings:
+        """The settings that a cell is trained with; none where it has no objective."""
+        if cell.objective is None:
+            return {}
+        found = self.align.get(cell.objective, {})
+        return found.get("held" if cell.protocol == "held" else cell.model, {})

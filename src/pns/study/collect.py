@@ -1,0 +1,258 @@
+"""results.json of a study: estimates of every cell, contrasts with their corrections, and what stands behind them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pns
+from pns.evaluation.contrasts import Table, contrast, estimate, holm, seeds_needed, smallest_difference
+from pns.run import Run, read_json, seed_of
+from pns.stages.summary import curve, environment
+from pns.study.cells import Cell, cells, unswitched
+from pns.study.results import KINDS, benchmarks, scores_of, undecided
+from pns.study.run import Work
+from pns.study.spec import Study
+
+Scored = Mapping[tuple[str, int], str]
+"""(cell, seed) -> the task that scored it."""
+
+
+class Collected:
+    """All that finished cells say, read once."""
+
+    def __init__(self, work: Work, run: Run, scored: Scored) -> None:
+        self.work, self.run, self.scored = work, run, scored
+        self.tasks = work.graph.tasks
+        self.cells: dict[str, Cell] = {c.name: c for c in cells(work.study).values()}
+        self.names = benchmarks(self._input(next(iter(scored.values())), "problems"))
+        self.values = {at: scores_of(self.folder(name), self.names) for at, name in scored.items()}
+
+    def folder(self, task: str) -> Path:
+        """Where a task's result lies."""
+        return self.run.published(self.tasks[task].label)
+
+    def _input(self, task: str, name: str) -> Path:
+        return self.folder(self.tasks[task].needs[name])
+
+    def seeds(self, cell: str) -> list[int]:
+        """The seeds of which the cell is done."""
+        return [seed for seed in self.cells[cell].seeds if (cell, seed) in self.scored]
+
+    def table(self, cell: str, kind: str, seeds: Sequence[int]) -> Table:
+        """[seed][benchmark] -> values, one a problem."""
+        return [self.values[cell, seed][kind] for seed in seeds]
+
+    def upstream(self, cell: str, seed: int, stage: str) -> Path | None:
+        """The folder of a stage that the cell's model of a seed rests on, or None where it rests on no such stage."""
+        todo, seen = [self.scored[cell, seed]], set[str]()
+        while todo:
+            name = todo.pop()
+            if self.tasks[name].stage.name == stage:
+                return self.folder(name)
+            if name not in seen:
+                seen.add(name)
+                todo += self.tasks[name].needs.values()
+        return None
+
+
+def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -> dict[str, Any]:
+    """All figures. Accuracies and differences are shares (0..1), KL is in nats a response."""
+    study, found = work.study, Collected(work, run, scored)
+    samples, seed = study.bootstrap, seed_of(0, f"study/{study.name}")
+    rows = {name: _cell(found, name, work, samples, seed) for name in found.cells if found.seeds(name)}
+    planned = {name: list(cell.seeds) for name, cell in found.cells.items()}
+    missing = {n: [s for s in seeds if (n, s) not in scored] for n, seeds in planned.items()}
+    primary = [_contrast(found, a, b, study, samples, seed) for a, b in study.primary]
+    secondary = _with_holm([_contrast(found, a, b, study, samples, seed) for a, b in _secondary(study, rows)])
+    ablations = {
+        name: _contrast(found, name, unswitched(study, cell), study, samples, seed)
+        for name, cell in found.cells.items()
+        if cell.switch is not None and name in rows
+    }
+    return {
+        "study": study.name,
+        "about": study.about,
+        "version": pns.__version__,
+        "metric": study.metric,
+        "protocol": {k: protocol[k] for k in ("fingerprint", "written", "hypotheses", "versions")},
+        "complete": not any(missing.values()),
+        "missing": {n: seeds for n, seeds in missing.items() if seeds},
+        "seeds": list(study.seeds),
+        "benchmarks": found.names,
+        "k": work.recipes.base.evaluate.k,
+        "cells": rows,
+        "primary": [c for c in primary if c],
+        "secondary": [c for c in secondary if c],
+        "pns_minus": _pns_minus(found, rows, study, samples, seed),
+        "ablations": {n: c for n, c in ablations.items() if c},
+        "switches": {n: s.model_dump(mode="json") for n, s in study.ablations.switches.items()},
+        "tuning": {**protocol["tuning"], "chosen": protocol["chosen"]},
+        "negatives": _negatives(found, study),
+        "generator": _generator(found),
+        "reward_model": _reward_model(found),
+        "scores": _scores(found),
+        "environment": environment(),
+    }
+
+
+def _cell(found: Collected, name: str, work: Work, samples: int, seed: int) -> dict[str, Any]:
+    cell, seeds = found.cells[name], found.seeds(name)
+    folders = [found.folder(found.scored[name, s]) for s in seeds]
+    kl = [read_json(folder / "kl.json")["kl"] for folder in folders]
+    out: dict[str, Any] = {
+        "model": cell.model, "objective": cell.objective, "regime": cell.regime, "protocol": cell.protocol,
+        "switch": cell.switch, "settings": work.tuned.of(cell), "seeds": seeds,
+        **{kind: estimate(found.table(name, kind, seeds), samples=samples, seed=seed) for kind in KINDS},
+        "by_benchmark": {
+            kind: {
+                b: statistics.fmean(float(found.values[name, s][kind][i].mean()) for s in seeds)
+                for i, b in enumerate(found.names)
+            }
+            for kind in KINDS
+        },
+        "kl": {"mean": statistics.fmean(kl), "by_seed": kl},
+        "undecided": statistics.fmean(undecided(folder, found.names) for folder in folders),
+    }  # fmt: skip
+    trained = [f for s in seeds if (f := found.upstream(name, s, cell.stage)) and (f / "stats.json").is_file()]
+    if trained:
+        stats = [read_json(folder / "stats.json") for folder in trained]
+        keys = ("separated_after", "chosen_logp_shift", "rejected_logp_shift")
+        out["training"] = {k: statistics.fmean(s[k] for s in stats) for k in keys}
+        out["warnings"] = sum(bool(s["warnings"]) for s in stats)
+        out["pairs"] = _pairs(found, cell, seeds)
+    return out
+
+
+def _pairs(found: Collected, cell: Cell, seeds: Sequence[int]) -> dict[str, float]:
+    """Of the pairs that the cell was trained on: their number, and what the policy thought of them; means over seeds."""
+    folders = [found.upstream(cell.name, s, "pairs") for s in seeds]
+    stats = [read_json(f / "stats.json")[f"{cell.regime}-{cell.model}"] for f in folders if f is not None]
+    keys = ("n", "coverage", "separated_before", "chosen_logp", "rejected_logp", "length_difference")
+    return {k: statistics.fmean(s[k] for s in stats) for k in keys if all(s.get(k) is not None for s in stats)}
+
+
+def _contrast(found: Collected, a: str, b: str, study: Study, samples: int, seed: int) -> dict[str, Any] | None:
+    """a - b over the seeds that both have, or None where there are none."""
+    seeds = [s for s in found.seeds(a) if (b, s) in found.scored]
+    if not seeds:
+        return None
+    kinds = {
+        kind: contrast(found.table(a, kind, seeds), found.table(b, kind, seeds), samples=samples, seed=seed)
+        for kind in KINDS
+    }
+    by_seed = kinds[study.metric]["by_seed"]
+    return {
+        "a": a, "b": b, "seeds": seeds, **kinds,
+        "seeds_needed": seeds_needed(by_seed, study.difference),
+        "smallest_difference": smallest_difference(by_seed),
+        "kl": [statistics.fmean(_kl(found, c, s) for s in seeds) for c in (a, b)],
+    }  # fmt: skip
+
+
+def _kl(found: Collected, cell: str, seed: int) -> float:
+    return float(read_json(found.folder(found.scored[cell, seed]) / "kl.json")["kl"])
+
+
+def _secondary(study: Study, rows: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The study's own, and every other cell but the starts and ablations against the policy."""
+    others = [(n, "policy") for n, row in rows.items() if n not in ("policy", "sft") and row["switch"] is None]
+    every = dict.fromkeys([*study.secondary, *others])
+    return [pair for pair in every if pair not in study.primary]
+
+
+def _with_holm(found: list[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Holm-corrected p-values over all secondary contrasts, for each kind of accuracy apart."""
+    rows = [row for row in found if row is not None]
+    for kind in KINDS:
+        raw = {f"{r['a']} - {r['b']}": r[kind]["p_value"] for r in rows if r[kind]["p_value"] is not None}
+        for name, value in holm(raw).items():
+            row = next(r for r in rows if f"{r['a']} - {r['b']}" == name)
+            row[kind]["p_holm"] = value
+    return rows
+
+
+def _pns_minus(
+    found: Collected, rows: Mapping[str, Any], study: Study, samples: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """pns against every cell of its own regime, objective and protocol, the starts and the controls."""
+    if "pns" not in rows:
+        return {}
+    plain = [n for n in rows if n != "pns" and "/" not in n and "@" not in n]
+    out = {}
+    for name in plain:
+        one = _contrast(found, "pns", name, study, samples, seed)
+        if one is not None:
+            mixed = rows[name]["model"] in ("fill", "mixture")
+            out[name] = {
+                **{k: one[study.metric][k] for k in ("difference", "ci95", "ci95_t", "p_value")},
+                "sampled": {k: one["sampled"][k] for k in ("difference", "ci95", "p_value")},
+                "seeds": len(one["seeds"]),
+                **({"note": "contains pns, so it is no rival"} if mixed else {}),
+            }
+    return out
+
+
+def _anywhere(found: Collected, stage: str) -> dict[int, Path]:
+    """seed -> folder of a stage with the unswitched recipe, of the test seeds that have it."""
+    out: dict[int, Path] = {}
+    for cell, seed in found.scored:
+        if found.cells[cell].switch is None and seed not in out:
+            folder = found.upstream(cell, seed, stage)
+            if folder is not None:
+                out[seed] = folder
+    return out
+
+
+def _negatives(found: Collected, study: Study) -> dict[str, Any]:
+    """Of each method, means over seeds: coverage, selected negatives, the policy's log p of the pairs."""
+    out: dict[str, Any] = {}
+    folders = _anywhere(found, "pairs").values()
+    stats = [read_json(folder / "stats.json") for folder in folders]
+    for method in study.methods:
+        for regime in study.regimes:
+            rows = [s[f"{regime}-{method}"] for s in stats if f"{regime}-{method}" in s]
+            if rows:
+                keys = [
+                    k
+                    for k, v in rows[0].items()
+                    if all(isinstance(r.get(k), int | float) for r in rows) and v is not None
+                ]
+                out.setdefault(method, {})[regime] = {k: statistics.fmean(r[k] for r in rows) for k in keys}
+    return out
+
+
+def _generator(found: Collected) -> dict[str, Any] | None:
+    """Yield (means over seeds) and the mean curve of the gates over generator training."""
+    made = _anywhere(found, "negatives-pns")
+    if not made:
+        return None
+    stats = [read_json(folder / "stats.json") for folder in made.values()]
+    keys = [k for k in stats[0] if all(isinstance(s.get(k), int | float) for s in stats)]
+    curves = [curve(folder) for folder in _anywhere(found, "generator").values()]
+    steps = min((len(c) for c in curves), default=0)
+    mean = []
+    for i in range(steps):
+        rows = [c[i] for c in curves]
+        shared = [k for k in rows[0] if all(k in r for r in rows)]
+        mean.append({k: rows[0]["step"] if k == "step" else statistics.fmean(r[k] for r in rows) for k in shared})
+    return {**{k: statistics.fmean(s[k] for s in stats) for k in keys}, "by_seed": stats, "curve": mean}
+
+
+def _reward_model(found: Collected) -> list[dict[str, Any]]:
+    return [
+        {"seed": seed, **read_json(folder / "worth.json")} for seed, folder in _anywhere(found, "reward_model").items()
+    ]
+
+
+def _scores(found: Collected) -> dict[str, list[float]]:
+    """Reward-model scores of the chosen responses and of each method's negatives, seed after seed."""
+    out: dict[str, list[float]] = {}
+    for task in found.work.scores.values():
+        if task not in found.work.done:
+            continue
+        for kind, values in read_json(found.folder(task) / "scores.json").items():
+            out.setdefault(kind, []).extend(values)
+    return out

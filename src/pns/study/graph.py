@@ -1,0 +1,92 @@
+"""From a study's cells to tasks: one task for each distinct stage, whoever needs it.
+
+A task is named by what it depends on (its fingerprint), so cells of one seed share all that they have in common, two
+protocols that choose the same settings share their cells, and a changed study makes again only what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from pns import pipeline
+from pns.pipeline import Stage
+from pns.recipe import REFERENCES, Recipe
+from pns.run import fingerprint
+from pns.scheduler import Task
+
+OWN_SFT = "align-sft_chosen-own"
+
+
+@dataclass(frozen=True)
+class _View:
+    """A recipe's stages, its values and the files that they read."""
+
+    nodes: Mapping[str, Stage]
+    data: Mapping[str, object]
+    files: Mapping[str, Mapping[str, str]]
+
+
+class Graph:
+    """Tasks by name, each after those it needs."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, Task] = {}
+        self._views: dict[str, _View] = {}
+
+    def add(self, recipe: Recipe, stage: str, special: Mapping[str, Recipe] | None = None) -> str:
+        """Add a stage and all that it needs; returns the task's name.
+
+        Args:
+            special: stages that see another recipe. Those after them see its effect alone.
+        Raises:
+            KeyError: `special` or `stage` names none of the recipe's stages.
+        """
+        nodes = self._view(recipe).nodes
+        unknown = {stage, *(special or {})} - set(nodes)
+        if unknown:
+            raise KeyError(f"no stage called {', '.join(sorted(unknown))}")
+        return self._add(stage, recipe, special or {}, {})
+
+    def _add(self, name: str, recipe: Recipe, special: Mapping[str, Recipe], seen: dict[str, str]) -> str:
+        if name in seen:
+            return seen[name]
+        mine = special.get(name, recipe)
+        view = self._view(mine)
+        stage = view.nodes[name]
+        needs = {n: self._add(n, recipe, special, seen) for n in stage.needs}
+        marks = [self.tasks[key].mark for key in needs.values()]
+        mark = pipeline.mark_of(stage, view.data, view.files.get(name, {}), marks)
+        key = f"s{recipe.seed}-{name}-{mark[:10]}"
+        seen[name] = key
+        self.tasks.setdefault(key, Task(stage, mine, mark, key, needs))
+        return key
+
+    def _view(self, recipe: Recipe) -> _View:
+        data = recipe.model_dump(mode="json")
+        key = fingerprint(data=data)
+        if key not in self._views:
+            self._views[key] = _View(nodes_of(recipe), data, pipeline.input_hashes(recipe))
+        return self._views[key]
+
+
+def nodes_of(recipe: Recipe) -> dict[str, Stage]:
+    """The stages of a run, with scoring on the development split (`dev-X`) and on the benchmarks (`test-X`) apart, and
+    the control that sees the chosen side of the first method's own pairs.
+    """
+    nodes = {n: s for n, s in pipeline.stages(recipe).items() if not n.startswith(("evaluate-", "report"))}
+    models = [n for n in nodes if n.startswith("align-") or n in ("sft", "rlvr", *REFERENCES)]
+    if "own" in recipe.pairs.regimes:
+        method = "pns" if "pns" in recipe.negatives.methods else recipe.negatives.methods[0]
+        control = nodes["align-sft_chosen"]
+        nodes[OWN_SFT] = replace(control, name=OWN_SFT, args=("own", method))
+        models.append(OWN_SFT)
+    methods = recipe.negatives.methods
+    needs = ("problems", "rollouts-pairs", "reward_model", *(f"negatives-{m}" for m in methods))
+    nodes["scores"] = Stage("scores", "negatives:reward_scores", needs, ("negatives.methods", "runtime.device"))
+    keys = pipeline.scoring_keys()
+    for kind in ("dev", "test"):
+        for model in models:
+            needs = tuple(dict.fromkeys(("problems", "rlvr", model)))
+            nodes[f"{kind}-{model}"] = Stage(f"{kind}-{model}", f"evaluate:{kind}", needs, keys, args=(model,))
+    return nodes

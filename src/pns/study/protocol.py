@@ -1,0 +1,101 @@
+"""The protocol of a study: written down before the test split is opened, and not changed after."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pns
+from pns.errors import UserError
+from pns.rewards.version import RULES
+from pns.run import Run, fingerprint, read_json, write_json
+from pns.study.cells import Recipes, cells
+from pns.study.tuning import Trial
+from pns.verify.version import VERIFIER
+
+FILE, OPENED = "protocol.json", "opened.json"
+# What says when and where a protocol was written, not what it is.
+_ASIDE = ("written", "fingerprint")
+
+
+def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]) -> dict[str, Any]:
+    """All that is decided before the test: hypotheses, contrasts, seeds, budgets, settings, cells, the recipe."""
+    study = recipes.study
+    data = study.model_dump(mode="json")
+    body = {
+        "study": study.name,
+        "hypotheses": data["hypotheses"],
+        "primary": data["primary"],
+        "secondary": data["secondary"],
+        "metric": study.metric,
+        "seeds": data["seeds"],
+        "tuning": {**data["tuning"], "combinations": _budget(trials), "trials": trials},
+        "chosen": chosen,
+        "cells": {name: {"stage": cell.stage, "seeds": list(cell.seeds)} for name, cell in cells(study).items()},
+        "objectives": data["objectives"],
+        "ablations": data["ablations"],
+        "bootstrap": study.bootstrap,
+        "recipe": recipes.base.model_dump(mode="json", exclude={"seed", "about"}),
+        "versions": {"pns": pns.__version__, "verifier": VERIFIER, "rules": RULES},
+    }
+    body = json.loads(json.dumps(body))  # as it will be read again: tuples are lists
+    return {"written": _now(), "fingerprint": fingerprint(body=body), **body}
+
+
+def _budget(trials: list[Trial]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for trial in trials:
+        name = f"{trial['step']}: {trial['objective']}, {trial['model']}"
+        out[name] = out.get(name, 0) + 1
+    return out
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def freeze(run: Run, protocol: Mapping[str, Any]) -> Path:
+    """Write the protocol where there is none, or another that nothing was tested under.
+
+    Raises UserError where the test split was opened under another one.
+    """
+    path = run.folder / FILE
+    if path.is_file():
+        old = read_json(path)
+        if old["fingerprint"] == protocol["fingerprint"]:
+            return path
+        if (run.folder / OPENED).is_file():
+            raise UserError(
+                f"the test split was opened under another protocol; what differs: {', '.join(differing(old, protocol))}",
+                file=path,
+                remedy="put the study back as it was, or give the new one another name and fresh seeds",
+            )
+    write_json(path, protocol)
+    return path
+
+
+def check_committed(path: Path, protocol: Mapping[str, Any]) -> None:
+    """Raises UserError where a protocol that was committed beforehand is not the study's."""
+    committed = read_json(path)
+    if not isinstance(committed, dict) or committed.get("fingerprint") != protocol["fingerprint"]:
+        what = ", ".join(differing(committed, protocol)) if isinstance(committed, dict) else "all of it"
+        raise UserError(
+            f"not the protocol of this study; what differs: {what}",
+            file=path,
+            remedy="commit the protocol.json that `pns study STUDY --until protocol` wrote",
+        )
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Keys in which two protocols differ."""
+    return [key for key in dict.fromkeys([*a, *b]) if key not in _ASIDE and a.get(key) != b.get(key)] or ["nothing"]
+
+
+def open_test(run: Run, protocol: Mapping[str, Any]) -> None:
+    """Note that the test split is looked at from now on."""
+    path = run.folder / OPENED
+    if not path.is_file():
+        write_json(path, {"protocol": protocol["fingerprint"], "at": _now()})

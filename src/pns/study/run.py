@@ -1,0 +1,168 @@
+"""A study from tuning to its page: tune, write the protocol, open the test split, ablate, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pns.display import Display
+from pns.errors import UserError
+from pns.run import Run, read_json, write_json
+from pns.scheduler import Done, Task, published, run_tasks
+from pns.study import protocol as protocols
+from pns.study.cells import Recipes, Tuned, add_cell, add_scores, cells
+from pns.study.graph import Graph
+from pns.study.plan import Share, plan
+from pns.study.spec import Study
+from pns.study.tuning import STEPS, Step, Trial, add_step, choose, read_trials
+
+
+@dataclass
+class Work:
+    """A study's tasks and what is known of them.
+
+    Attributes:
+        tuned: what tuning found by now; `open_step` is the first step that is not over, None when all are.
+    """
+
+    recipes: Recipes
+    graph: Graph = field(default_factory=Graph)
+    done: Done = field(default_factory=dict)
+    tuned: Tuned = field(default_factory=Tuned)
+    trials: list[Trial] = field(default_factory=list)
+    open_step: Step | None = "held"
+    scores: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def study(self) -> Study:
+        """What it was told."""
+        return self.recipes.study
+
+    def look(self, run: Run) -> None:
+        """Find out which tasks are done."""
+        for name, task in self.graph.tasks.items():
+            if name not in self.done and (state := published(run, task)) is not None:
+                self.done[name] = state
+
+
+def tune(work: Work, run: Run, go: Callable[[list[str]], None] | None = None) -> None:
+    """Add the steps of tuning one after the other and take what they found.
+
+    Args:
+        go: does the tasks that it is given. Without it, the first step that is not over ends the tuning.
+    """
+    for step in STEPS:
+        before = set(work.graph.tasks)
+        tried = add_step(work.graph, work.recipes, step, work.tuned)
+        work.look(run)
+        todo = [name for name in work.graph.tasks if name not in before]
+        if go is not None:
+            go(todo)
+        work.open_step = step
+        if any(name not in work.done for name in todo):
+            return
+        found = read_trials(run, work.graph.tasks, step, tried)
+        work.trials += found
+        work.tuned = choose(work.study, work.tuned, step, found)
+    work.open_step = None
+
+
+def cell_tasks(work: Work, *, ablations: bool) -> dict[tuple[str, int], str]:
+    """(cell, seed) -> the task that scores it, seed by seed; the ablations with what runs on their seeds alone, or the rest.
+
+    Before tuning is over the recipe's own settings stand in for what it will choose: good enough for a plan.
+    """
+    study, out = work.study, dict[tuple[str, int], str]()
+    some = set(study.ablations.controls)
+    mine = [c for c in cells(study).values() if (c.switch is not None or c.model in some) == ablations]
+    for seed in study.seeds:
+        for cell in mine:
+            if seed in cell.seeds:
+                align = work.tuned.of(cell)
+                out[cell.name, seed] = add_cell(work.graph, work.recipes, cell, seed, work.tuned, align)
+        work.scores[seed] = add_scores(work.graph, work.recipes, seed, work.tuned)
+    return out
+
+
+def planned(recipes: Recipes, run: Run) -> list[Share]:
+    """What each phase has still to do. Steps of tuning that rest on an unfinished one are not counted yet."""
+    work = Work(recipes)
+    tune(work, run)
+    tuning = list(work.graph.tasks)
+    test, more = (cell_tasks(work, ablations=a) for a in (False, True))
+    work.look(run)
+    tasks = work.graph.tasks
+    phases = {
+        "tuning": tuning,
+        "test": _upstream(tasks, [*test.values(), *work.scores.values()]),
+        "ablations": _upstream(tasks, more.values()),
+    }
+    return plan(phases, tasks, work.done)
+
+
+def _upstream(tasks: Mapping[str, Task], names: Iterable[str]) -> list[str]:
+    """These tasks and all that they need, in the order of the graph."""
+    todo, found = list(names), set[str]()
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += tasks[name].needs.values()
+    return [name for name in tasks if name in found]
+
+
+def execute(
+    recipes: Recipes, run: Run, display: Display, *, until: str, jobs: int, committed: Path | None = None
+) -> None:
+    """Run a study up to a phase. What is done is not done again; every task is durable by itself.
+
+    Raises:
+        UserError: also where the protocol is not the one that the test split was opened under, or was committed.
+        StageStopped, StageFailed, KeyboardInterrupt: the same command goes on from there.
+    """
+    with run.lock():
+        work = Work(recipes)
+
+        def go(wanted: list[str]) -> None:
+            run_tasks(work.graph.tasks, wanted, work.done, run, display, jobs=jobs)
+
+        tune(work, run, go)
+        write_json(run.folder / "tuning.json", {"trials": work.trials, "chosen": asdict(work.tuned)})
+        if until == "tuning":
+            return
+        frozen = protocols.protocol_of(recipes, asdict(work.tuned), work.trials)
+        if committed is not None:
+            protocols.check_committed(committed, frozen)
+        path = protocols.freeze(run, frozen)
+        display.note(f"protocol {frozen['fingerprint']}: {path}")
+        if until == "protocol":
+            return
+        protocols.open_test(run, frozen)
+        for ablations in (False, True):
+            if ablations and until == "test":
+                break
+            found = cell_tasks(work, ablations=ablations)
+            work.look(run)
+            go(_upstream(work.graph.tasks, [*found.values(), *work.scores.values()]))
+
+
+def finished(recipes: Recipes, run: Run) -> tuple[Work, dict[str, Any], dict[tuple[str, int], str]]:
+    """For the report: the work, the frozen protocol, and (cell, seed) -> task of what is scored by now.
+
+    Raises UserError where tuning is not over or no cell is done.
+    """
+    path = run.folder / protocols.FILE
+    work = Work(recipes)
+    tune(work, run)
+    if work.open_step is not None or not path.is_file():
+        raise UserError(
+            "tuning is not over, so there is nothing to report", file=run.folder, remedy="`pns study STUDY`"
+        )
+    found = cell_tasks(work, ablations=False) | cell_tasks(work, ablations=True)
+    work.look(run)
+    scored = {at: name for at, name in found.items() if name in work.done}
+    if not any(cell != "policy" for cell, _ in scored):
+        raise UserError("no cell is done yet", file=run.folder, remedy="`pns study STUDY` goes on with it")
+    return work, read_json(path), scored

@@ -1,0 +1,202 @@
+"""A study as typed models: the recipe it rests on, what it compares, how settings are tuned, what it wants to know."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pns.recipe import Method, Part, Recipe, Reference, Regime
+from pns.recipe_files import set_key
+
+Protocol = Literal["held", "each"]
+"""Settings tuned on the pairs of one method and held for all, or tuned for each method with the same budget."""
+Control = Literal["sft_chosen"] | Reference
+Settings = dict[str, Any]
+"""dotted recipe key -> value."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
+
+
+class LimitPart(Part):
+    """Where a model takes part."""
+
+    regimes: tuple[Regime, ...] | None = Field(None, description="in these alone; null: in all of the study")
+    protocols: tuple[Protocol, ...] | None = Field(None, description="in these alone; null: in all of the study")
+
+
+class TuningPart(Part):
+    """Settings are chosen on the development split of seeds of their own, before the benchmarks are looked at."""
+
+    seeds: tuple[int, ...] = Field(min_length=1)
+    grid: dict[str, tuple[Any, ...]] = Field(
+        description="align key: its values; every combination is tried for every method, so all have the same budget"
+    )
+    negatives: dict[Method, dict[str, tuple[Any, ...]]] = Field(
+        default_factory=dict,
+        description="method: recipe keys of generator, negatives, reward and their values; how its negatives are made. The "
+        "stages that make them see these keys alone",
+    )
+    metric: Literal["greedy", "sampled", "mean"] = Field(
+        "mean", description="accuracy on the development split that decides; mean: of greedy and sampled"
+    )
+    regime: Regime = "matched"
+    held_on: Method = Field("rejection", description="whose pairs decide in the protocol `held`")
+
+    @field_validator("grid")
+    @classmethod
+    def _keys(cls, value: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in value.items():
+            if not key.startswith("align.") or key == "align.objective":
+                raise ValueError(f"{key}: only keys of align are tuned (the objective is a part of the grid of cells)")
+            _different(key, values)
+        return value
+
+    @field_validator("negatives")
+    @classmethod
+    def _made(cls, value: dict[Method, dict[str, tuple[Any, ...]]]) -> dict[Method, dict[str, tuple[Any, ...]]]:
+        for method, grid in value.items():
+            for key, values in grid.items():
+                if key.split(".")[0] not in ("generator", "negatives", "reward"):
+                    raise ValueError(f"{method}: {key} is no key of generator, negatives or reward")
+                _different(key, values)
+        return value
+
+
+class ObjectivePart(LimitPart):
+    """One objective of the grid."""
+
+    set: Settings = Field(default_factory=dict, description="align keys that it needs, align.objective among them")
+    grid: dict[str, tuple[Any, ...]] | None = Field(None, description="in place of tuning.grid")
+    methods: tuple[Method, ...] | None = Field(None, description="for these negatives alone; null: for all")
+
+
+class SwitchPart(Part):
+    """One ablation: what is switched, and at which stages alone."""
+
+    set: Settings = Field(min_length=1)
+    at: tuple[str, ...] = Field(
+        (), description="stages that see the switch; those after them see its effect. Empty: every stage does"
+    )
+    method: Method = Field("pns", description="whose negatives are compared with the unswitched ones")
+    why: str = ""
+
+
+class AblationsPart(Part):
+    """Switches, each against the unswitched method on the same seeds."""
+
+    seeds: tuple[int, ...] = ()
+    regime: Regime = "own"
+    controls: tuple[Control, ...] = Field((), description="controls that run on these seeds alone, for their cost")
+    switches: dict[str, SwitchPart] = Field(default_factory=dict)
+
+
+class Study(Part):
+    """All that `pns study` is told."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    about: str = ""
+    recipe: Path = Field(description="the recipe that all cells share; relative to the working directory")
+    set: Settings = Field(default_factory=dict, description="recipe keys that the study changes, dotted")
+    seeds: tuple[int, ...] = Field(min_length=1, description="each its own from SFT on")
+    methods: tuple[Method, ...] = Field(min_length=1)
+    controls: tuple[Control, ...] = Field(("sft_chosen",), description="sft_chosen, and the whole-method references")
+    regimes: tuple[Regime, ...] = Field(("matched", "own"), min_length=1)
+    objectives: dict[str, ObjectivePart] = Field(min_length=1)
+    limits: dict[Method | Control, LimitPart] = Field(
+        default_factory=dict, description="where a method or control takes part, if not everywhere"
+    )
+    protocols: tuple[Protocol, ...] = Field(("held", "each"), min_length=1)
+    tuning: TuningPart
+    hypotheses: tuple[str, ...] = ()
+    primary: tuple[tuple[str, str], ...] = Field(
+        (("pns", "policy"), ("pns", "rejection")), description="contrasts of cells (a, b), meaning a - b"
+    )
+    secondary: tuple[tuple[str, str], ...] = Field((), description="further contrasts; Holm-corrected together")
+    difference: float = Field(0.02, gt=0, lt=1, description="how many seeds this difference would need is reported")
+    metric: Literal["greedy", "sampled"] = Field("greedy", description="of the primary contrasts; both are reported")
+    ablations: AblationsPart = AblationsPart()
+    bootstrap: int = Field(2000, ge=100)
+
+    @property
+    def main(self) -> str:
+        """The first objective: its cells are called by their method alone."""
+        return next(iter(self.objectives))
+
+    def takes_part(self, model: str, objective: str, regime: Regime, protocol: Protocol) -> bool:
+        """Whether there is such a cell."""
+        for limit in (self.objectives[objective], self.limits.get(model)):  # type: ignore[call-overload]
+            if limit is None:
+                continue
+            if regime not in (limit.regimes or self.regimes) or protocol not in (limit.protocols or self.protocols):
+                return False
+        return True
+
+    @model_validator(mode="after")
+    def _seeds(self) -> Study:
+        both = set(self.seeds) & set(self.tuning.seeds)
+        if both:
+            raise ValueError(f"seeds {sorted(both)} are tuned on and tested on; the test needs fresh ones")
+        for what, seeds in (("seeds", self.seeds), ("tuning.seeds", self.tuning.seeds)):
+            if len(set(seeds)) != len(seeds):
+                raise ValueError(f"{what} repeats a seed")
+        if not set(self.ablations.seeds) <= set(self.seeds):
+            raise ValueError("ablations.seeds must be among seeds: they are compared with the cells of those")
+        return self
+
+    @model_validator(mode="after")
+    def _tuning(self) -> Study:
+        if self.tuning.held_on not in self.methods and "held" in self.protocols:
+            raise ValueError(f"tuning.held_on: {self.tuning.held_on} is not among methods")
+        if self.tuning.regime not in self.regimes:
+            raise ValueError(f"tuning.regime: {self.tuning.regime} is not among regimes")
+        if not set(self.tuning.negatives) <= set(self.methods):
+            raise ValueError("tuning.negatives names methods of the study")
+        for name, part in self.objectives.items():
+            _named(name, "objectives")
+            if not set(part.methods or ()) <= set(self.methods):
+                raise ValueError(f"objectives.{name}.methods must be among methods")
+            if any(not key.startswith("align.") for key in (*part.set, *(part.grid or ()))):
+                raise ValueError(f"objectives.{name}: only keys of align belong to an objective")
+        return self
+
+    @model_validator(mode="after")
+    def _ablations(self) -> Study:
+        at = self.ablations
+        if set(self.controls) & set(at.controls):
+            raise ValueError("a control stands in controls or in ablations.controls, not in both")
+        if (at.controls or at.switches) and not at.seeds:
+            raise ValueError("ablations need ablations.seeds")
+        if at.switches and at.regime not in self.regimes:
+            raise ValueError("ablations.regime is not among regimes")
+        for name, switch in at.switches.items():
+            _named(name, "ablations.switches")
+            if switch.method not in self.methods:
+                raise ValueError(f"ablations.switches.{name}.method must be among methods")
+        return self
+
+
+def _different(key: str, values: tuple[Any, ...]) -> None:
+    if not values or len(set(map(str, values))) != len(values):
+        raise ValueError(f"{key} needs a non-empty list of different values")
+
+
+def _named(name: str, where: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{where}.{name}: names are small letters, digits and _")
+
+
+def combinations(grid: Mapping[str, tuple[Any, ...]]) -> list[Settings]:
+    """Every combination of a grid's values, in a fixed order. An empty grid has one: nothing set."""
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with dotted keys set, validated anew. Raises pydantic's ValidationError."""
+    data = recipe.model_dump(mode="json")
+    for key, value in settings.items():
+        set_key(data, key, value, key)
+    return Recipe.model_validate(data)
