@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
+from pns.negatives.prompted import load_prompt, own_file
 from pns.problems.registry import identity
 from pns.recipe import ALL_METHODS, REFERENCES, Recipe
 from pns.rewards.callables import source_of
@@ -161,6 +162,8 @@ def _selection_keys(method: str) -> tuple[str, ...]:
         return ("negatives.sample", *gates)
     if method == "prefix":
         return ("negatives.prefix",)
+    if method == "prompted":
+        return ("negatives.prompted", "negatives.gate_all", *gates)
     return ("negatives.gate_all", *gates) if method == "rejection" else ()
 
 
@@ -220,18 +223,33 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
     part = recipe.problems
     data = [p for p in (part.train_file, *part.benchmarks.values()) if p is not None]
     model: list[Path] = []
-    if recipe.model.path is not None and (folder := Path(recipe.model.path)).is_dir():
-        model = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".gguf", ".jinja"))
+    if recipe.model.path is not None:
+        model = _model_files(recipe.model.path)
     if recipe.model.gguf_package is not None and recipe.model.gguf_file is not None:
         # Found without importing the package: the ones that carry weights import an inference engine at once.
         spec = importlib.util.find_spec(recipe.model.gguf_package)
         folders = (spec.submodule_search_locations if spec else None) or []
         model = [p for f in folders if (p := Path(f) / recipe.model.gguf_file).is_file()]
-    scoring = _scoring_files(recipe)
-    every = [("problems", data), ("start", model)]
-    every += [(name, scoring) for name in ("generator", *(f"negatives-{m}" for m in recipe.negatives.methods))]
+    scoring, methods = _scoring_files(recipe), recipe.negatives.sources()
+    every = [("problems", data), ("start", model), ("generator", scoring)]
+    every += [(f"negatives-{m}", scoring + (_prompted_files(recipe) if m == "prompted" else [])) for m in methods]
     sets = {p: known for p in data if (known := identity(p)) is not None}
     return {name: {str(p): sets.get(p) or file_hash(Path(p)) for p in paths} for name, paths in every if paths}
+
+
+def _model_files(path: str) -> list[Path]:
+    """What a model directory holds that changes its samples; nothing where the path is a hub id."""
+    folder = Path(path)
+    kinds = (".safetensors", ".json", ".gguf", ".jinja")
+    return sorted(p for p in folder.iterdir() if p.suffix in kinds) if folder.is_dir() else []
+
+
+def _prompted_files(recipe: Recipe) -> list[Path]:
+    """A prompt of the user's own, and the model that is prompted, where it is on this disk."""
+    part = recipe.negatives.prompted
+    load_prompt(part)  # what is wrong with it is told before hours of work
+    own = own_file(part)
+    return ([own] if own is not None else []) + (_model_files(str(part.model)) if part.writer == "model" else [])
 
 
 def _scoring_files(recipe: Recipe) -> list[Path]:

@@ -16,6 +16,7 @@ import pns.stages.evaluate
 import pns.stages.models
 import pns.stages.negatives
 import pns.stages.policy
+import pns.stages.prompted
 import pns.stages.summary
 
 # By default tqdm makes a semaphore to share bars between processes; one of a killed worker would be reported as leaked.

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Method = Literal["rejection", "rejection_hard", "prefix", "flip", "corruption", "pns", "mixture", "fill"]
+Method = Literal["rejection", "rejection_hard", "prefix", "prompted", "flip", "corruption", "pns", "mixture", "fill"]
 Regime = Literal["matched", "own"]
 METHODS: tuple[Method, ...] = ("rejection", "flip", "corruption", "pns")
 """Those that a recipe compares unless it says otherwise."""
@@ -335,16 +335,58 @@ class PrefixPart(SamplePart):
     rise: float = Field(0.1, ge=0, description="added to the temperature with each round")
 
 
+class PromptedPart(SamplePart):
+    """Wrong solutions that a model writes when it is asked to, or edits from correct ones (RISE, arXiv 2410.06638)."""
+
+    n: int = Field(4, ge=1, description="replies a problem and style; from a server one request each")
+    max_new_tokens: int = Field(512, ge=1)
+    batch_size: int = Field(32, ge=1, description="replies in one generate call; also the size of a shard")
+    style: Literal["ask", "edit", "both"] = Field(
+        "ask",
+        description="ask for a plausible wrong solution to a problem, have a correct one edited into one, or both",
+    )
+    prompt: str = Field(
+        "wrong-v1", description="a prompt that comes with pns, or a file of your own (its text is hashed)"
+    )
+    writer: Literal["policy", "model", "server"] = Field(
+        "policy", description="the run's own policy, another model on disk or from the hub, or one behind a server"
+    )
+    model: str | None = Field(
+        None, description="directory or hub id (writer: model); its name at the server, default the only one it serves"
+    )
+    revision: str | None = Field(None, description="hub revision to pin (writer: model)")
+    server: ServerPart | None = Field(None, description="an OpenAI-compatible server (writer: server)")
+    cache: Path | None = Field(
+        Path(".pns-cache/prompted.sqlite"), description="a server's replies kept on disk; null: none"
+    )
+    max_calls: int | None = Field(None, ge=1, description="budget in requests, retries too; past it nothing is asked")
+    max_total_tokens: int | None = Field(None, ge=1, description="budget in prompt and completion tokens")
+
+    @model_validator(mode="after")
+    def _writers(self) -> PromptedPart:
+        if (self.writer == "server") != (self.server is not None):
+            raise ValueError("writer: server and negatives.prompted.server go together")
+        if self.writer == "model" and self.model is None:
+            raise ValueError("writer: model needs model, a directory or hub id")
+        for key in ("model", "revision", "cache", "max_calls", "max_total_tokens"):
+            read = {"model": ("model", "server"), "revision": ("model",)}.get(key, ("server",))
+            if self.writer not in read and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} says nothing to writer: {self.writer}; leave it out")
+        return self
+
+
 class NegativesPart(Part):
     """How negatives are made and selected."""
 
     methods: tuple[Method, ...] = Field(
         METHODS,
         description="rejection, rejection_hard (of those the reward model's favourite), prefix (Step-Controlled DPO), "
-        "flip, corruption, pns, mixture, fill (rejection where the policy errs, pns elsewhere)",
+        "prompted (a model is asked for them), flip, corruption, pns, mixture, fill (rejection where the policy errs, pns "
+        "elsewhere)",
     )
     sample: SamplePart = SamplePart()
     prefix: PrefixPart = PrefixPart()
+    prompted: PromptedPart = PromptedPart()
     mixture: dict[Method, float] = Field(
         default_factory=dict, description="method: weight. For each problem one of those that serve it is drawn"
     )
@@ -367,7 +409,9 @@ class NegativesPart(Part):
         gt=1,
         description="negatives that are longer or shorter than the chosen response by this factor are left out",
     )
-    gate_all: bool = Field(False, description="put rejection samples through the plausibility gates too")
+    gate_all: bool = Field(
+        False, description="put rejection samples and prompted negatives through the plausibility gates too"
+    )
 
     @model_validator(mode="after")
     def _some(self) -> NegativesPart:
@@ -559,6 +603,16 @@ class Recipe(Part):
                     f"reinforce.{key} says nothing to references: [{', '.join(self.references)}]; leave it out, or add "
                     f"{' or '.join(readers)} to references"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_prompted(self) -> Recipe:
+        own = "prompted" in self.negatives.sources() and self.negatives.prompted.writer == "policy"
+        if own and self.model.kind == "scratch":
+            raise ValueError(
+                "negatives.prompted is not applicable: the policy is a model from scratch (model.kind: scratch), which "
+                "cannot follow a prompt; name a model or a server (negatives.prompted.writer)"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""The judge behind real servers on loopback: `transformers serve`, and llama.cpp with its grammar.
+"""The judge behind real servers on loopback: `transformers serve`, and llama.cpp with its grammar; a writer of negatives.
 
 An unconstrained small model writes no verdict, so with `transformers serve` every answer is malformed: what is tested
 there is the way to it and back, and that nothing is scored. The llama.cpp server holds a small model to the schema.
@@ -17,10 +17,13 @@ import pytest
 
 from helpers.real_server import free_port, running
 from integration.conftest import GGUF_FILE, GGUF_PACKAGE
-from pns.recipe import JudgeServerPart, ModelPart, RewardPart, ServerPart
+from pns.negatives.prompted import load_prompt
+from pns.recipe import JudgeServerPart, ModelPart, PromptedPart, RewardPart, ServerPart
 from pns.records import Problem, Scores
 from pns.rewards.build import build_composite
 from pns.rewards.judge import ServerJudge, parse_verdict
+from pns.sampling.engine import Completion
+from pns.sampling.server_writer import ServerWriter
 
 pytestmark = pytest.mark.slow
 
@@ -169,3 +172,20 @@ def test_a_llama_cpp_server_without_the_schema_writes_no_verdict(llama_server: s
     with ServerJudge(part) as judge:
         found = judge.judge([p.problem for p in PROBLEMS[:2]], SOLUTIONS[:2], ["1"] * 2)
     assert [j.failure for j in found] == ["malformed"] * 2
+
+
+def test_a_llama_cpp_server_writes_what_it_is_asked_for(llama_server: str) -> None:
+    """The way to it and back: a model of this size follows no such prompt."""
+    part = PromptedPart(
+        writer="server", server=ServerPart(url=f"{llama_server}/v1", concurrency=1), cache=None, n=1, max_new_tokens=8
+    )
+    writer = ServerWriter(part, seed=0)
+    (one,), (other,) = writer.write([load_prompt(part).render(PROBLEMS[0].problem, None, "boxed"), "Say yes."], 0)
+    writer.close()
+    assert isinstance(one, Completion)
+    assert isinstance(other, Completion)
+    assert one.text != other.text
+    assert writer.name == GGUF_FILE
+    assert writer.counts["calls"] == 2
+    assert writer.counts["prompt_tokens"] > 200
+    assert 2 <= writer.counts["completion_tokens"] <= 2 * 8 + 32

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pns.errors import UserError
+from pns.prompts import as_data
 from pns.rewards.judge.prompts import KNOWN, NO_ANSWER, load_prompt
-from pns.rewards.judge.quote import as_data, fresh_code, quote, unquote
+from pns.rewards.judge.quote import fresh_code, quote, unquote
 
 READY = '{"reason": "", "relevance": 3, "coherence": 3, "completeness": 3, "consistency": 3}'
 EARLIER = "0123456789abcdef"

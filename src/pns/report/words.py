@@ -17,6 +17,7 @@ METHODS = {
     "nsr": "reference: REINFORCE on samples that are not correct, with the budget that pns cost",
     "w_reinforce": "reference: REINFORCE, correct samples weigh little, with the budget that pns cost",
     "rejection": "DPO; negatives are the policy's own wrong answers",
+    "prompted": "DPO; negatives that a prompted model wrote",
     "flip": "DPO; a correct derivation with another final answer",
     "corruption": "DPO; one step is changed and carried through",
     "pns": "DPO; negatives from the trained generator",

@@ -86,14 +86,17 @@ class TransformersEngine:
     Args:
         path: model directory with its tokenizer.
         batch_size: sequences in one forward pass of `log_probabilities`.
+        loaded: model and tokenizer, where they are in memory already; the path only names them then.
     """
 
-    def __init__(self, path: str | Path, *, device: str = "cpu", batch_size: int = 256) -> None:
+    def __init__(
+        self, path: str | Path, *, device: str = "cpu", batch_size: int = 256, loaded: tuple[Any, Any] | None = None
+    ) -> None:
         self.name = Path(path).name
         self.device, self.batch_size = device, batch_size
-        self.tokenizer = load_tokenizer(path)
+        self.tokenizer = load_tokenizer(path) if loaded is None else loaded[1]
         self.tokenizer.padding_side = "left"
-        self.model = load_causal(path, device).eval()
+        self.model = (load_causal(path, device) if loaded is None else loaded[0]).eval()
         eos = self.model.generation_config.eos_token_id
         self.eos_ids = {self.tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
 
@@ -145,6 +148,20 @@ class TransformersEngine:
         text = self.tokenizer.decode(kept, skip_special_tokens=False)
         return Completion(text, len(kept) + (end is not None), "length" if end is None else "stop")
 
+    def fits(self, problem: str, text: str) -> bool:
+        """Whether the model has positions for the two; for texts that it has not written itself."""
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        return most is None or len(self._conversations([problem], [text])[0]) <= most
+
+    def _conversations(self, problems: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+        wholes = [
+            self.tokenizer.apply_chat_template([user(p), assistant(t)], tokenize=False)
+            for p, t in zip(problems, texts, strict=True)
+        ]
+        # All at once: one by one, tokenizing takes longer than the model does at small sizes.
+        ids: list[list[int]] = self.tokenizer(wholes, add_special_tokens=False)["input_ids"] if wholes else []
+        return ids
+
     def log_probabilities(self, problems: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:
         """For each (problem, text): the sum over the text's tokens and its end token of log p (nats), and their number.
 
@@ -152,14 +169,8 @@ class TransformersEngine:
         """
         import torch
 
-        wholes = [
-            self.tokenizer.apply_chat_template([user(p), assistant(t)], tokenize=False)
-            for p, t in zip(problems, texts, strict=True)
-        ]
-        # All at once: one by one, tokenizing takes longer than the model does at small sizes.
-        tokens = self.tokenizer(wholes, add_special_tokens=False)["input_ids"] if wholes else []
         rows = []
-        for ids, prompt in zip(tokens, self._prompts(problems), strict=True):
+        for ids, prompt in zip(self._conversations(problems, texts), self._prompts(problems), strict=True):
             last = max((i for i, t in enumerate(ids) if t in self.eos_ids), default=len(ids) - 1)
             rows.append((ids[: last + 1], len(prompt)))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))

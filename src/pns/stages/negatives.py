@@ -21,6 +21,7 @@ from pns.rewards.reward_model import RewardModel
 from pns.run import seed_of, write_atomic, write_json
 from pns.sampling.engine import Completion, TransformersEngine
 from pns.sampling.shards import sample_shards
+from pns.stages import prompted
 from pns.stages.context import Context
 
 RULES = {"flip": flip, "corruption": corruption}
@@ -40,9 +41,11 @@ def negatives(context: Context, method: Method) -> None:
             candidates = _scored(context, composite, _wrong_rollouts(context, method, every=every))
         elif method == "prefix":
             candidates = _scored(context, composite, _from_prefixes(context, composite))
+        elif method == "prompted":
+            candidates = _scored(context, composite, prompted.written(context))
         else:
             candidates = _by_rule(context, composite, method)
-    plausible = method == "pns" or (method == "rejection" and part.gate_all)
+    plausible = method == "pns" or (method in ("rejection", "prompted") and part.gate_all)
     floor = _m_floor(context) if plausible else None
     how = part.select if plausible else "reward" if method == "rejection_hard" else "random"
     seed = seed_of(context.recipe.seed, f"select/{method}")
@@ -54,6 +57,8 @@ def negatives(context: Context, method: Method) -> None:
     stats = {"candidates": len(candidates), "problems_served": len(selected)}
     if method == "pns":
         stats |= _yield(context, candidates)
+    elif method == "prompted":
+        stats |= prompted.account(context, candidates)
     write_json(context.out / "stats.json", stats)
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from pns.recipe import JudgeServerPart
 from pns.rewards.judge.client import Client, ServerFailed, server_message
 from pns.rewards.judge.parse import VERDICT_SCHEMA, MalformedVerdict, bare, parse_object
 
@@ -35,6 +34,19 @@ _NAMED = (
 )
 
 
+class Wanted(Protocol):
+    """What every request asks for."""
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def structured(self) -> Literal["auto", "json_schema", "none"]: ...
+
+
 @dataclass(frozen=True)
 class Dialect:
     """How to talk to a server.
@@ -53,14 +65,14 @@ class Dialect:
     sends_temperature: bool = True
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
-    def request(self, text: str, part: JudgeServerPart) -> dict[str, Any]:
-        """The body of a request for a verdict."""
-        return self._request(text, part.temperature, part.max_tokens, VERDICT_SCHEMA, "verdict")
+    def request(self, text: str, wanted: Wanted) -> dict[str, Any]:
+        """The body of a request; where `sends_format` says so, for a verdict."""
+        return self._request(text, wanted.temperature, wanted.max_tokens, VERDICT_SCHEMA, "verdict")
 
-    def probe(self, part: JudgeServerPart) -> dict[str, Any]:
+    def probe(self, wanted: Wanted) -> dict[str, Any]:
         """The body of the probe."""
-        limit = min(PROBE_TOKENS, part.max_tokens)
-        return self._request(PROBE, part.temperature, limit, _PROBE_SCHEMA, "probe")
+        limit = min(PROBE_TOKENS, wanted.max_tokens)
+        return self._request(PROBE, wanted.temperature, limit, _PROBE_SCHEMA, "probe")
 
     def _request(self, text: str, temperature: float, limit: int, schema: Any, name: str) -> dict[str, Any]:
         # Unknown fields are refused by some servers, so none is sent that is not needed.
@@ -74,8 +86,11 @@ class Dialect:
         return body
 
 
-async def find_model(client: Client) -> str:
-    """The only model that the server lists. Raises ServerFailed where there is none, or more than one."""
+async def find_model(client: Client, key: str) -> str:
+    """The only model that the server lists. Raises ServerFailed where there is none, or more than one.
+
+    `key` is the recipe's, for that message.
+    """
     listed = await client.get("/models")
     rows = listed.get("data") if isinstance(listed, dict) else None
     ids = [row.get("id") for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
@@ -83,12 +98,10 @@ async def find_model(client: Client) -> str:
     if len(names) == 1:
         return names[0]
     some = ", ".join(name[:80] for name in names[:5])
-    raise ServerFailed(
-        f"the server lists {len(names)} models{f' ({some}, ...)' if some else ''}; name one in judge_server.model"
-    )
+    raise ServerFailed(f"the server lists {len(names)} models{f' ({some}, ...)' if some else ''}; name one in {key}")
 
 
-async def probe(post: Post, model: str, part: JudgeServerPart) -> Dialect:
+async def probe(post: Post, model: str, part: Wanted) -> Dialect:
     """Ask the server once. Raises ServerFailed, and whatever `post` raises."""
     wants = part.structured != "none"
     dialect = Dialect(model, "off" if not wants else "accepted", sends_format=wants)
@@ -106,7 +119,7 @@ async def probe(post: Post, model: str, part: JudgeServerPart) -> Dialect:
     return replace(dialect, structured=structured, sends_format=structured != "ignored" or part.structured != "auto")
 
 
-def _without(dialect: Dialect, error: ServerFailed, part: JudgeServerPart) -> Dialect:
+def _without(dialect: Dialect, error: ServerFailed, part: Wanted) -> Dialect:
     """The dialect without the field that the server refuses by name. Raises the error where that is no way out."""
     field = _refused(error)
     if field == "response_format" and dialect.sends_format and part.structured == "auto":

@@ -11,21 +11,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError
 
 from pns.errors import UserError
-from pns.rewards.judge.quote import as_data, fresh_code, quote, unquote
+from pns.prompts import ENVIRONMENT, as_data, check_placeholders, read_prompt
+from pns.rewards.judge.quote import fresh_code, quote, unquote
 
 NEEDED = ("problem", "response")
 KNOWN = (*NEEDED, "answer", "delimiter")
 NO_ANSWER = "(none was found)"
-MAX_BYTES = 100_000
 _FIELD = "reward.judge_server.prompt"
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Prompt:
 
     @cached_property
     def _template(self) -> Template:
-        return _ENVIRONMENT.from_string(self.text)
+        return ENVIRONMENT.from_string(self.text)
 
     def render(self, problem: str, response: str, answer: str | None, code: str | None = None) -> str:
         """The message for one response. A code is drawn where none is given. May raise jinja2.TemplateError."""
@@ -56,57 +53,21 @@ class Prompt:
         return self._template.render(**quoted, delimiter=code)
 
 
-def names() -> list[str]:
-    """The prompts that come with pns."""
-    folder = resources.files("pns.rewards.judge") / "prompts"
-    return sorted(f.name.removesuffix(".jinja") for f in folder.iterdir() if f.name.endswith(".jinja"))
-
-
 def load_prompt(name: str) -> Prompt:
     """A prompt by its name, or from a file.
 
     Raises UserError: no such name or file, not UTF-8, too long, broken syntax, a placeholder that is missing or unknown,
     or a quotation that does not come out whole (a filter on it, say).
     """
-    if name in names():
-        text = (resources.files("pns.rewards.judge") / "prompts" / f"{name}.jinja").read_text(encoding="utf-8")
+    text, path = read_prompt(name, "pns.rewards.judge", _FIELD)
+    if path is None:
         return Prompt(name, text)
-    path = Path(name)
-    if not path.is_file():
-        raise UserError(
-            f"no prompt and no file {name!r}",
-            field=_FIELD,
-            remedy=f"one of {', '.join(names())}, or a path to your own",
-        )
-    try:
-        data = path.read_bytes()
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise UserError(f"not UTF-8 text ({error.reason})", file=path, remedy="save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror})", file=path) from None
-    if len(data) > MAX_BYTES:
-        raise UserError(f"longer than {MAX_BYTES} bytes", file=path, remedy="shorten the prompt")
     _check(text, path)
     return Prompt("file", text)
 
 
 def _check(text: str, path: Path) -> None:
-    try:
-        used = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
-    except TemplateSyntaxError as error:
-        raise UserError(
-            f"not a Jinja template: {error.message}", file=path, line=error.lineno, remedy="mend the syntax"
-        ) from None
-    unknown, missing = sorted(used - set(KNOWN)), [name for name in NEEDED if name not in used]
-    if unknown:
-        raise UserError(
-            f"unknown placeholder {{{{ {unknown[0]} }}}}", file=path, remedy=f"there are only {', '.join(KNOWN)}"
-        )
-    if missing:
-        raise UserError(
-            f"no {{{{ {missing[0]} }}}}", file=path, remedy=f"write {{{{ {missing[0]} }}}} where it belongs"
-        )
+    used = check_placeholders(text, path, KNOWN, NEEDED)
     code = fresh_code([text])
     sample = {"problem": "A problem.\n\nIn 2 lines.", "response": "A response.\n\n1 < 2 & 3", "answer": "x = 4"}
     try:

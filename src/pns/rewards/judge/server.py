@@ -5,43 +5,32 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sqlite3
-import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
 
 from pns.recipe import JudgeServerPart
-from pns.rewards.judge.budget import Budget, most_tokens, tokens_of
-from pns.rewards.judge.cache import VerdictCache, key_of
-from pns.rewards.judge.client import Client, NotAsked, ServerFailed
+from pns.rewards.judge.budget import Budget
+from pns.rewards.judge.cache import Kept, key_of
+from pns.rewards.judge.chat import COSTS, Batch, Chat, Unanswered
 from pns.rewards.judge.loop import LoopThread
 from pns.rewards.judge.parse import MalformedVerdict, parse_verdict
-from pns.rewards.judge.probe import PROBE, PROBE_TOKENS, Dialect, find_model, probe
+from pns.rewards.judge.probe import Dialect
 from pns.rewards.judge.prompts import load_prompt
 from pns.rewards.judging import JudgeFailure, Judgement
 from pns.rewards.steps import judge_steps
 
 log = logging.getLogger("pns.judge")
 
+FIELD = "reward.judge_server"
 KEY_VERSION = 1  # raise it when the same prompt and parameters would be sent in another form
-GIVE_UP_AFTER = 8
 MAX_TEXT = 2_000
 COUNTS = (
-    "calls", "retries", "probes", "cache_hits", "shared", "gated", "prompt_tokens", "completion_tokens", "tokens",
-    "valid", "failed_server", "failed_malformed", "failed_budget", "cache_errors",
+    *COSTS, "cache_hits", "shared", "gated", "valid", "failed_server", "failed_malformed", "failed_budget", "cache_errors",
 )  # fmt: skip
 
 Row = tuple[str, str, str | None]
-
-
-@dataclass(slots=True)
-class _Batch:
-    """One call of `judge`: how many rows on end the server has failed, to see that it is down."""
-
-    failed_on_end: int = 0
 
 
 class ServerJudge:
@@ -58,24 +47,25 @@ class ServerJudge:
             another one of the batch), `gated` (left to the step checker), `valid` (replies believed), `failed_server`,
             `failed_malformed`, `failed_budget` (responses), `prompt_tokens`, `completion_tokens`, `tokens`, and
             `cache_errors` (verdicts that could not be read from or written to the cache; they count all the same).
-        dialect: what the probe found, or None before it.
     Raises UserError for a URL, key, prompt or cache that cannot be used. Nothing is sent by making one.
     """
 
     def __init__(self, part: JudgeServerPart) -> None:
         self.part = part
         self.prompt = load_prompt(part.prompt)
-        self._client = Client(part.server)
-        self._cache = VerdictCache(part.cache) if part.cache is not None else None
-        self._budget = Budget(part.max_calls, part.max_total_tokens)
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
-        self.dialect: Dialect | None = None
-        self._model = part.model
+        budget = Budget(part.max_calls, part.max_total_tokens)
+        self._chat = Chat(
+            part.server, FIELD, model=part.model, wanted=part, budget=budget, counts=self.counts, log=log
+        )  # fmt: skip
+        self._cache = Kept(part.cache, f"{FIELD}.cache", log, lambda: self._chat.count(cache_errors=1))
         self._process = os.getpid()
-        self._counting = threading.Lock()
-        self._places = asyncio.Semaphore(part.server.concurrency)
-        self._probing = asyncio.Lock()
-        self._thread = LoopThread("pns-judge", self._client.close)
+        self._thread = LoopThread("pns-judge", self._chat.close)
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """What the probe found, or None before it."""
+        return self._chat.dialect
 
     def judge(
         self, problems: Sequence[str], responses: Sequence[str], answers: Sequence[str | None]
@@ -98,18 +88,17 @@ class ServerJudge:
                 done[row] = gated
         if left:
             done.update(zip(left, self._thread.run(self._judge_all(left)), strict=True))
-        self._count(shared=len(rows) - len(done))
-        self._count(gated=sum(row in done and done[row].text == GATED for row in rows))
+        self._chat.count(shared=len(rows) - len(done))
+        self._chat.count(gated=sum(row in done and done[row].text == GATED for row in rows))
         for row in rows:
             if done[row].failure is not None:
-                self._count(**{f"failed_{done[row].failure}": 1})
+                self._chat.count(**{f"failed_{done[row].failure}": 1})
         return [done[row] for row in rows]
 
     def close(self) -> None:
         """End the connections, the thread and the cache. What is under way is cancelled. Safe to call twice."""
         self._thread.close()
-        if self._cache is not None:
-            self._cache.close()
+        self._cache.close()
 
     def __enter__(self) -> ServerJudge:
         return self
@@ -125,17 +114,21 @@ class ServerJudge:
 
     async def _judge_all(self, rows: list[Row]) -> list[Judgement]:
         try:
-            model = await self._name()
-        except ServerFailed as error:
-            return [_failed("server", str(error))] * len(rows)
+            model = await self._chat.name()
+        except Unanswered as error:
+            return [_failed(error.failure, str(error))] * len(rows)
         keys = [self._key(model, row) for row in rows]
         known = await self._look_up(keys)
-        if len(known) < len(rows):
-            refused = await self._ready(model)
-            if refused is not None:
-                return [known.get(key, refused) for key in keys]
-        batch = _Batch()
-        waiting = {key: self._ask(row, key, batch) for row, key in zip(rows, keys, strict=True) if key not in known}
+        if len(known) == len(rows):
+            return [known[key] for key in keys]
+        try:
+            dialect = await self._chat.ready()
+        except Unanswered as error:
+            return [known.get(key, _failed(error.failure, str(error))) for key in keys]
+        batch = Batch()
+        waiting = {
+            key: self._ask(row, key, dialect, batch) for row, key in zip(rows, keys, strict=True) if key not in known
+        }
         # One that breaks in a way that nobody thought of must not take the others along.
         asked = await asyncio.gather(*waiting.values(), return_exceptions=True)
         for key, one in zip(waiting, asked, strict=True):
@@ -144,92 +137,31 @@ class ServerJudge:
             known[key] = one if isinstance(one, Judgement) else _failed("server", f"{type(one).__name__}: {one}")
         return [known[key] for key in keys]
 
-    async def _name(self) -> str:
-        async with self._probing:
-            if self._model is None:
-                self._model = await find_model(self._client)
-            return self._model
-
-    async def _ready(self, model: str) -> Judgement | None:
-        """Probe the server, once for this object. A failure where that was not to be had; the next batch tries again."""
-        async with self._probing:
-            if self.dialect is not None:
-                return None
-            if self._budget.spent is not None:
-                return _failed("budget", self._budget.spent)
-            try:
-                self.dialect = await probe(self._post_probe, model, self.part)
-            except ServerFailed as error:
-                return _failed("server", f"the first request: {error}")
-            except NotAsked as error:
-                return _failed("budget", str(error))
-            log.info("judge %s: response_format %s", self._client.hide(model), self.dialect.structured)
-            return None
-
-    async def _post_probe(self, body: dict[str, Any]) -> Any:
-        self._count(probes=1)
-        return await self._post(body, PROBE, PROBE_TOKENS, leave=lambda: self._budget.spent)
-
-    async def _ask(self, row: Row, key: str, batch: _Batch) -> Judgement:
-        async with self._places:
-            if batch.failed_on_end >= GIVE_UP_AFTER:
-                return _failed("server", f"not asked: the server failed the last {batch.failed_on_end} on end")
+    async def _ask(self, row: Row, key: str, dialect: Dialect, batch: Batch) -> Judgement:
+        async with self._chat.places:
             try:
                 text = self.prompt.render(*row)
+                judgement = self._read(await self._chat.ask(dialect.request(text, self.part), text, batch))
             except TemplateError as error:
                 return _failed("server", f"the prompt does not render: {error}")
-            assert self.dialect is not None
-            body = self.dialect.request(text, self.part)
-            try:
-                reply = await self._post(body, text, self.part.max_tokens, leave=self._leave)
-            except NotAsked as error:
-                return _failed("budget", str(error))
-            except ServerFailed as error:
-                batch.failed_on_end += error.again
-                return _failed("server", str(error))
-            batch.failed_on_end = 0
-            judgement = self._read(reply)
+            except Unanswered as error:
+                return _failed(error.failure, str(error))
             if judgement.rubric is not None and judgement.text is not None:
-                self._count(valid=1)
-                await self._keep(key, judgement.text)
+                self._chat.count(valid=1)
+                await self._cache.put(key, judgement.text, dialect.model)
             return judgement
 
-    async def _post(self, body: dict[str, Any], text: str, limit: int, leave: Any) -> Any:
-        def failed(error: ServerFailed, again: bool) -> None:
-            self._count(retries=int(again))
-            if error.unknown_cost:
-                self._spend(*most_tokens(text, limit))
-
-        reply = await self._client.send("POST", "/chat/completions", body, leave=leave, failed=failed)
-        usage = tokens_of(reply.get("usage") if isinstance(reply, dict) else None)
-        self._spend(*(usage or most_tokens(text, limit)))
-        return reply
-
-    def _leave(self) -> str | None:
-        if not self._budget.take():
-            return self._budget.spent
-        self._count(calls=1)
-        return None
-
     def _read(self, reply: Any) -> Judgement:
-        """The judgement in a chat completion."""
+        """The judgement in a chat completion. Raises Unanswered where it is none."""
+        said = self._chat.said(reply)
+        if said.text is None:
+            return _failed("malformed", "the model refused" if said.refused else "a reply without text")
         try:
-            (choice,) = reply["choices"]
-            message, finish = choice["message"], choice.get("finish_reason")
-            content = message["content"]
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return _failed("server", "the reply is no chat completion with one choice")
-        if not isinstance(content, str):
-            refusal = message.get("refusal") if isinstance(message, dict) else None
-            return _failed("malformed", "the model refused" if refusal else "a reply without text")
-        # JSON can hold half a surrogate pair, which no file of ours, and no cache, can
-        content = self._client.hide(content).encode("utf-8", "replace").decode()
-        try:
-            verdict = parse_verdict(content)
+            verdict = parse_verdict(said.text)
         except MalformedVerdict as error:
-            cut = f", cut off after {self.part.max_tokens} tokens (max_tokens)" if finish == "length" else ""
-            return _failed("malformed", f"{error}{cut}", content[:MAX_TEXT])
-        return Judgement(rubric=verdict.rubric, text=content)
+            cut = f", cut off after {self.part.max_tokens} tokens (max_tokens)" if said.cut else ""
+            return _failed("malformed", f"{error}{cut}", said.text[:MAX_TEXT])
+        return Judgement(rubric=verdict.rubric, text=said.text)
 
     def _key(self, model: str, row: Row) -> str:
         """What a verdict depends on. The code of the quotation is drawn anew each time, so it is not in here."""
@@ -238,43 +170,14 @@ class ServerJudge:
         return key_of([KEY_VERSION, model, self.prompt.version, self.prompt.text, parameters, list(row)])
 
     async def _look_up(self, keys: list[str]) -> dict[str, Judgement]:
-        if self._cache is None:
-            return {}
-        try:
-            replies = await asyncio.to_thread(self._cache.get, keys)
-        except sqlite3.Error as error:
-            self._cache_failed("read", error)
-            return {}
         known = {}
-        for key, reply in replies.items():
+        for key, reply in (await self._cache.get(keys)).items():
             try:
                 known[key] = Judgement(rubric=parse_verdict(reply).rubric, text=reply)
             except MalformedVerdict:  # somebody changed the file: as if it were not there
-                self._count(cache_errors=1)
-        self._count(cache_hits=len(known))
+                self._chat.count(cache_errors=1)
+        self._chat.count(cache_hits=len(known))
         return known
-
-    async def _keep(self, key: str, reply: str) -> None:
-        if self._cache is None:
-            return
-        try:
-            await asyncio.to_thread(self._cache.put, key, reply, self._model or "")
-        except sqlite3.Error as error:
-            self._cache_failed("written", error)
-
-    def _cache_failed(self, what: str, error: sqlite3.Error) -> None:
-        if not self.counts["cache_errors"]:
-            log.warning("the verdict cache %s cannot be %s: %s", self.part.cache, what, error)
-        self._count(cache_errors=1)
-
-    def _spend(self, prompt: int, completion: int) -> None:
-        self._budget.add(prompt + completion)
-        self._count(prompt_tokens=prompt, completion_tokens=completion, tokens=prompt + completion)
-
-    def _count(self, **more: int) -> None:
-        with self._counting:
-            for name, n in more.items():
-                self.counts[name] += n
 
 
 GATED = "step checker: below steps_gate"
