@@ -30,7 +30,10 @@ _TRAIN = ("runtime.device", "runtime.threads")
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
 
 # Keys that came later than results which are still good: they count where they say something else than this.
-_LATER = {"start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True}
+_LATER = {
+    "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
+    "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
+}  # fmt: skip
 
 # Stages that read problems, and none of those that rounds share out (`recipe.SHARED_AMONG_ROUNDS`).
 _NO_ROUNDS = ("policy:sft", "policy:rlvr", "evaluate:evaluate", "evaluate:dev", "evaluate:test")
@@ -119,7 +122,10 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
         drawn = recipe.negatives.mixture if method == "mixture" else ("rejection", "pns")
         needs = tuple(f"negatives-{m}" for m in ALL_METHODS if m in drawn)
         return Stage(name, call, needs, ("negatives.mixture",) if method == "mixture" else (), args=(method,))
-    needs = ("problems", "rlvr", "rollouts-pairs", "reward_model", *(("generator",) if method == "pns" else ()))
+    if method == "pns":
+        keys = (*_selection_keys(method), "reward.calibrated")
+        return Stage(name, call, ("rollouts-pairs", "reward_model", "samples-pns"), keys, args=(method,), version=2)
+    needs = ("problems", "rlvr", "rollouts-pairs", "reward_model")
     return Stage(name, call, needs, (*_selection_keys(method), "reward", *_TRAIN), args=(method,))
 
 
@@ -137,9 +143,13 @@ def _reward_model(name: str, split: str) -> Stage:
 def _generator(recipe: Recipe) -> list[Stage]:
     if "pns" not in recipe.negatives.sources():
         return []
-    keys = ("generator", "reward", *_TRAIN)
+    keys = ("reward", *_TRAIN)
     starts = ("rlvr", "sft") if recipe.generator.start == "sft" else ("rlvr",)
-    return [Stage("generator", "models:generator", ("problems", *starts, "reward_model"), keys)]
+    needs = ("problems", "rlvr", "reward_model", "generator")
+    return [
+        Stage("generator", "models:generator", ("problems", *starts, "reward_model"), ("generator", *keys)),
+        Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", *keys)),
+    ]
 
 
 def _references(recipe: Recipe) -> list[Stage]:
@@ -158,13 +168,14 @@ def _references(recipe: Recipe) -> list[Stage]:
 def _selection_keys(method: str) -> tuple[str, ...]:
     """What one method's negatives depend on, so that a changed PNS threshold does not make rejection run again."""
     gates = tuple(f"negatives.{k}" for k in ("reward_model_quantile", "min_rubric", "select"))
-    if method == "pns":
-        return ("negatives.sample", *gates)
-    if method == "prefix":
-        return ("negatives.prefix",)
-    if method == "prompted":
-        return ("negatives.prompted", "negatives.gate_all", *gates)
-    return ("negatives.gate_all", *gates) if method == "rejection" else ()
+    every = ("negatives.per_problem", "negatives.near_duplicate", "negatives.length_ratio")
+    own = {
+        "pns": gates,
+        "prefix": ("negatives.prefix",),
+        "prompted": ("negatives.prompted", "negatives.gate_all", *gates),
+        "rejection": ("negatives.gate_all", *gates),
+    }
+    return (*own.get(method, ()), *every)
 
 
 def labels(nodes: Mapping[str, Stage]) -> dict[str, str]:
@@ -201,7 +212,8 @@ def mark_of(stage: Stage, data: Mapping[str, Any], files: Mapping[str, str], nee
 
 def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     """A stage's part of the recipe; where verdicts or scores enter it, the version of what gives them."""
-    part = {key: _without_reach(_dig(data, key)) for key in sorted(set(keys))}
+    found = {key: _dig(data, key) for key in sorted(set(keys))}
+    part = {key: _without_reach(value) for key, value in found.items() if not _is_later(key.split(".")[-1], value)}
     if any(key.split(".")[0] == "reward" for key in keys):
         part["verifier"] = VERIFIER
     if {"reward", "reward.max_chars"} & set(keys):
@@ -212,8 +224,11 @@ def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
 def _without_reach(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    kept = {k: v for k, v in value.items() if k not in _REACH and not (k in _LATER and v == _LATER[k])}
-    return {k: _without_reach(v) for k, v in kept.items()}
+    return {k: _without_reach(v) for k, v in value.items() if k not in _REACH and not _is_later(k, v)}
+
+
+def _is_later(key: str, value: Any) -> bool:
+    return key in _LATER and bool(value == _LATER[key])
 
 
 def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
@@ -231,7 +246,7 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
         folders = (spec.submodule_search_locations if spec else None) or []
         model = [p for f in folders if (p := Path(f) / recipe.model.gguf_file).is_file()]
     scoring, methods = _scoring_files(recipe), recipe.negatives.sources()
-    every = [("problems", data), ("start", model), ("generator", scoring)]
+    every = [("problems", data), ("start", model), ("generator", scoring), ("samples-pns", scoring)]
     every += [(f"negatives-{m}", scoring + (_prompted_files(recipe) if m == "prompted" else [])) for m in methods]
     sets = {p: known for p in data if (known := identity(p)) is not None}
     return {name: {str(p): sets.get(p) or file_hash(Path(p)) for p in paths} for name, paths in every if paths}

@@ -92,7 +92,7 @@ def smoke_problems(smoke: Any, split: str) -> list[Any]:
 
 
 def test_every_response_has_its_provenance(smoke: Any) -> None:
-    rows = read_parquet(smoke.run.published(smoke.label("negatives-pns")) / "candidates.parquet", Response)
+    rows = read_parquet(smoke.run.published(smoke.label("samples-pns")) / "candidates.parquet", Response)
     assert len(rows) == 32 * 4
     for row in rows:
         assert row.source == "pns"

@@ -25,7 +25,7 @@ TIMES = ("created", "seconds", "total_seconds", "wall_seconds")
 STAGES = [
     ("sft", "runtime.checkpoint_every=20"),
     ("generator", "runtime.checkpoint_every=2"),
-    ("negatives-pns", "runtime.checkpoint_every=1"),
+    ("samples-pns", "runtime.checkpoint_every=1"),
 ]
 
 

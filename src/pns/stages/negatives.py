@@ -33,10 +33,12 @@ def negatives(context: Context, method: Method) -> None:
     if method in ("mixture", "fill"):
         _mixed(context, method)
         return
+    if method == "pns":  # sampled and scored by a stage before, so that other gates need no new samples
+        candidates = read_parquet(context.inputs["samples-pns"] / "candidates.parquet", Response)
+        _select(context, method, candidates)
+        return
     with context.composite() as composite:
-        if method == "pns":
-            candidates = _from_generator(context, composite)
-        elif method in ("rejection", "rejection_hard"):
+        if method in ("rejection", "rejection_hard"):
             every = part.gate_all or method == "rejection_hard"
             candidates = _scored(context, composite, _wrong_rollouts(context, method, every=every))
         elif method == "prefix":
@@ -45,6 +47,13 @@ def negatives(context: Context, method: Method) -> None:
             candidates = _scored(context, composite, prompted.written(context))
         else:
             candidates = _by_rule(context, composite, method)
+    write_parquet(context.out / "candidates.parquet", candidates)
+    _select(context, method, candidates)
+
+
+def _select(context: Context, method: Method, candidates: Sequence[Response]) -> None:
+    """negatives.parquet and stats.json from the candidates."""
+    part = context.recipe.negatives
     plausible = method == "pns" or (method in ("rejection", "prompted") and part.gate_all)
     floor = _m_floor(context) if plausible else None
     how = part.select if plausible else "reward" if method == "rejection_hard" else "random"
@@ -52,7 +61,6 @@ def negatives(context: Context, method: Method) -> None:
     right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
     lengths = {r.problem_id: r.n_tokens for r in right}
     selected = pick(candidates, part, floor, plausible=plausible, how=how, seed=seed, lengths=lengths)
-    write_parquet(context.out / "candidates.parquet", candidates)
     write_parquet(context.out / "negatives.parquet", flat(selected))
     stats = {"candidates": len(candidates), "problems_served": len(selected)}
     if method == "pns":
@@ -179,8 +187,15 @@ def _by_rule(context: Context, composite: Composite, method: Method) -> list[Res
     return _scored(context, composite, out)
 
 
+def samples(context: Context) -> None:
+    """candidates.parquet: samples of the trained generator on problems that it was not trained on, scored, with log p
+    under it and the policy.
+    """
+    with context.composite() as composite:
+        write_parquet(context.out / "candidates.parquet", _from_generator(context, composite))
+
+
 def _from_generator(context: Context, composite: Composite) -> list[Response]:
-    """Samples of the trained generator on problems that it was not trained on, with log p under it and the policy."""
     recipe = context.recipe
     device = recipe.runtime.device
     writer = TransformersEngine(context.model("generator"), device=device)

@@ -187,7 +187,7 @@ def _where(cell: Cell) -> str:
 
 def _stages_of(method: str) -> tuple[str, ...]:
     """The stages that make a method's negatives."""
-    return ("generator", "negatives-pns") if method == "pns" else (f"negatives-{method}",)
+    return ("generator", "samples-pns", "negatives-pns") if method == "pns" else (f"negatives-{method}",)
 
 
 @dataclass(frozen=True)

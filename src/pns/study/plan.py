@@ -15,7 +15,7 @@ REFERENCE = {
     "data:make_problems": 0.0004, "policy:make_start": 1.0, "policy:sft": 0.0085, "policy:rlvr": 0.011,
     "policy:rlvr_more": 0.011, "policy:rollouts": 0.011, "models:reward_model": 0.008,
     "models:generator": 0.016,
-    "negatives:negatives": 0.012, "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
+    "negatives:negatives": 0.005, "negatives:samples": 0.018, "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
     "align:align": 0.02, "align:sft_chosen": 0.012,
     "evaluate:dev": 0.008, "evaluate:test": 0.008,
 }  # fmt: skip
