@@ -42,6 +42,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task] = {}
+        self._names: dict[str, str] = {}
         self._views: dict[str, _View] = {}
 
     def add(
@@ -73,7 +74,7 @@ class Graph:
         needs = {n: self._add(asked, n, seen) for n in stage.needs}
         marks = [self.tasks[key].mark for key in needs.values()]
         mark = pipeline.mark_of(stage, view.data, view.files.get(name, {}), marks)
-        key = f"s{recipe.seed}-{asked.prefix}{name}-{mark[:10]}"
+        key = self._names.setdefault(mark, f"s{recipe.seed}-{asked.prefix}{name}-{mark[:10]}")
         seen[name] = key
         self.tasks.setdefault(key, Task(stage, recipe, mark, key, needs))
         return key

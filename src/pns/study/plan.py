@@ -46,13 +46,10 @@ def units(task: Task) -> float:
     if call == "models:reward_model":
         part = recipe.reward_model
         return part.steps * part.batch_size * 2 + getattr(splits, task.stage.args[0]) * part.holdout * n
+    if call == "negatives:samples":
+        return float(splits.pairs * recipe.negatives.sample.n)
     if call == "negatives:negatives":
-        each = {
-            "pns": recipe.negatives.sample.n,
-            "prefix": recipe.negatives.prefix.n,
-            "rejection": 2,
-            "rejection_hard": n,
-        }
+        each = {"prefix": recipe.negatives.prefix.n, "rejection": 2, "rejection_hard": n}
         return float(splits.pairs * each.get(task.stage.args[0], 1))
     return _other(call, recipe)
 

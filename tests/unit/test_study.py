@@ -1,0 +1,300 @@
+"""A study: what it may be told, its cells, the tasks that they share, tuning, the protocol, the plan."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.study import ROOT, SMALL, recipes, study_file
+from pns import pipeline
+from pns.errors import UserError
+from pns.recipe_files import load_recipe
+from pns.run import Run, read_json, write_json
+from pns.scheduler import Task
+from pns.study import protocol as protocols
+from pns.study.cells import Cell, Recipes, Tuned, add_cell, cells, check_contrasts
+from pns.study.files import load_study
+from pns.study.graph import Graph
+from pns.study.plan import plan, units
+from pns.study.rounds import add_rounds, for_rounds
+from pns.study.spec import combinations, with_settings
+from pns.study.tuning import Trial, add_step, choose
+
+
+def refused(folder: Path, **changes: Any) -> str:
+    try:
+        path = study_file(folder, **changes)
+        told = load_study(path)
+        check_contrasts(told, path)
+        Recipes(told, path)
+    except UserError as error:
+        return str(error)
+    pytest.fail("it was taken")
+
+
+def tuning(**changes: Any) -> dict[str, Any]:
+    return {**SMALL["tuning"], **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sedes": [1]}, "did you mean `seeds`?"),
+        ({"seeds": [1, 11]}, "seeds [11] are tuned on and tested on"),
+        ({"seeds": [1, 1]}, "seeds repeats a seed"),
+        ({"tuning": tuning(grid={"sft.steps": [1, 2]})}, "only keys of align are tuned"),
+        ({"tuning": tuning(grid={"align.beta": [0.1, 0.1]})}, "align.beta needs a non-empty list of different values"),
+        ({"tuning": tuning(negatives={"pns": {"rlvr.steps": [1, 2]}})}, "is no key of generator, negatives or reward"),
+        ({"tuning": tuning(negatives={"flip": {"negatives.select": ["best"]}})}, "names methods of the study"),
+        ({"tuning": tuning(held_on="flip")}, "tuning.held_on: flip is not among methods"),
+        ({"primary": [["pns", "flip"]]}, "primary: no cell called 'flip'"),
+        ({"set": {"negatives.methods": ["flip"]}}, "leave it out: `methods`, `regimes` and `controls` say it"),
+        ({"set": {"align.betta": 1}}, "set: align.betta"),
+        ({"set": {"align.beta": -1}}, "align.beta"),
+        ({"recipe": "nowhere.yaml"}, "no such recipe"),
+        ({"ablations": {"seeds": [4], "switches": {}}}, "ablations.seeds must be among seeds"),
+        ({"ablations": {"switches": {"a": {"set": {"align.beta": 1}}}}}, "ablations need ablations.seeds"),
+        ({"ablations": {"seeds": [1], "controls": ["sft_chosen"]}}, "not in both"),
+        ({"objectives": {"ipo": {"set": {"sft.steps": 3}}}}, "only keys of align belong to an objective"),
+        ({"objectives": {"I P O": {}}}, "names are small letters, digits and _"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_key(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    assert words in refused(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_study_of_the_repository_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    told = load_study(path)
+    assert told.name == path.stem
+    check_contrasts(told, path)
+    for cell in cells(told).values():
+        add_cell(Graph(), Recipes(told, path), cell, cell.seeds[0], Tuned(), {})
+
+
+def test_cells_are_named_by_what_differs(tmp_path: Path) -> None:
+    found = cells(
+        recipes(tmp_path, objectives={"dpo": {}, "ipo": {"regimes": ["matched"], "protocols": ["held"]}}).study
+    )
+    assert list(found)[:2] == ["policy", "sft"]
+    assert {"pns", "pns/own", "pns/each", "pns/own/each", "pns/ipo", "sft_chosen/own"} <= set(found)
+    assert "pns/ipo/own" not in found
+    assert found["pns/own/each"].stage == "align-pns-own"
+    limited = cells(recipes(tmp_path, limits={"rejection": {"regimes": ["matched"]}}).study)
+    assert "rejection/each" in limited
+    assert not any(n.startswith("rejection/own") for n in limited)
+
+
+def keys_of(graph: Graph, name: str) -> dict[str, str]:
+    """stage -> task of all that a task rests on."""
+    todo, out = [name], dict[str, str]()
+    while todo:
+        task = graph.tasks[(key := todo.pop())]
+        out[task.stage.name] = key
+        todo += task.needs.values()
+    return out
+
+
+def cell_keys(found: Recipes, graph: Graph, name: str, seed: int = 1, tuned: Tuned | None = None) -> dict[str, str]:
+    align = {"align.learning_rate": 1e-5}
+    return keys_of(graph, add_cell(graph, found, cells(found.study)[name], seed, tuned or Tuned(), align))
+
+
+def test_cells_of_a_seed_share_everything_before_the_alignment(tmp_path: Path) -> None:
+    found, graph = recipes(tmp_path), Graph()
+    a, b = cell_keys(found, graph, "pns"), cell_keys(found, graph, "rejection/own")
+    for stage in ("sft", "rlvr", "generator", "rollouts-pairs", "reward_model", "pairs"):
+        assert a[stage] == b[stage]
+    other = cell_keys(found, graph, "pns", seed=2)
+    assert not set(other.values()) & set(a.values()), "every seed runs its own from the problems on"
+    assert cell_keys(found, graph, "pns/each")["test-align-pns-matched"] == a["test-align-pns-matched"], (
+        "equal settings are one cell"
+    )
+    order = list(graph.tasks)
+    for key, task in graph.tasks.items():
+        assert all(order.index(need) < order.index(key) for need in task.needs.values())
+
+
+def test_tasks_have_the_fingerprints_of_a_run(tmp_path: Path) -> None:
+    found, graph = recipes(tmp_path), Graph()
+    keys = cell_keys(found, graph, "pns")
+    recipe = with_settings(found.of(1), {"align.learning_rate": 1e-5})
+    marks = pipeline.fingerprints(recipe, pipeline.stages(recipe))
+    shared = set(keys) & set(marks)
+    assert {"sft", "generator", "align-pns-matched"} <= shared
+    assert all(graph.tasks[keys[stage]].mark == marks[stage] for stage in shared)
+
+
+def test_how_a_method_makes_its_negatives_touches_no_other_method(tmp_path: Path) -> None:
+    found, graph = recipes(tmp_path), Graph()
+    plain = cell_keys(found, graph, "pns")
+    tuned = cell_keys(found, graph, "pns", tuned=Tuned(negatives={"pns": {"generator.beta": 0.7}}))
+    assert {s for s in plain if plain[s] != tuned[s]} == {
+        "generator", "samples-pns", "negatives-pns", "pairs", "align-pns-matched", "test-align-pns-matched",
+    }  # fmt: skip
+    assert graph.tasks[tuned["generator"]].recipe.generator.beta == 0.7
+    gates = cell_keys(found, graph, "pns", tuned=Tuned(negatives={"pns": {"negatives.min_rubric": 5}}))
+    assert gates["samples-pns"] == plain["samples-pns"], "other gates need no new samples"
+    assert gates["negatives-pns"] != plain["negatives-pns"]
+
+
+@pytest.mark.parametrize(
+    ("switch", "changed"),
+    [
+        ({"set": {"reward.weight_judge": 0.0}, "at": ["generator"]}, "generator"),
+        ({"set": {"generator.start": "sft"}, "at": ["generator"]}, "generator"),
+        ({"set": {"negatives.min_rubric": 5}, "at": ["negatives-pns"]}, "negatives-pns"),
+        ({"set": {"pairs.n": 5}, "at": ["pairs"]}, "pairs"),
+    ],
+)
+def test_a_switch_is_seen_where_it_says_and_felt_after(tmp_path: Path, switch: dict[str, Any], changed: str) -> None:
+    found, graph = recipes(tmp_path, ablations={"seeds": [1], "switches": {"one": switch}}), Graph()
+    plain, other = cell_keys(found, graph, "pns/own"), cell_keys(found, graph, "pns@one")
+    nodes = pipeline.stages(found.base)
+    after = pipeline.downstream([changed], nodes) | {"test-align-pns-own"}
+    assert {s for s in other if plain.get(s) != other[s]} == after & set(other)
+    seen = graph.tasks[other[changed]].recipe.model_dump(mode="json")
+    for key, value in switch["set"].items():
+        part, name = key.split(".")
+        assert seen[part][name] == value
+
+
+def test_a_switch_at_an_unknown_stage_is_refused(tmp_path: Path) -> None:
+    switch = {"set": {"generator.beta": 0.0}, "at": ["generater"]}
+    found = recipes(tmp_path, ablations={"seeds": [1], "switches": {"one": switch}})
+    with pytest.raises(UserError, match=r"ablations.switches.one.at: no stage called generater"):
+        cell_keys(found, Graph(), "pns@one")
+
+
+def trial(step: Any, model: str, settings: dict[str, Any], greedy: float, sampled: float) -> Trial:
+    return Trial(
+        step=step, objective="dpo", model=model, settings=settings, greedy=[greedy], sampled=[sampled], kl=[0.1]
+    )
+
+
+def test_tuning_takes_the_best_and_of_equals_the_first(tmp_path: Path) -> None:
+    study = recipes(tmp_path).study
+    tried = [
+        trial("held", "rejection", {"align.beta": 0.1}, 0.5, 0.4),
+        trial("held", "rejection", {"align.beta": 0.2}, 0.4, 0.6),
+        trial("held", "rejection", {"align.beta": 0.3}, 0.6, 0.4),
+    ]
+    held = choose(study, Tuned(), "held", tried)
+    assert held.held == {"dpo": {"align.beta": 0.2}}
+    made = choose(
+        study,
+        held,
+        "negatives",
+        [trial("negatives", "pns", {"generator.beta": b}, a, a) for b, a in ((1, 0.1), (2, 0.2))],
+    )
+    assert made.negatives == {"pns": {"generator.beta": 2}}
+    each = choose(
+        study, made, "each", [trial("each", "pns", {"align.beta": b}, a, a) for b, a in ((0.5, 0.9), (0.6, 0.2))]
+    )
+    assert each.of(cells(study)["pns"]) == {"align.beta": 0.2}
+    assert each.of(cells(study)["pns/each"]) == {"align.beta": 0.5}
+    assert each.of(Cell("policy", "policy")) == {}
+
+
+def test_every_method_has_the_same_budget(tmp_path: Path) -> None:
+    found = recipes(tmp_path, tuning=tuning(negatives={"pns": {"generator.beta": [0.1, 0.2]}}))
+    graph = Graph()
+    held = add_step(graph, found, "held", Tuned())
+    assert {(o, m) for o, m, _, _ in held} == {("dpo", "rejection")}
+    tuned = Tuned({"dpo": {"held": {"align.beta": 0.2}}})
+    made = add_step(graph, found, "negatives", tuned)
+    assert [s for _, _, s, _ in made] == [{"generator.beta": 0.1}, {"generator.beta": 0.2}]
+    assert {
+        graph.tasks[keys_of(graph, k)["align-pns-matched"]].recipe.align.beta for *_, keys in made for k in keys
+    } == {0.2}
+    each = add_step(graph, found, "each", tuned)
+    counts = {m: sum(model == m for _, model, _, _ in each) for m in ("pns", "rejection", "sft_chosen")}
+    assert counts == {"pns": 4, "rejection": 4, "sft_chosen": 2}, "the control has no beta"
+    assert len(combinations({})) == 1
+
+
+def test_the_protocol_stands_once_the_test_split_was_opened(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "study", "resume")
+    first = protocols.protocol_of(recipes(tmp_path), {}, [])
+    second = protocols.protocol_of(recipes(tmp_path, seeds=[1, 2]), {}, [])
+    assert protocols.differing(first, second) == ["seeds", "cells"]
+    path = protocols.freeze(run, first)
+    protocols.freeze(run, second)
+    assert read_json(path)["seeds"] == [1, 2], "nothing was tested under the first"
+    protocols.open_test(run, second)
+    assert protocols.freeze(run, second) == path
+    with pytest.raises(UserError, match=r"opened under another protocol; what differs: seeds, cells"):
+        protocols.freeze(run, first)
+    write_json(tmp_path / "committed.json", second)
+    protocols.check_committed(tmp_path / "committed.json", second)
+    with pytest.raises(UserError, match="not the protocol of this study; what differs: seeds, cells"):
+        protocols.check_committed(tmp_path / "committed.json", first)
+
+
+def test_a_protocol_does_not_depend_on_when_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = protocols.protocol_of(recipes(tmp_path), {}, [])
+    monkeypatch.setattr(protocols, "_now", lambda: "later")
+    assert protocols.protocol_of(recipes(tmp_path), {}, [])["fingerprint"] == first["fingerprint"]
+
+
+def two_tasks(tmp_path: Path) -> dict[str, Task]:
+    graph = Graph()
+    cell_keys(recipes(tmp_path), graph, "pns")
+    cell_keys(recipes(tmp_path), graph, "pns", seed=2)
+    return graph.tasks
+
+
+def test_the_plan_takes_what_was_measured_and_counts_nothing_twice(tmp_path: Path) -> None:
+    tasks = two_tasks(tmp_path)
+    done = {name: {"seconds": 3.0} for name, t in tasks.items() if t.recipe.seed == 1}
+    shares = plan({"first": tasks, "second": tasks}, tasks, done)
+    assert [(s.tasks, s.done) for s in shares] == [(len(tasks), len(done)), (0, 0)]
+    assert shares[0].seconds_left == pytest.approx(3.0 * len(done), rel=0.05), (
+        "the other seed's tasks are of the same sizes"
+    )
+    assert shares[0].measured == len(tasks) - len(done)
+    assert shares[0].wall(2) == pytest.approx(1.5 * len(done), rel=0.05)
+    fresh = plan({"first": tasks}, tasks, {})[0]
+    assert fresh.measured == 0
+    assert fresh.seconds_left is not None, "the reference knows every kind of stage"
+
+
+def test_a_plan_for_another_kind_of_model_knows_no_times(tmp_path: Path) -> None:
+    model = {"kind": "pretrained", "path": str(tmp_path)}
+    graph = Graph()
+    found = recipes(tmp_path, set={"model": model})
+    add_cell(graph, found, cells(found.study)["pns"], 1, Tuned(), {})
+    assert plan({"all": graph.tasks}, graph.tasks, {})[0].seconds_left is None
+
+
+def test_work_grows_with_what_is_sampled(tmp_path: Path) -> None:
+    graph = Graph()
+    found = recipes(tmp_path, set={"negatives.sample.n": 6})
+    assert units(graph.tasks[cell_keys(found, graph, "pns")["samples-pns"]]) == 32 * 6
+
+
+def test_rounds_go_on_from_the_aligned_policy_with_fresh_problems() -> None:
+    recipe, _ = load_recipe(ROOT / "recipes" / "smoke.yaml")
+    graph = Graph()
+    found = add_rounds(graph, for_rounds(recipe, 3, "pns"), 3, "pns")
+    assert len(found) == 4
+    assert len({one["test"] for one in found}) == 4
+    for before, after in itertools.pairwise(found[1:]):
+        task = graph.tasks[after["generator"]]
+        assert task.needs["rlvr"] == before["align-pns-own"]
+        refreshed = graph.tasks[after["reward_model"]]
+        assert refreshed.stage.call == "models:refreshed_reward_model"
+        assert refreshed.needs["hard"] == before["pairs"]
+        assert refreshed.needs["before"] == before["reward_model"]
+        assert task.needs["problems"] == graph.tasks[before["generator"]].needs["problems"]
+    assert [graph.tasks[one["generator"]].recipe.round.number for one in found[1:]] == [1, 2, 3]
+    last = graph.tasks[found[3]["test"]]
+    assert last.needs["rlvr"] == next(n for n, t in graph.tasks.items() if t.stage.name == "rlvr"), (
+        "the distance is that from the first policy"
+    )
+    rejection = add_rounds(Graph(), for_rounds(recipe, 2, "rejection"), 2, "rejection")
+    assert not any("generator" in one for one in rejection)

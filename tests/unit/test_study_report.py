@@ -1,0 +1,162 @@
+"""What a study says of finished cells: estimates, contrasts, corrections, the page. Results are made up, nothing is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.study import BENCHMARKS, pretend, recipes
+from pns.display import Display
+from pns.errors import UserError
+from pns.report.study import build_study_page, reading
+from pns.run import Run, read_json
+from pns.scheduler import Task
+from pns.study import protocol as protocols
+from pns.study.report import write_report
+from pns.study.run import Work, cell_tasks, execute, planned, tune
+
+SWITCHES = {
+    "no_judge": {"set": {"reward.weight_judge": 0.0}, "at": ["generator"], "why": "<i>is it the judge?</i>"},
+    "pairs_5": {"set": {"pairs.n": 5}, "at": ["pairs"]},
+}
+SETTINGS: dict[str, Any] = {
+    "ablations": {"seeds": [1, 2], "switches": SWITCHES},
+    "tuning": {
+        "seeds": [11], "grid": {"align.learning_rate": [1e-5, 2e-5]}, "negatives": {"pns": {"generator.beta": [0.1, 0.5]}},
+    },
+    "hypotheses": ["pns > policy & all"],
+}  # fmt: skip
+
+
+def accuracy(task: Task, kind: str) -> float:
+    """pns is better than rejection, rejection than the policy; the larger learning rate is better, the larger KL too."""
+    name = task.stage.name
+    base = 0.5 if kind == "greedy" else 0.4
+    base += 0.02 if task.recipe.align.learning_rate > 1.5e-5 and "align" in name else 0.0
+    return base + (0.3 if "-pns" in name else 0.1 if "align" in name else 0.0)
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> tuple[Any, Run]:
+    """A study of which every task has a result."""
+    found, run = recipes(tmp_path, **SETTINGS), Run.create(tmp_path / "study", "resume")
+    work = Work(found)
+    for _ in range(3):  # each step of tuning adds tasks that rest on the one before
+        work = Work(found)
+        tune(work, run)
+        pretend(run, work.graph.tasks, accuracy)
+    work = Work(found)
+    tune(work, run)
+    assert work.open_step is None
+    for ablations in (False, True):
+        cell_tasks(work, ablations=ablations)
+    pretend(run, work.graph.tasks, accuracy)
+    return found, run
+
+
+def run_through(found: Any, run: Run, **how: Any) -> None:
+    from rich.console import Console
+
+    with Display(Console(quiet=True)) as display:
+        execute(found, run, display, **{"until": "report", "jobs": 1, **how})
+
+
+def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, Run]) -> None:
+    found, run = done
+    run_through(found, run)
+    results, page = write_report(found, run)
+    assert json.loads(json.dumps(results)) == read_json(run.folder / "report" / "results.json")
+    assert results["complete"] is True
+    assert results["cells"]["pns"]["settings"] == {"align.learning_rate": 2e-5}, "tuned on dev"
+    assert results["tuning"]["combinations"] == {
+        "held: dpo, rejection": 2, "negatives: dpo, pns": 2, "each: dpo, sft_chosen": 2, "each: dpo, rejection": 2,
+        "each: dpo, pns": 2,
+    }  # fmt: skip
+    first, second = results["primary"]
+    assert (first["a"], first["b"], second["b"]) == ("pns", "policy", "rejection")
+    assert first["greedy"]["difference"] == pytest.approx(0.32, abs=0.07)
+    assert first["greedy"]["ci95"][0] > 0
+    assert first["seeds"] == [1, 2, 3]
+    assert first["seeds_needed"] is not None
+    assert results["pns_minus"]["rejection"]["difference"] == pytest.approx(0.2, abs=0.07)
+    for row in results["secondary"]:
+        assert row["greedy"]["p_holm"] >= row["greedy"]["p_value"]
+    assert {(c["a"], c["b"]) for c in results["secondary"]} >= {("pns/own", "rejection/own"), ("rejection", "policy")}
+    assert set(results["ablations"]) == {"pns@no_judge", "pns@pairs_5"}
+    assert results["ablations"]["pns@no_judge"]["seeds"] == [1, 2]
+    assert results["scores"]["correct"] == [1.0, 2.0] * 3
+    assert [row["seed"] for row in results["reward_model"]] == [1, 2, 3]
+    html = page.read_text(encoding="utf-8")
+    assert "pns is above policy" in html
+    assert "&lt;i&gt;is it the judge?&lt;/i&gt;" in html
+    assert "pns &gt; policy &amp; all" in html
+    assert "<script" not in html
+    samples = pq.read_table(run.folder / "report" / "samples.parquet").to_pylist()
+    cells = {c: len(row["seeds"]) for c, row in results["cells"].items()}
+    assert len(samples) == sum(cells.values()) * len(BENCHMARKS) * 40 * 3
+    mine = [r for r in samples if r["cell"] == "pns" and r["kind"] == "greedy"]
+    share = sum(r["outcome"] == "correct" for r in mine) / len(mine)
+    assert share == pytest.approx(results["cells"]["pns"]["greedy"]["mean"])
+    assert build_study_page(results, run.folder / "report").read_text(encoding="utf-8") == html
+
+
+def test_a_study_at_work_reports_what_there_is(done: tuple[Any, Run]) -> None:
+    found, run = done
+    run_through(found, run)
+    for path in [*run.stages.glob("s3-test-align-pns-*"), *run.stages.glob("s*-test-align-rejection-matched-*")]:
+        path.rename(run.folder / path.name)
+    results, page = write_report(found, run)
+    assert results["complete"] is False
+    assert results["missing"]["pns"] == [3]
+    assert [c["b"] for c in results["primary"]] == ["policy"], "rejection is not there"
+    assert results["primary"][0]["seeds"] == [1, 2]
+    assert "Not complete" in page.read_text(encoding="utf-8")
+
+
+def test_the_test_split_waits_for_the_protocol(done: tuple[Any, Run]) -> None:
+    found, run = done
+    run_through(found, run, until="tuning")
+    assert not (run.folder / protocols.FILE).exists()
+    with pytest.raises(UserError, match="tuning is not over"):
+        write_report(found, run)
+    run_through(found, run, until="protocol")
+    assert (run.folder / protocols.FILE).exists()
+    assert not (run.folder / protocols.OPENED).exists()
+    run_through(found, run)
+    assert read_json(run.folder / protocols.OPENED)["protocol"] == read_json(run.folder / protocols.FILE)["fingerprint"]
+
+
+def test_the_plan_of_a_new_study_is_there_before_anything_has_run(tmp_path: Path) -> None:
+    found = recipes(tmp_path, **SETTINGS)
+    shares = planned(found, Run(tmp_path / "nowhere"))
+    assert [s.phase for s in shares] == ["tuning", "test", "ablations"]
+    assert all(s.tasks and s.done == 0 and s.seconds_left for s in shares)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def contrast(difference: float, ci: tuple[float, float], t: tuple[float, float] | None) -> dict[str, Any]:
+    return {"difference": difference, "ci95": ci, "ci95_t": t}
+
+
+@pytest.mark.parametrize(
+    ("ci", "t", "words"),
+    [
+        ((0.01, 0.03), (0.005, 0.035), "pns is above policy: +2.0 points greedy"),
+        ((-0.03, -0.01), (-0.04, -0.001), "pns is below policy"),
+        ((0.01, 0.03), (-0.01, 0.05), "pns is not clear of policy"),
+        ((-0.01, 0.03), None, "pns is not clear of policy"),
+        ((0.01, 0.03), None, "pns is above policy"),
+    ],
+)
+def test_the_reading_claims_only_what_both_intervals_say(ci: Any, t: Any, words: str) -> None:
+    c = {
+        "a": "pns", "b": "policy", "seeds": [1, 2], "greedy": contrast(0.02, ci, t),
+        "sampled": contrast(0.01, (0.0, 0.02), None), "smallest_difference": 0.04,
+    }  # fmt: skip
+    said = reading({"primary": [c], "metric": "greedy"})
+    assert said[0].startswith(words)
+    assert (len(said) == 2) == ("not clear" in words)
