@@ -86,7 +86,7 @@ def _upstream(out: Path, name: str) -> None:
     elif name == "generator":
         rows = [{"step": i, "reward": 0.1 * i, "composite/scored": 0.5} for i in (1, 2, 3)]
         (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif name == "reward_model":
+    elif name.startswith("reward_model"):
         write_json(out / "worth.json", {"pair_accuracy": 0.6, "best_of_8": 0.5, "mean_of_8": 0.5, "oracle_of_8": 0.8})
         write_json(out / "hard.json", {"before": {"auc": 0.4}, "after": {"auc": 0.6}})
     elif name == "scores":

@@ -287,7 +287,7 @@ def test_rounds_go_on_from_the_aligned_policy_with_fresh_problems() -> None:
         task = graph.tasks[after["generator"]]
         assert task.needs["rlvr"] == before["align-pns-own"]
         refreshed = graph.tasks[after["reward_model"]]
-        assert refreshed.stage.call == "models:refreshed_reward_model"
+        assert refreshed.stage.call == "models:hardened_reward_model"
         assert refreshed.needs["hard"] == before["pairs"]
         assert refreshed.needs["before"] == before["reward_model"]
         assert task.needs["problems"] == graph.tasks[before["generator"]].needs["problems"]

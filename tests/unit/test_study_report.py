@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "tuning": {
         "seeds": [11], "grid": {"align.learning_rate": [1e-5, 2e-5]}, "negatives": {"pns": {"generator.beta": [0.1, 0.5]}},
     },
+    "hard_reward_models": True,
     "hypotheses": ["pns > policy & all"],
 }  # fmt: skip
 
@@ -90,6 +91,7 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     assert results["ablations"]["pns@no_judge"]["seeds"] == [1, 2]
     assert results["scores"]["correct"] == [1.0, 2.0] * 3
     assert [row["seed"] for row in results["reward_model"]] == [1, 2, 3]
+    assert results["hard_reward_models"]["pns"]["gain"]["best_of_8"]["difference"] == 0
     html = page.read_text(encoding="utf-8")
     assert "pns is above policy" in html
     assert "&lt;i&gt;is it the judge?&lt;/i&gt;" in html

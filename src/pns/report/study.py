@@ -40,6 +40,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         generator_plots=generator_plots(results),
         score_plot=plots.score_distributions(results.get("scores") or {}, "score of the reward model (line: median)"),
         reward_models=_reward_models(results),
+        hard=_hard(results),
         ablations=[ablation_row(n, c, results) for n, c in results["ablations"].items()],
         pairs_plot=study_plots.against_pairs(results),
         tuning=tuning_rows(results),
@@ -207,6 +208,15 @@ def _reward_models(results: Mapping[str, Any]) -> Row | None:
     keys = [k for k in found[0] if k.startswith(("pair_accuracy", "best_of", "mean_of", "oracle_of"))]
     rows = [(str(one["seed"]), [words.percent(one.get(k)) for k in keys]) for one in found]
     return {"columns": [words.label(k) for k in keys], "rows": rows}
+
+
+def _hard(results: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(method, figure, change in points, t interval) of reward models that saw a method's negatives."""
+    return [
+        (method, words.label(key), words.points(c["difference"]), words.span(c["ci95_t"], signed=True))
+        for method, found in (results.get("hard_reward_models") or {}).items()
+        for key, c in found["gain"].items()
+    ]
 
 
 def ablation_row(name: str, c: Mapping[str, Any], results: Mapping[str, Any]) -> Row:

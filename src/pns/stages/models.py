@@ -23,19 +23,23 @@ def reward_model(context: Context, split: str) -> None:
     _reward_model(context, split, [])
 
 
-def refreshed_reward_model(context: Context, split: str) -> None:
-    """As `reward_model`, with the last round's PNS pairs (input `hard`) as hard examples among its own.
+def hardened_reward_model(context: Context, split: str, pairs: str, before: str, which: str) -> None:
+    """As `reward_model`, with preference pairs as hard examples among its own, in as many steps.
 
-    hard.json: the AUC over responses, and the accuracy within pairs, of the last round's model (input `before`) and of
-    this one, on the pairs of problems that neither was trained on.
+    hard.json: the AUC over responses, and the accuracy within pairs, of the model `before` and of this one, on the pairs
+    of problems that neither was trained on.
+
+    Args:
+        pairs: the input with the pairs; `which` of its files, as a pattern.
+        before: the input with a reward model to compare with.
     """
-    every = [p for f in sorted(context.inputs["hard"].glob("own-*.parquet")) for p in read_parquet(f, Pair)]
+    every = [p for f in sorted(context.inputs[pairs].glob(f"{which}.parquet")) for p in read_parquet(f, Pair)]
     ids = sorted({p.problem_id for p in every})
     random.Random(context.seed).shuffle(ids)
     held = set(ids[: max(1, round(len(ids) * context.recipe.reward_model.holdout))])
     _reward_model(context, split, [(p.prompt, p.chosen, p.rejected) for p in every if p.problem_id not in held])
     rest = [p for p in every if p.problem_id in held]
-    models = {"before": context.model("before"), "after": context.out / "model"}
+    models = {"before": context.model(before), "after": context.out / "model"}
     write_json(
         context.out / "hard.json",
         {"n_training_pairs": len(every) - len(rest), "n_held_out_pairs": len(rest)}

@@ -161,9 +161,16 @@ def add_cell(
         raise UserError(str(error.args[0]), file=recipes.file, field=f"{_where(cell)}.at", remedy=remedy) from None
 
 
-def add_scores(graph: Graph, recipes: Recipes, seed: int, tuned: Tuned) -> str:
-    """Add the task that has the reward model score chosen responses and negatives of one seed; returns its name."""
-    return graph.add(recipes.of(seed), "scores", _special(recipes, seed, tuned, {}))
+def add_extras(graph: Graph, recipes: Recipes, seed: int, tuned: Tuned) -> dict[str, str]:
+    """Add what is measured once a seed beside the cells; returns stage -> task.
+
+    The reward model's scores of chosen responses and negatives, and, where the study asks for them, reward models that
+    were also shown a method's negatives.
+    """
+    study = recipes.study
+    names = ["scores", *((f"reward_model-{m}" for m in study.methods) if study.hard_reward_models else ())]
+    special = _special(recipes, seed, tuned, {})
+    return {name: graph.add(recipes.of(seed), name, special) for name in names}
 
 
 def _special(recipes: Recipes, seed: int, tuned: Tuned, settings: Settings) -> dict[str, Recipe]:

@@ -93,6 +93,7 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "negatives": _negatives(found, study),
         "generator": _generator(found),
         "reward_model": _reward_model(found),
+        "hard_reward_models": _hard_reward_models(found, study),
         "scores": _scores(found),
         "environment": environment(),
     }
@@ -257,10 +258,44 @@ def _reward_model(found: Collected) -> list[dict[str, Any]]:
     ]
 
 
+def _hard_reward_models(found: Collected, study: Study) -> dict[str, Any]:
+    """What showing a method's negatives to the reward model is worth: on held-out rollouts, and on held-out pairs.
+
+    For each method the seeds' figures, with the plain model's beside them, and t intervals of their differences.
+    """
+    plain, out = _anywhere(found, "reward_model"), dict[str, Any]()
+    for method in study.methods:
+        rows = []
+        for seed, extras in found.work.extras.items():
+            task = extras.get(f"reward_model-{method}")
+            if task in found.work.done and seed in plain:
+                folder = found.folder(str(task))
+                rows.append(
+                    {"seed": seed, "plain": read_json(plain[seed] / "worth.json"), "with": read_json(folder / "worth.json"),
+                     "hard": read_json(folder / "hard.json")}
+                )  # fmt: skip
+        if rows:
+            keys = [k for k in rows[0]["plain"] if k.startswith(("pair_accuracy", "best_of"))]
+            gains = {
+                k: by_seed_difference([r["with"][k] for r in rows], [r["plain"][k] for r in rows])
+                for k in keys
+                if all(r[side][k] is not None for r in rows for side in ("plain", "with"))
+            }
+            out[method] = {"by_seed": rows, "gain": gains}
+    return out
+
+
+def by_seed_difference(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
+    """a - b of figures that each seed gives once: mean, t interval and test over seeds."""
+    found = contrast([[[x]] for x in a], [[[x]] for x in b], samples=1)
+    return {k: found[k] for k in ("difference", "ci95_t", "p_value", "by_seed")}
+
+
 def _scores(found: Collected) -> dict[str, list[float]]:
     """Reward-model scores of the chosen responses and of each method's negatives, seed after seed."""
     out: dict[str, list[float]] = {}
-    for task in found.work.scores.values():
+    for extras in found.work.extras.values():
+        task = extras["scores"]
         if task not in found.work.done:
             continue
         for kind, values in read_json(found.folder(task) / "scores.json").items():

@@ -16,6 +16,7 @@ from pns.run import fingerprint
 from pns.scheduler import Task
 
 OWN_SFT = "align-sft_chosen-own"
+HARDENED = "models:hardened_reward_model"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Graph:
 
 def nodes_of(recipe: Recipe) -> dict[str, Stage]:
     """The stages of a run, with scoring on the development split (`dev-X`) and on the benchmarks (`test-X`) apart, and
-    the control that sees the chosen side of the first method's own pairs.
+    the control that sees the chosen side of the first method's own pairs; the reward model's scores of all negatives; reward
+    models that saw a method's negatives, too.
     """
     nodes = {n: s for n, s in pipeline.stages(recipe).items() if not n.startswith(("evaluate-", "report"))}
     models = [n for n in nodes if n.startswith("align-") or n in ("sft", "rlvr", *REFERENCES)]
@@ -101,6 +103,12 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
     methods = recipe.negatives.methods
     needs = ("problems", "rollouts-pairs", "reward_model", *(f"negatives-{m}" for m in methods))
     nodes["scores"] = Stage("scores", "negatives:reward_scores", needs, ("negatives.methods", "runtime.device"))
+    plain = nodes["reward_model"]
+    for method in methods:
+        # Matched pairs: the same problems and as many for every method.
+        args = ("reward", "pairs", "reward_model", f"{recipe.pairs.regimes[0]}-{method}")
+        name = f"reward_model-{method}"
+        nodes[name] = replace(plain, name=name, call=HARDENED, needs=(*plain.needs, "pairs", "reward_model"), args=args)
     keys = pipeline.scoring_keys()
     for kind in ("dev", "test"):
         for model in models:

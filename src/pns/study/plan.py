@@ -13,7 +13,7 @@ from pns.scheduler import Done, Task
 # used until a stage of the kind has been measured.
 REFERENCE = {
     "data:make_problems": 0.0004, "policy:make_start": 1.0, "policy:sft": 0.0085, "policy:rlvr": 0.011,
-    "policy:rlvr_more": 0.011, "policy:rollouts": 0.011, "models:reward_model": 0.008,
+    "policy:rlvr_more": 0.011, "policy:rollouts": 0.011, "models:reward_model": 0.008, "models:hardened_reward_model": 0.008,
     "models:generator": 0.016,
     "negatives:negatives": 0.005, "negatives:samples": 0.018, "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
     "align:align": 0.02, "align:sft_chosen": 0.012,
@@ -43,7 +43,7 @@ def units(task: Task) -> float:
     n = recipe.rollouts.n
     if call == "policy:rollouts":
         return float(getattr(splits, task.stage.args[0]) * n)
-    if call == "models:reward_model":
+    if call in ("models:reward_model", "models:hardened_reward_model"):
         part = recipe.reward_model
         return part.steps * part.batch_size * 2 + getattr(splits, task.stage.args[0]) * part.holdout * n
     if call == "negatives:samples":

@@ -12,7 +12,7 @@ from pns.errors import UserError
 from pns.run import Run, read_json, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.study import protocol as protocols
-from pns.study.cells import Recipes, Tuned, add_cell, add_scores, cells
+from pns.study.cells import Recipes, Tuned, add_cell, add_extras, cells
 from pns.study.graph import Graph
 from pns.study.plan import Share, plan
 from pns.study.spec import Study
@@ -33,7 +33,7 @@ class Work:
     tuned: Tuned = field(default_factory=Tuned)
     trials: list[Trial] = field(default_factory=list)
     open_step: Step | None = "held"
-    scores: dict[int, str] = field(default_factory=dict)
+    extras: dict[int, dict[str, str]] = field(default_factory=dict)
 
     @property
     def study(self) -> Study:
@@ -82,8 +82,12 @@ def cell_tasks(work: Work, *, ablations: bool) -> dict[tuple[str, int], str]:
             if seed in cell.seeds:
                 align = work.tuned.of(cell)
                 out[cell.name, seed] = add_cell(work.graph, work.recipes, cell, seed, work.tuned, align)
-        work.scores[seed] = add_scores(work.graph, work.recipes, seed, work.tuned)
+        work.extras[seed] = add_extras(work.graph, work.recipes, seed, work.tuned)
     return out
+
+
+def _every_extra(work: Work) -> list[str]:
+    return [task for found in work.extras.values() for task in found.values()]
 
 
 def planned(recipes: Recipes, run: Run) -> list[Share]:
@@ -96,7 +100,7 @@ def planned(recipes: Recipes, run: Run) -> list[Share]:
     tasks = work.graph.tasks
     phases = {
         "tuning": tuning,
-        "test": _upstream(tasks, [*test.values(), *work.scores.values()]),
+        "test": _upstream(tasks, [*test.values(), *_every_extra(work)]),
         "ablations": _upstream(tasks, more.values()),
     }
     return plan(phases, tasks, work.done)
@@ -145,7 +149,7 @@ def execute(
                 break
             found = cell_tasks(work, ablations=ablations)
             work.look(run)
-            go(_upstream(work.graph.tasks, [*found.values(), *work.scores.values()]))
+            go(_upstream(work.graph.tasks, [*found.values(), *_every_extra(work)]))
 
 
 def finished(recipes: Recipes, run: Run) -> tuple[Work, dict[str, Any], dict[tuple[str, int], str]]:

@@ -120,6 +120,9 @@ class Study(Part):
     metric: Literal["greedy", "sampled"] = Field("greedy", description="of the primary contrasts; both are reported")
     ablations: AblationsPart = AblationsPart()
     bootstrap: int = Field(2000, ge=100)
+    hard_reward_models: bool = Field(
+        False, description="also train reward models that see each method's negatives, and say what that is worth"
+    )
 
     @property
     def main(self) -> str:

@@ -1,0 +1,80 @@
+"""`pns study` and `pns iterate` as a user meets them, at the smallest size at which every stage has something to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.conftest import SMOKE
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+# Long enough that responses have answers; nothing else is learned, and reference solutions stand in for right ones.
+TINY = {
+    "rlvr.steps": 2, "generator.steps": 2, "reward_model.steps": 2, "rollouts.n": 4, "problems.splits.reward": 24,
+    "problems.splits.pairs": 16, "problems.benchmark_size": 2, "negatives.sample.n": 2, "evaluate.k": 1,
+}  # fmt: skip
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    told = {
+        "name": "tiny", "recipe": str(SMOKE), "set": TINY, "seeds": [1], "methods": ["rejection"],
+        "controls": ["sft_chosen"], "regimes": ["matched"], "protocols": ["held"], "objectives": {"dpo": {}},
+        "tuning": {"seeds": [11], "grid": {"align.learning_rate": [1.0e-5, 2.0e-5]}},
+        "primary": [["rejection", "policy"]],
+        **changes,
+    }  # fmt: skip
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(told), encoding="utf-8")
+    return path
+
+
+def test_a_study_from_its_plan_to_its_page(pns: Any) -> None:
+    told = write(pns.folder)
+    assert "a factor of two either way" in pns("study", told, "--plan")
+    assert not (pns.folder / "runs").exists(), "a plan leaves nothing behind"
+    said = pns("study", told, "--until", "protocol")
+    folder = pns.folder / "runs" / "tiny"
+    protocol = json.loads((folder / "protocol.json").read_text())
+    assert protocol["fingerprint"] in said
+    assert not list((folder / "stages").glob("*-test-*")), "the benchmarks were not looked at"
+    (pns.folder / "committed.json").write_text((folder / "protocol.json").read_text())
+
+    said = pns("study", told, "--protocol", "committed.json")
+    assert "rejection - policy" in said
+    results = json.loads((folder / "report" / "results.json").read_text())
+    assert results["complete"]
+    assert results["cells"]["rejection"]["settings"] == protocol["chosen"]["align"]["dpo"]["held"]
+    assert results["cells"]["policy"]["kl"]["mean"] == 0
+    assert "<h1>" in (folder / "report" / "index.html").read_text()
+    assert (folder / "report" / "samples.parquet").stat().st_size > 0
+
+    said = pns("study", told, "--report")
+    assert "rejection - policy" in said
+    write(pns.folder, seeds=[1, 2])
+    said = pns("study", told, code=2)
+    assert "the test split was opened under another protocol; what differs: seeds, cells" in said
+
+
+def test_a_study_says_what_is_wrong_with_it(pns: Any) -> None:
+    assert "did you mean `tuning`?" in pns("study", write(pns.folder, tunning={}), code=2)
+    assert "tuned on and tested on" in pns("study", write(pns.folder, seeds=[11]), code=2)
+    assert "no such recipe" in pns("study", "nowhere.yaml", code=2)
+    assert "not a run directory" in pns("study", write(pns.folder), "--report", code=2)
+    assert not (pns.folder / "runs").exists()
+
+
+def test_two_rounds(pns: Any) -> None:
+    settings = [f"{key}={value}" for key, value in TINY.items()]
+    said = pns("iterate", SMOKE, *settings, "--rounds", "2", "--method", "rejection")
+    assert "round 2" in said
+    folder = pns.folder / "runs" / "smoke-rounds"
+    results = json.loads((folder / "report" / "results.json").read_text())
+    assert [row["round"] for row in results["rounds"]] == [0, 1, 2]
+    assert {"before", "after"} <= set(results["rounds"][2]["hard"])
+    assert "<svg" in (folder / "report" / "index.html").read_text()
+    assert "--seeds" in pns("iterate", SMOKE, "--seeds", "1,x", code=2)
