@@ -163,6 +163,24 @@ def test_a_switch_is_seen_where_it_says_and_felt_after(tmp_path: Path, switch: d
         assert seen[part][name] == value
 
 
+def test_wrong_rollouts_of_another_seed(tmp_path: Path) -> None:
+    switches = {"foreign": {"foreign": True, "method": "rejection"}}
+    found, graph = recipes(tmp_path, ablations={"seeds": [1, 3], "switches": switches}), Graph()
+    plain, other = cell_keys(found, graph, "rejection/own"), cell_keys(found, graph, "rejection@foreign")
+    drawn = graph.tasks[other["rollouts-foreign"]]
+    assert graph.tasks[drawn.needs["foreign"]].recipe.seed == 3
+    assert drawn.needs["rlvr"] == plain["rlvr"]
+    assert drawn.needs["problems"] == plain["problems"]
+    assert graph.tasks[other["negatives-rejection"]].needs["rollouts-foreign"] == other["rollouts-foreign"]
+    assert other["rollouts-pairs"] == plain["rollouts-pairs"], "the chosen side stays the policy's own"
+    last = cell_keys(found, graph, "rejection@foreign", seed=3)
+    assert graph.tasks[graph.tasks[last["rollouts-foreign"]].needs["foreign"]].recipe.seed == 1
+    assert "foreign is for method: rejection" in refused(
+        tmp_path, ablations={"seeds": [1, 2], "switches": {"a": {"foreign": True}}}
+    )
+    assert "nothing is switched" in refused(tmp_path, ablations={"seeds": [1], "switches": {"a": {}}})
+
+
 def test_a_switch_at_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     switch = {"set": {"generator.beta": 0.0}, "at": ["generater"]}
     found = recipes(tmp_path, ablations={"seeds": [1], "switches": {"one": switch}})

@@ -223,7 +223,7 @@ def ablation_row(name: str, c: Mapping[str, Any], results: Mapping[str, Any]) ->
     """One switch against the unswitched method."""
     row = contrast_row(c, results["metric"])
     switch = results["switches"][results["cells"][name]["switch"]]
-    told = ", ".join(f"{k} {v}" for k, v in switch["set"].items())
+    told = ", ".join(f"{k} {v}" for k, v in switch["set"].items()) or "wrong rollouts of another seed's policy"
     at = f" at {', '.join(switch['at'])}" if switch["at"] else ""
     return {**row, "name": name, "set": told + at, "why": switch["why"]}
 

@@ -160,7 +160,9 @@ def _scored(context: Context, composite: Composite, responses: Sequence[Response
 
 def _wrong_rollouts(context: Context, method: Method, *, every: bool) -> list[Response]:
     """The policy's wrong rollouts; unless `every` one is to be gated, two drawn by seed a problem spare the scoring."""
-    rows = read_parquet(context.inputs["rollouts-pairs"] / "responses.parquet", Response)
+    # In an ablation another seed's policy may have written them.
+    source = context.inputs.get("rollouts-foreign", context.inputs["rollouts-pairs"])
+    rows = read_parquet(source / "responses.parquet", Response)
     wrong: dict[str, list[Response]] = {}
     for r in rows:
         if r.verdict and r.verdict.outcome == "wrong":

@@ -138,11 +138,17 @@ def end_ids(context: Context, stage: str) -> set[int]:
     return {load_tokenizer(context.model(stage)).eos_token_id, *listed}
 
 
-def rollouts(context: Context, split: str) -> None:
-    """`rollouts.n` verified samples of the policy for each problem of a split; for `pairs` also the chosen responses."""
+def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
+    """`rollouts.n` verified samples of the policy for each problem of a split; for `pairs` also the chosen responses.
+
+    Args:
+        sampler: the input whose model is sampled. Log-probabilities are those of the policy, whoever wrote the responses;
+            from another model no response is chosen.
+    """
     recipe = context.recipe
     problems = context.problems(split)
-    engine = TransformersEngine(context.model("rlvr"), device=recipe.runtime.device)
+    engine = TransformersEngine(context.model(sampler), device=recipe.runtime.device)
+    policy = engine if sampler == "rlvr" else TransformersEngine(context.model("rlvr"), device=recipe.runtime.device)
     with context.verifier() as verifier:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
@@ -150,7 +156,7 @@ def rollouts(context: Context, split: str) -> None:
             done = [r.model_copy(update={"verdict": v}) for r, v in zip(responses, verdicts, strict=True)]
             if split != "pairs":
                 return done
-            logps = engine.log_probabilities([p.problem for p in rows], [r.text for r in done])
+            logps = policy.log_probabilities([p.problem for p in rows], [r.text for r in done])
             return [r.model_copy(update={"policy_logp": lp}) for r, (lp, _) in zip(done, logps, strict=True)]
 
         out = sample_shards(
@@ -164,7 +170,7 @@ def rollouts(context: Context, split: str) -> None:
             progress=context.progress,
         )
     write_parquet(context.out / "responses.parquet", out)
-    if split == "pairs":
+    if split == "pairs" and sampler == "rlvr":
         chosen = _chosen(context, problems, out, engine)
         write_parquet(context.out / "chosen.parquet", chosen)
 

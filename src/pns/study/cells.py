@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from pns.errors import UserError
 from pns.recipe import REFERENCES, Recipe, Regime
 from pns.recipe_files import as_user_error, load_recipe
-from pns.study.graph import OWN_SFT, Graph
+from pns.study.graph import OWN_SFT, Graph, nodes_of, with_foreign_rollouts
 from pns.study.spec import Protocol, Settings, Study, with_settings
 
 STARTS = ("policy", "sft")
@@ -154,8 +154,13 @@ def add_cell(
         for stage in switch.at:
             made = next((m for method, m in tuned.negatives.items() if stage in _stages_of(method)), {})
             special[stage] = recipes.of(seed, {**settings, **made, **switch.set}, _where(cell))
+    nodes, given = None, dict[str, str]()
+    if switch is not None and switch.foreign:
+        seeds = study.ablations.seeds
+        other = seeds[(seeds.index(seed) + 1) % len(seeds)]
+        nodes, given = with_foreign_rollouts(nodes_of(recipe)), {"foreign": graph.add(recipes.of(other), "rlvr")}
     try:
-        return graph.add(recipe, f"{kind}-{cell.stage}", special)
+        return graph.add(recipe, f"{kind}-{cell.stage}", special, nodes=nodes, given=given)
     except KeyError as error:
         remedy = "name stages of the run, such as generator or negatives-pns"
         raise UserError(str(error.args[0]), file=recipes.file, field=f"{_where(cell)}.at", remedy=remedy) from None

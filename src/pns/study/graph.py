@@ -115,3 +115,14 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
             needs = tuple(dict.fromkeys(("problems", "rlvr", model)))
             nodes[f"{kind}-{model}"] = Stage(f"{kind}-{model}", f"evaluate:{kind}", needs, keys, args=(model,))
     return nodes
+
+
+def with_foreign_rollouts(nodes: Mapping[str, Stage]) -> dict[str, Stage]:
+    """The stages of a run in which `rejection` draws from the rollouts of another policy, the input `foreign`."""
+    rollouts, rejection = nodes["rollouts-pairs"], nodes["negatives-rejection"]
+    drawn = replace(
+        rollouts, name="rollouts-foreign", needs=(*rollouts.needs, "foreign"), args=(*rollouts.args, "foreign")
+    )
+    return {
+        **nodes, drawn.name: drawn, rejection.name: replace(rejection, needs=(*rejection.needs, drawn.name)),
+    }  # fmt: skip

@@ -77,12 +77,24 @@ class ObjectivePart(LimitPart):
 class SwitchPart(Part):
     """One ablation: what is switched, and at which stages alone."""
 
-    set: Settings = Field(min_length=1)
+    set: Settings = Field(default_factory=dict)
+    foreign: bool = Field(
+        False,
+        description="wrong rollouts of the policy of the next of ablations.seeds, in place of its own (rejection)",
+    )
     at: tuple[str, ...] = Field(
         (), description="stages that see the switch; those after them see its effect. Empty: every stage does"
     )
     method: Method = Field("pns", description="whose negatives are compared with the unswitched ones")
     why: str = ""
+
+    @model_validator(mode="after")
+    def _something(self) -> SwitchPart:
+        if not self.set and not self.foreign:
+            raise ValueError("nothing is switched: `set` is empty")
+        if self.foreign and self.method != "rejection":
+            raise ValueError("foreign is for method: rejection")
+        return self
 
 
 class AblationsPart(Part):
@@ -177,6 +189,8 @@ class Study(Part):
             raise ValueError("ablations.regime is not among regimes")
         for name, switch in at.switches.items():
             _named(name, "ablations.switches")
+            if switch.foreign and len(at.seeds) < 2:
+                raise ValueError(f"ablations.switches.{name}: foreign needs two ablations.seeds")
             if switch.method not in self.methods:
                 raise ValueError(f"ablations.switches.{name}.method must be among methods")
         return self
