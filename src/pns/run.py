@@ -8,6 +8,7 @@ directory with one is complete. An earlier result stays in place until the new o
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -126,13 +127,14 @@ def _clear(paths: Iterable[Path]) -> None:
 class Run:
     """One run directory. `create` makes or opens it; `lock` must be held while stages run."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, store: Path | None = None) -> None:
         self.folder = folder
+        self.store = store
 
     @property
     def stages(self) -> Path:
-        """Where stages are published."""
-        return self.folder / "stages"
+        """Where stages are published: in the run's own folder, or in that of a run whose stages it shares."""
+        return (self.store or self.folder) / "stages"
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -188,8 +190,17 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run. Raises UserError when another process holds it; the system frees it however a process dies."""
-        path = self.folder / "lock"
+        """Hold the run, and the one whose stages it shares. Raises UserError when another process holds one of them; the
+        system frees it however a process dies.
+        """
+        with contextlib.ExitStack() as held:
+            for folder in dict.fromkeys([self.folder, self.store or self.folder]):
+                held.enter_context(self._hold(folder))
+            yield
+
+    @contextmanager
+    def _hold(self, folder: Path) -> Iterator[None]:
+        path = folder / "lock"
         with path.open("a+", encoding="utf-8") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -198,14 +209,14 @@ class Run:
                 holder = stream.read().strip() or "unknown"
                 raise UserError(
                     f"another process works on this run (process {holder})",
-                    file=self.folder,
+                    file=folder,
                     remedy="wait for it, stop it, or use another --run-dir",
                 ) from None
             stream.seek(0)
             stream.truncate()
             stream.write(str(os.getpid()))
             stream.flush()
-            _clear(self.folder.glob(f"{UNFINISHED}*"))
+            _clear(folder.glob(f"{UNFINISHED}*"))
             yield
 
     def published(self, label: str) -> Path:

@@ -55,6 +55,8 @@ def test_a_study_from_its_plan_to_its_page(pns: Any) -> None:
 
     said = pns("study", told, "--report")
     assert "rejection - policy" in said
+    other = write(pns.folder, name="other", secondary=[["sft_chosen", "sft"]])
+    assert "all is done" in pns("study", other, "--study-dir", "other", "--store", folder, "--plan").lower()
     write(pns.folder, seeds=[1, 2])
     said = pns("study", told, code=2)
     assert "the test split was opened under another protocol; what differs: seeds, cells" in said

@@ -31,6 +31,13 @@ def study(
         Path | None,
         typer.Option("--study-dir", help="Where the study lives. Default: runs/<study name>.", show_default=False),
     ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder of another study whose stages this one shares: what both need is made once.",
+            show_default=False,
+        ),
+    ] = None,
     until: Annotated[
         Until,
         typer.Option(
@@ -80,14 +87,16 @@ def study(
         check_contrasts(told, file)
         recipes = Recipes(told, file)
         folder = study_dir or Path("runs") / told.name
+        if store is not None:
+            Run.open(store)  # it must be one
         if plan:
-            _plan(recipes, Run(folder), jobs)
+            _plan(recipes, Run(folder, store), jobs)
             return
         if report:
-            _report(recipes, Run.open(folder))
+            _report(recipes, Run(Run.open(folder).folder, store))
             return
         need_libraries()
-        run = Run.create(folder, "resume")
+        run = Run(Run.create(folder, "resume").folder, store)
         _plan(recipes, run, jobs)
         _run(recipes, run, until.value, jobs, protocol)
         if until is Until.report or until is Until.test:
