@@ -53,9 +53,9 @@ class Dialect:
     sends_temperature: bool = True
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
-    def request(self, text: str, part: JudgeServerPart) -> dict[str, Any]:
+    def request(self, text: str, part: JudgeServerPart, schema: Any = VERDICT_SCHEMA) -> dict[str, Any]:
         """The body of a request for a verdict."""
-        return self._request(text, part.temperature, part.max_tokens, VERDICT_SCHEMA, "verdict")
+        return self._request(text, part.temperature, part.max_tokens, schema, "verdict")
 
     def probe(self, part: JudgeServerPart) -> dict[str, Any]:
         """The body of the probe."""
