@@ -86,8 +86,8 @@ def judge(
     """Run a chain-of-thought evaluator over human step labels (ProcessBench). Default: the step checker.
 
     F1 is the benchmark's: the harmonic mean of the accuracy on chains with an error (the very step must be named) and
-    on chains without one. A judge that gives a rubric locates no step: it has an AUC of its total, and no F1. Of those
-    that do, *named* says how often the step that they call the first wrong one is it. Every
+    on chains without one. A judge that gives a rubric locates no step: it has an AUC of its total, and no F1. For one
+    that does, the table also says in how many chains it names a wrong step, and how often that is the right one. Every
     figure has a 95 % interval over problems. A judge behind a server keeps its verdicts in its cache, so the same
     command goes on after an interruption. One that fails on every chain of a batch stops it, with exit code 3.
 

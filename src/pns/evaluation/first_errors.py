@@ -71,7 +71,7 @@ def first_error(
     *,
     any_false: bool = False,
 ) -> Label:
-    """The first wrong step, by the table at the head of this module.
+    """The first wrong step, by the rules at the head of this module.
 
     Args:
         steps: of the response, one or more.
