@@ -14,6 +14,7 @@ import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
 from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
@@ -287,6 +288,7 @@ app.command("calibrate")(calibrate)
 app.command("serve-reward")(serve_reward)
 app.add_typer(audit_app, name="audit")
 app.add_typer(problems_app, name="problems")
+app.add_typer(export_app, name="export")
 
 
 def _version(value: bool) -> None:

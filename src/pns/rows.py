@@ -108,9 +108,7 @@ def text(row: Row, column: str, join: str = "\n") -> str | None:
     if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         value = join.join(value)
     if value is None or isinstance(value, str):
-        return value if value is None or value.isascii() else value.encode("utf-16", "surrogatepass").decode(
-            "utf-16", "replace"
-        )  # fmt: skip
+        return value if value is None else _whole(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise row.error(f"{_called(value)}, and text is needed", column, "write it as text")
     return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else str(value)
@@ -129,8 +127,13 @@ def message(row: Row, column: str, role: str) -> str | None:
         if not isinstance(content, str) or not isinstance(turn.get("role"), str):
             raise row.error("a message has no role and content", column, 'write [{"role": ..., "content": ...}, ...]')
         if turn["role"] == role:
-            return content
+            return _whole(content)
     return None
+
+
+def _whole(text: str) -> str:
+    """Half a surrogate pair becomes U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def filled(row: Row, column: str, join: str = "\n") -> str:

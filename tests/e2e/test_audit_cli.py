@@ -80,6 +80,9 @@ def test_a_judge_and_a_locator_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
         ([RIGHT], ["--function", "json:dumps", "--first-error", "json:dumps"], "exclude"),
         ([RIGHT], ["reward.judge=none"], "--recipe"),
         ([RIGHT], ["--out", "missing/folder/x.json"], "no such folder"),
+        ([RIGHT], ["--locate"], "no server to ask"),
+        ([RIGHT], ["--any-false"], "--labels"),
+        ([RIGHT], ["--labels", "--function", "json:dumps"], "exclude"),
     ],
 )
 def test_bad_input_is_told_plainly(tmp_path: Path, rows: list[object], words: list[str], expected: str) -> None:

@@ -306,9 +306,9 @@ def test_what_nobody_thought_of_costs_one_response(make: Make, monkeypatch: pyte
         judge = make(server)
         read, seen = judge._read, []  # type: Any, list[int]
 
-        def breaks(reply: Any) -> Any:
+        def breaks(reply: Any, row: Any) -> Any:
             seen.append(1)
-            return 1 / 0 if len(seen) == 1 else read(reply)
+            return 1 / 0 if len(seen) == 1 else read(reply, row)
 
         monkeypatch.setattr(judge, "_read", breaks)
         found = judge.judge(*texts(4))

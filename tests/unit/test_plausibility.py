@@ -15,8 +15,9 @@ import pytest
 
 from pns.errors import UserError
 from pns.evaluation.detectors import cross_validated, fit_length, fit_ngrams
-from pns.evaluation.plausibility import Audit, any_answer, audit_pairs, first_wrong_step, split_steps
+from pns.evaluation.plausibility import Audit, audit_pairs, first_wrong_step
 from pns.evaluation.preferences import Preference, PreferenceColumns, enough, read_preferences
+from pns.evaluation.texts import any_answer, split_steps
 from pns.report.audit import build_audit_page, figure_rows, verdicts
 from pns.verify import Verifier
 

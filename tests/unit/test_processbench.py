@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from pns.errors import UserError
 from pns.evaluation.processbench import (
     Chain,
+    Labeller,
     Locator,
     Reading,
     RubricJudge,
@@ -68,6 +69,25 @@ def test_nothing_decided_gives_no_figure_and_nothing_located_is_no_zero() -> Non
     assert (out["auc"], out["f1_decided"]["f1"], out["detection"]["found"]) == (None, None, None)
     assert out["f1"]["f1"]["value"] == 0.0
     assert figures(chains, [Reading(3), Reading(12)], locates=False)["f1"] is None
+
+
+def test_how_often_the_step_that_is_named_is_the_one() -> None:
+    chains = [chain(label, str(i)) for i, label in enumerate([0, 1, 0, -1, 1, -1])]
+    readings = [Reading(0, 0), Reading(0, 0), Reading(0, 1), Reading(0, 1), Reading(cause="x"), Reading(12, -1)]
+    named = figures(chains, readings)["named"]
+    assert (named["n"], named["late"], named["early"], named["no_error"]) == (4, 1, 1, 1)
+    assert named["exact"]["value"] == 0.25
+    assert figures(chains, [Reading(cause="x")] * 6)["named"]["exact"] is None
+    assert figures(chains, readings, locates=False)["named"] is None
+
+
+def test_the_labels_of_the_export_are_read_like_any_evaluator() -> None:
+    wrong = chain(1, steps=("12 + 5 = 17", "17 - 3 = 15", "\\boxed{15}"))
+    unread = chain(1, steps=("There are 13.", "17 - 3 = 15", "\\boxed{15}"))
+    right = wrong.model_copy(update={"final_answer_correct": True})
+    assert [r.first_error for r in Labeller().read([wrong, unread, right])] == [1, None, None]
+    assert [r.first_error for r in Labeller(any_false=True).read([unread])] == [1]
+    assert Labeller().read([right])[0].cause == "its answer is right"
 
 
 def test_detection_counts_totals_below_nine() -> None:
@@ -168,6 +188,20 @@ def test_the_step_checker_on_real_chains() -> None:
         right = [c for c in chains if c.label < 0]
         alarms = [c.id for c, r in zip(right, StepChecker().read(right), strict=True) if (r.first_error or -1) >= 0]
         assert len(alarms) <= most, alarms
+
+
+def test_on_real_chains_the_labels_of_the_export_are_mostly_exact() -> None:
+    """Few are decided. The figures stand in docs/negatives.md."""
+    given_path = os.environ.get("PNS_DATA")
+    root = Path(given_path) if given_path else Path(__file__).parents[3] / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip("no data directory: set PNS_DATA")
+    found = {}
+    for name in ("gsm8k", "math"):
+        chains = load_chains(root / "processbench" / f"{name}.jsonl")[:400]
+        given = [(r.first_error, c.label) for c, r in zip(chains, Labeller().read(chains), strict=True)]
+        found[name] = [sum(a is not None for a, _ in given), sum(a == b for a, b in given)]
+    assert found == {"gsm8k": [9, 8], "math": [7, 6]}
 
 
 def test_the_files_of_the_benchmark_are_read_whole() -> None:

@@ -61,6 +61,13 @@ def judge(
             show_default=False,
         ),
     ] = None,
+    locate: Annotated[
+        bool, typer.Option("--locate", help="Ask the server of --recipe for the first wrong step, not for a rubric.")
+    ] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels", help="The rules by which `pns export steps` labels, without a chosen response.")
+    ] = False,
+    any_false: Annotated[bool, typer.Option("--any-false", help="With --labels: as in `pns export steps`.")] = False,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -79,7 +86,8 @@ def judge(
     """Run a chain-of-thought evaluator over human step labels (ProcessBench). Default: the step checker.
 
     F1 is the benchmark's: the harmonic mean of the accuracy on chains with an error (the very step must be named) and
-    on chains without one. A judge that gives a rubric locates no step: it has an AUC of its total, and no F1. Every
+    on chains without one. A judge that gives a rubric locates no step: it has an AUC of its total, and no F1. For one
+    that does, the table also says in how many chains it names a wrong step, and how often that is the right one. Every
     figure has a 95 % interval over problems. A judge behind a server keeps its verdicts in its cache, so the same
     command goes on after an interruption. One that fails on every chain of a batch stops it, with exit code 3.
 
@@ -90,27 +98,26 @@ def judge(
       pns audit judge --recipe recipes/reward.yaml --limit 100 --out judge.json
 
       pns audit judge --first-error my.module:locate --data chains.jsonl
+
+      pns audit judge --labels
     """
     with errors(KEPT):
         if out is not None:
             check_output(out, (".json",), force, "--out")
-        _audit_judge(recipe, overrides or [], function, first_error, data, limit, seed, out)
+        if any_false and not labels:
+            raise UserError("is for the rules of --labels", field="--any-false", remedy="add --labels, or leave it out")
+        found = _evaluator(
+            recipe, overrides or [], function, first_error, locate=locate, labels=labels, any_false=any_false
+        )
+        _audit_judge(*found, data, limit, seed, out)
 
 
 def _audit_judge(
-    recipe: Path | None,
-    overrides: list[str],
-    function: str | None,
-    first_error: str | None,
-    data: list[Path] | None,
-    limit: int | None,
-    seed: int,
-    out: Path | None,
+    name: str, evaluator: Any, data: list[Path] | None, limit: int | None, seed: int, out: Path | None
 ) -> None:
     from pns.commands.tables import progress
     from pns.evaluation.processbench import batches, evaluate, load_chains
 
-    name, evaluator = _evaluator(recipe, overrides, function, first_error)
     files = _files(data)
     subsets = {path.stem: load_chains(path) for path in files}
     if len(subsets) < len(files):
@@ -125,7 +132,7 @@ def _audit_judge(
             for subset, chains in subsets.items():
                 found = []
                 for batch in batches(chains, BATCH):
-                    found += _read(evaluator, batch)
+                    found += read_batch(evaluator, batch)
                     done += len(batch)
                     step(done, total)
                 readings[subset] = [
@@ -146,7 +153,7 @@ def _audit_judge(
         screen.print(f"written: {out}", markup=False, highlight=False)
 
 
-def _read(evaluator: Any, batch: Any) -> Any:
+def read_batch(evaluator: Any, batch: Any) -> Any:
     """Readings of a batch. StageStopped where it failed on all of it: figures of none would say nothing."""
     found = evaluator.read(batch)
     failed = [reading.cause for reading in found if reading.failed]
@@ -156,22 +163,35 @@ def _read(evaluator: Any, batch: Any) -> Any:
 
 
 def _evaluator(
-    recipe: Path | None, overrides: list[str], function: str | None, first_error: str | None
+    recipe: Path | None,
+    overrides: list[str],
+    function: str | None,
+    first_error: str | None,
+    *,
+    locate: bool,
+    labels: bool,
+    any_false: bool,
 ) -> tuple[str, Any]:
-    from pns.evaluation.processbench import Locator, RubricJudge, StepChecker
-    from pns.rewards.build import build_judge
+    from pns.evaluation.processbench import Labeller, Locator, RubricJudge, StepChecker, StepJudge
+    from pns.rewards.build import build_judge, build_locator
     from pns.rewards.callables import load_callable
     from pns.rewards.composite import as_judge
 
     given = [
         name
-        for name, value in (("--recipe", recipe), ("--function", function), ("--first-error", first_error))
+        for name, value in (
+            ("--recipe", recipe), ("--function", function), ("--first-error", first_error), ("--labels", labels),
+        )
         if value
-    ]
+    ]  # fmt: skip
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude each other", remedy="name one evaluator")
     if overrides and recipe is None:
         raise UserError(f"{overrides[0]!r} overrides a recipe, and none is given", remedy="add --recipe RECIPE")
+    if locate and recipe is None:
+        raise UserError("there is no server to ask", field="--locate", remedy="add --recipe RECIPE")
+    if labels:
+        return "labels" + " (any false statement)" * any_false, Labeller(any_false=any_false)
     if first_error is not None:
         return first_error, Locator(load_callable(first_error, "--first-error"))
     if function is not None:
@@ -181,6 +201,8 @@ def _evaluator(
     from pns.recipe_files import load_reward
 
     part = load_reward(recipe, overrides)
+    if locate:
+        return f"first-error-v1 ({recipe})", StepJudge(build_locator(part))
     if part.judge == "steps":
         return "steps", StepChecker()
     return f"{part.judge} ({recipe})", RubricJudge(_need(as_judge(build_judge(part))))
@@ -218,6 +240,9 @@ def _show(screen: Any, name: str, results: dict[str, Any]) -> None:
         table.add_row("chains" if what == "n" else what, *(f"{r[what]:,}" for r in every))
     table.add_row("F1", *(_f1(r["f1"]) for r in every))
     table.add_row("F1 of the decided", *(_f1(r["f1_decided"]) for r in every))
+    if any(r["named"] for r in every):
+        table.add_row("named a step", *(f"{r['named']['n']:,}" for r in every))
+        table.add_row("the right one", *(_figure(r["named"]["exact"], percent=True) for r in every))
     table.add_row("AUC", *(_figure(r["auc"]) for r in every))
     for what, title in (("found", "found"), ("false_alarms", "false alarms")):
         table.add_row(title, *(_figure(r["detection"][what], percent=True) for r in every))

@@ -7,7 +7,6 @@ rejection samples, and beside what the steps themselves say.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,20 +19,19 @@ from rapidfuzz.distance import Levenshtein
 from pns.evaluation.detectors import FOLDS, Fit, Floats, cross_validated
 from pns.evaluation.metrics import grouped_auc, grouped_mean, quartiles
 from pns.evaluation.preferences import Preference
+from pns.evaluation.texts import any_answer, split_steps
 from pns.records import Problem
 from pns.rewards.arithmetic import find_steps
 from pns.rewards.composite import Scorer
 from pns.rewards.format import CHECKS, Sample
 from pns.rewards.steps import judge_steps
-from pns.verify import Verifier, extract
+from pns.verify import Verifier
 
-FORMATS = ("boxed", "gsm8k", "answer_tag")
 NEAR = 0.1
 """Normalised edit distance in words up to which two responses are near-duplicates."""
 COMPARED, LONGEST = 16, 2000
 """Correct responses that a rejected one is compared with, and words of each that are looked at."""
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z$\\(])")
 Progress = Callable[[str, int, int], None]
 
 
@@ -180,21 +178,6 @@ def _checked(prompt: str, text: str) -> dict[str, Any]:
     total = judge_steps(prompt, text, any_answer(text)).total if steps else None
     sample = Sample(text, prompt, "stop", "boxed", len(text))
     return {"consistent": None if total is None else total == 12, "leak": CHECKS["announces_error"](sample)}
-
-
-def any_answer(text: str) -> str | None:
-    """The final answer in whichever format the text has one: box, `####`, tags; None without."""
-    for name in FORMATS:
-        found = extract(text, name).answer
-        if found is not None:
-            return found
-    return None
-
-
-def split_steps(text: str) -> list[str]:
-    """The steps of a response: its lines, or the sentences of a single line."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines if len(lines) > 1 else [part for part in _SENTENCE.split(text.strip()) if part]
 
 
 def first_wrong_step(text: str) -> float | None:

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pns.errors import UserError
+from pns.evaluation.first_errors import first_error
 from pns.evaluation.metrics import grouped_auc
-from pns.records import Record, parse_row
+from pns.records import Outcome, Record, parse_row
 from pns.rewards.arithmetic import find_steps
-from pns.rewards.judging import Judge
+from pns.rewards.judging import Judge, Judgement
 from pns.rewards.steps import judge_steps
 from pns.rows import Row, jsonl_rows
 from pns.verify import extract
@@ -36,6 +37,7 @@ THRESHOLD = 9
 Locate = Callable[[str, Sequence[str]], int | None]
 """(problem, steps) -> index of the first wrong step, -1 for none, None for "cannot say"."""
 
+_OUTCOME: dict[bool, Outcome] = {True: "correct", False: "wrong"}
 _LAST_NUMBER = re.compile(r"[-+]?\$?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?")
 
 
@@ -108,6 +110,47 @@ class StepChecker:
         return Reading(judge_steps(chain.problem, text, answer_of(chain)).total, wrong)
 
 
+class Labeller:
+    """The rules by which `pns export steps` labels (see `first_errors`). It names a wrong step, or is undecided."""
+
+    locates = True
+
+    def __init__(self, *, any_false: bool = False) -> None:
+        self.any_false = any_false
+
+    def read(self, chains: Sequence[Chain]) -> list[Reading]:
+        return [self._one(chain) for chain in chains]
+
+    def _one(self, chain: Chain) -> Reading:
+        outcome = None if chain.final_answer_correct is None else _OUTCOME[chain.final_answer_correct]
+        label = first_error(chain.problem, chain.steps, outcome, any_false=self.any_false)
+        return Reading(first_error=label.step, cause=label.why or None)
+
+
+class Asks(Protocol):
+    """Asks a server for first wrong steps; see `pns.rewards.judge.locating`."""
+
+    def locate(self, problems: Sequence[str], steps: Sequence[Sequence[str]]) -> list[Judgement]: ...
+
+
+class StepJudge:
+    """A judge that is asked for the first wrong step. Its total is 12 or 0, as a Locator's."""
+
+    locates = True
+
+    def __init__(self, judge: Asks) -> None:
+        self.judge = judge
+
+    def read(self, chains: Sequence[Chain]) -> list[Reading]:
+        given = self.judge.locate([c.problem for c in chains], [c.steps for c in chains])
+        return [self._one(judgement) for judgement in given]
+
+    def _one(self, judgement: Judgement) -> Reading:
+        if judgement.first_error is None:
+            return Reading(cause=f"{judgement.failure}: {judgement.detail}", failed=True)
+        return _located(judgement.first_error.step)
+
+
 class RubricJudge:
     """Any Judge. It gives a total and locates nothing."""
 
@@ -144,11 +187,17 @@ class Locator:
             step = self.function(chain.problem, list(chain.steps))
         except (Exception, SystemExit) as error:  # a user's function may raise anything; the chain is then undecided
             return Reading(cause=f"{type(error).__name__}: {error}", failed=True)
-        if step is None:
-            return Reading(cause="it cannot say")
-        if isinstance(step, bool) or not isinstance(step, int) or not -1 <= step < len(chain.steps):
+        if step is not None and (
+            isinstance(step, bool) or not isinstance(step, int) or not -1 <= step < len(chain.steps)
+        ):
             return Reading(cause=f"not the index of a step: {step!r}", failed=True)
-        return Reading(total=12.0 if step == -1 else 0.0, first_error=step)
+        return _located(step)
+
+
+def _located(step: int | None) -> Reading:
+    if step is None:
+        return Reading(cause="it cannot say")
+    return Reading(total=12.0 if step == -1 else 0.0, first_error=step)
 
 
 def answer_of(chain: Chain) -> str | None:
@@ -170,7 +219,9 @@ def evaluate(
 
     Returns:
         n, problems, erroneous, undecided with their causes, `f1` and `f1_decided` (each with accuracy on erroneous and
-        on correct chains; None where the evaluator locates nothing), `auc` of the total, `detection` at the threshold.
+        on correct chains; None where the evaluator locates nothing), `named` (the chains in which it names a wrong step: how
+        many, the share in which it is the labelled one, and how often it is a later or earlier one, or none is wrong),
+        `auc` of the total, `detection` at the threshold.
         Figures without a row to stand on are None.
     """
     rows = list(zip(chains, readings, strict=True))
@@ -191,8 +242,9 @@ def evaluate(
         said = np.array([reading.first_error is not None for _, reading in rows])
         out["f1"] = _f1(hit, bad, np.ones(len(rows), dtype=bool), weights_SN)
         out["f1_decided"] = _f1(hit, bad, said, weights_SN)
+        out["named"] = _named(chains, readings, hit, weights_SN)
     else:
-        out["f1"] = out["f1_decided"] = None
+        out["f1"] = out["f1_decided"] = out["named"] = None
     totals = np.array([np.nan if reading.total is None else reading.total for _, reading in rows])
     known = ~np.isnan(totals)
     problems = [chain.problem for chain, there in zip(chains, known, strict=True) if there]
@@ -239,6 +291,18 @@ def _f1(
     return {
         "n": int(among.sum()), "f1": _figure(f1),
         "accuracy_erroneous": _figure(error), "accuracy_correct": _figure(right),
+    }  # fmt: skip
+
+
+def _named(
+    chains: Sequence[Chain], readings: Sequence[Reading], hit: NDArray[np.bool_], weights_SN: NDArray[np.float64]
+) -> dict[str, Any]:
+    at = np.array([-1 if r.first_error is None else r.first_error for r in readings])
+    label, there = np.array([chain.label for chain in chains]), at >= 0
+    return {
+        "n": int(there.sum()), "exact": _figure(_share(hit, there, weights_SN)),
+        "late": int((there & (label >= 0) & (at > label)).sum()), "early": int((there & (at < label)).sum()),
+        "no_error": int((there & (label < 0)).sum()),
     }  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pns.evaluation.plausibility import any_answer
 from pns.evaluation.preferences import Preference
+from pns.evaluation.texts import any_answer
 from pns.records import Pair
 from pns.report import audit_plots
 from pns.report.build import environment

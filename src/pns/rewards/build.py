@@ -91,13 +91,30 @@ def build_judge(part: RewardPart) -> Judge | JudgeFunction | Any:
         try:
             from pns.rewards.judge import ServerJudge
         except ModuleNotFoundError as error:
-            raise UserError(
-                f"a judge behind a server needs {error.name}", field="reward.judge_server",
-                remedy='install it: pip install "plausible-negatives[server]"',
-            ) from None  # fmt: skip
-
+            raise _needs(error) from None
         return ServerJudge(part.judge_server)
     return load_callable(part.judge, "reward.judge")
+
+
+def build_locator(part: RewardPart) -> Any:
+    """The server of a recipe's judge, asked for the first wrong step (see `judge.locating`)."""
+    if part.judge_server is None:
+        raise UserError(
+            "this recipe has no judge behind a server", field="reward.judge_server",
+            remedy="add one; a function of your own that names steps is given as my.module:name",
+        )  # fmt: skip
+    try:
+        from pns.rewards.judge.locating import ServerLocator
+    except ModuleNotFoundError as error:
+        raise _needs(error) from None
+    return ServerLocator(part.judge_server)
+
+
+def _needs(error: ModuleNotFoundError) -> UserError:
+    return UserError(
+        f"a judge behind a server needs {error.name}", field="reward.judge_server",
+        remedy='install it: pip install "plausible-negatives[server]"',
+    )  # fmt: skip
 
 
 def close_scorer(scorer: Scorer) -> None:

@@ -22,8 +22,16 @@ A mapping with exactly the rubric's four names, each an integer 0..3, will do fo
 
 
 @dataclass(frozen=True, slots=True)
+class FirstError:
+    """What a judge that was asked for it says: the first wrong step (0-based), -1: none is, None: it cannot tell."""
+
+    step: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
-    """One answer of a judge: a rubric, or the cause of its failure with a detail. Exactly one of the two is set.
+    """One answer of a judge: a rubric (or, where it was asked for that, the first wrong step), or the cause of its
+    failure with a detail. Exactly one of the three is set.
 
     `text` is what the judge itself wrote, if anything. A failure leaves the response unscored, never at zero:
     `server` (unreachable, error status, time-out), `malformed` (an answer that is no verdict), `budget` (not asked).
@@ -33,10 +41,11 @@ class Judgement:
     text: str | None = None
     failure: JudgeFailure | None = None
     detail: str = ""
+    first_error: FirstError | None = None
 
     def __post_init__(self) -> None:
-        if (self.rubric is None) == (self.failure is None):
-            raise ValueError("a judgement has either a rubric or a failure")
+        if sum(part is not None for part in (self.rubric, self.failure, self.first_error)) != 1:
+            raise ValueError("a judgement has either a rubric, or a first error, or a failure")
 
 
 class Judge(Protocol):
@@ -82,6 +91,8 @@ def sound(given: Any) -> Judgement:
         return Judgement(failure="malformed", detail=f"a {type(given).__name__}, not a Judgement")
     if given.text is not None and not isinstance(given.text, str):
         return Judgement(failure="malformed", detail=f"a Judgement with a {type(given.text).__name__} for its text")
+    if given.first_error is not None:
+        return Judgement(failure="malformed", detail="a Judgement of steps, where a rubric is needed")
     if given.rubric is not None and not isinstance(given.rubric, Rubric):
         return Judgement(failure="malformed", detail=f"a Judgement with a {type(given.rubric).__name__} for its rubric")
     if given.failure is not None and given.failure not in get_args(JudgeFailure):

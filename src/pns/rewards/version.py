@@ -1,4 +1,4 @@
 """Version of the rule-based terms: part of every fingerprint that rests on them. Raised when a score may change."""
 
-RULES = 2
+RULES = 3
 """Format checks and the step checker."""

@@ -65,9 +65,9 @@ class Dialect:
     sends_temperature: bool = True
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
-    def request(self, text: str, wanted: Wanted) -> dict[str, Any]:
-        """The body of a request; where `sends_format` says so, for a verdict."""
-        return self._request(text, wanted.temperature, wanted.max_tokens, VERDICT_SCHEMA, "verdict")
+    def request(self, text: str, wanted: Wanted, schema: Any = VERDICT_SCHEMA) -> dict[str, Any]:
+        """The body of a request; where `sends_format` says so, for a reply of this schema."""
+        return self._request(text, wanted.temperature, wanted.max_tokens, schema, "verdict")
 
     def probe(self, wanted: Wanted) -> dict[str, Any]:
         """The body of the probe."""

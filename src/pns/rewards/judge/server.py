@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import TemplateError
@@ -15,9 +16,9 @@ from pns.rewards.judge.budget import Budget
 from pns.rewards.judge.cache import Kept, key_of
 from pns.rewards.judge.chat import COSTS, Batch, Chat, Unanswered
 from pns.rewards.judge.loop import LoopThread
-from pns.rewards.judge.parse import MalformedVerdict, parse_verdict
+from pns.rewards.judge.parse import VERDICT_SCHEMA, MalformedVerdict, parse_verdict
 from pns.rewards.judge.probe import Dialect
-from pns.rewards.judge.prompts import load_prompt
+from pns.rewards.judge.prompts import Prompt, load_prompt
 from pns.rewards.judging import JudgeFailure, Judgement
 from pns.rewards.steps import judge_steps
 
@@ -30,7 +31,33 @@ COUNTS = (
     *COSTS, "cache_hits", "shared", "gated", "valid", "failed_server", "failed_malformed", "failed_budget", "cache_errors",
 )  # fmt: skip
 
-Row = tuple[str, str, str | None]
+Row = tuple[Any, ...]
+"""What one question is about; for a rubric: problem, response, the response's own final answer or None."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a server is asked, and what of its reply is believed.
+
+    Attributes:
+        prompt: with its text a part of the cache's key.
+        render: the message for a row; may raise jinja2.TemplateError.
+        schema: of the reply, for response_format.
+        believe: the judgement in a reply; raises MalformedVerdict.
+    """
+
+    prompt: Prompt
+    render: Callable[[Row], str]
+    schema: dict[str, Any]
+    believe: Callable[[str, Row], Judgement]
+
+
+def rubric_question(prompt: Prompt) -> Question:
+    """Asks for the rubric of a response."""
+    return Question(
+        prompt, lambda row: prompt.render(*row), VERDICT_SCHEMA,
+        lambda reply, row: Judgement(rubric=parse_verdict(reply).rubric, text=reply),
+    )  # fmt: skip
 
 
 class ServerJudge:
@@ -41,6 +68,7 @@ class ServerJudge:
 
     Args:
         part: see `JudgeServerPart`.
+        question: asked of each row in place of the rubric (see `locating`); `ask` is then the method to call.
     Attributes:
         counts: how often, by name: `calls` (requests for a verdict, retries included: what `max_calls` counts),
             `retries`, `probes` (requests of the probe, outside `max_calls`), `cache_hits`, `shared` (responses equal to
@@ -50,9 +78,9 @@ class ServerJudge:
     Raises UserError for a URL, key, prompt or cache that cannot be used. Nothing is sent by making one.
     """
 
-    def __init__(self, part: JudgeServerPart) -> None:
+    def __init__(self, part: JudgeServerPart, question: Question | None = None) -> None:
         self.part = part
-        self.prompt = load_prompt(part.prompt)
+        self.question = question or rubric_question(load_prompt(part.prompt))
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
         budget = Budget(part.max_calls, part.max_total_tokens)
         self._chat = Chat(
@@ -75,17 +103,15 @@ class ServerJudge:
         Raises ValueError when the lengths differ, RuntimeError after `close` and in a forked process, which has neither
         the thread nor a right to the cache's connection.
         """
+        rows = list(zip(problems, responses, answers, strict=True))
+        return self.ask(rows, {row: gated for row in dict.fromkeys(rows) if (gated := self._gate(*row)) is not None})
+
+    def ask(self, rows: Sequence[Row], known: Mapping[Row, Judgement] | None = None) -> list[Judgement]:
+        """As `judge`, for rows of any question; `known` are those that need not be asked about."""
         if os.getpid() != self._process:
             raise RuntimeError("this judge belongs to another process: make one here")
-        rows: list[Row] = list(zip(problems, responses, answers, strict=True))
-        done: dict[Row, Judgement] = {}
-        left = []
-        for row in dict.fromkeys(rows):
-            gated = self._gate(row)
-            if gated is None:
-                left.append(row)
-            else:
-                done[row] = gated
+        done = dict(known or {})
+        left = [row for row in dict.fromkeys(rows) if row not in done]
         if left:
             done.update(zip(left, self._thread.run(self._judge_all(left)), strict=True))
         self._chat.count(shared=len(rows) - len(done))
@@ -106,10 +132,10 @@ class ServerJudge:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _gate(self, row: Row) -> Judgement | None:
+    def _gate(self, problem: str, response: str, answer: str | None) -> Judgement | None:
         if not self.part.steps_gate:
             return None
-        rubric = judge_steps(*row)
+        rubric = judge_steps(problem, response, answer)
         return Judgement(rubric=rubric, text=GATED) if rubric.total < self.part.steps_gate else None
 
     async def _judge_all(self, rows: list[Row]) -> list[Judgement]:
@@ -118,7 +144,7 @@ class ServerJudge:
         except Unanswered as error:
             return [_failed(error.failure, str(error))] * len(rows)
         keys = [self._key(model, row) for row in rows]
-        known = await self._look_up(keys)
+        known = await self._look_up(dict(zip(keys, rows, strict=True)))
         if len(known) == len(rows):
             return [known[key] for key in keys]
         try:
@@ -140,40 +166,40 @@ class ServerJudge:
     async def _ask(self, row: Row, key: str, dialect: Dialect, batch: Batch) -> Judgement:
         async with self._chat.places:
             try:
-                text = self.prompt.render(*row)
-                judgement = self._read(await self._chat.ask(dialect.request(text, self.part), text, batch))
+                text = self.question.render(row)
+                body = dialect.request(text, self.part, self.question.schema)
+                judgement = self._read(await self._chat.ask(body, text, batch), row)
             except TemplateError as error:
                 return _failed("server", f"the prompt does not render: {error}")
             except Unanswered as error:
                 return _failed(error.failure, str(error))
-            if judgement.rubric is not None and judgement.text is not None:
+            if judgement.failure is None and judgement.text is not None:
                 self._chat.count(valid=1)
                 await self._cache.put(key, judgement.text, dialect.model)
             return judgement
 
-    def _read(self, reply: Any) -> Judgement:
+    def _read(self, reply: Any, row: Row) -> Judgement:
         """The judgement in a chat completion. Raises Unanswered where it is none."""
         said = self._chat.said(reply)
         if said.text is None:
             return _failed("malformed", "the model refused" if said.refused else "a reply without text")
         try:
-            verdict = parse_verdict(said.text)
+            return self.question.believe(said.text, row)
         except MalformedVerdict as error:
             cut = f", cut off after {self.part.max_tokens} tokens (max_tokens)" if said.cut else ""
             return _failed("malformed", f"{error}{cut}", said.text[:MAX_TEXT])
-        return Judgement(rubric=verdict.rubric, text=said.text)
 
     def _key(self, model: str, row: Row) -> str:
         """What a verdict depends on. The code of the quotation is drawn anew each time, so it is not in here."""
-        part = self.part
+        part, prompt = self.part, self.question.prompt
         parameters = {"temperature": part.temperature, "max_tokens": part.max_tokens, "structured": part.structured}
-        return key_of([KEY_VERSION, model, self.prompt.version, self.prompt.text, parameters, list(row)])
+        return key_of([KEY_VERSION, model, prompt.version, prompt.text, parameters, list(row)])
 
-    async def _look_up(self, keys: list[str]) -> dict[str, Judgement]:
+    async def _look_up(self, rows: Mapping[str, Row]) -> dict[str, Judgement]:
         known = {}
-        for key, reply in (await self._cache.get(keys)).items():
+        for key, reply in (await self._cache.get(list(rows))).items():
             try:
-                known[key] = Judgement(rubric=parse_verdict(reply).rubric, text=reply)
+                known[key] = self.question.believe(reply, rows[key])
             except MalformedVerdict:  # somebody changed the file: as if it were not there
                 self._chat.count(cache_errors=1)
         self._chat.count(cache_hits=len(known))
