@@ -18,7 +18,7 @@ from pns import pipeline
 from pns.display import Display
 from pns.errors import UserError
 from pns.recipe import Recipe
-from pns.run import Run, read_json, write_atomic, write_json
+from pns.run import STUDY, Run, read_json, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 
 
@@ -183,6 +183,10 @@ def state_rows(run: Run) -> list[dict[str, Any]]:
     from pns.recipe_files import parse_recipe
 
     path = run.folder / "recipe.yaml"
+    if (run.folder / STUDY).is_file():
+        raise UserError(
+            "this is the folder of a study", file=run.folder, remedy="`pns study STUDY --plan` says what is done of it"
+        )
     if not path.is_file():
         raise UserError("this run has not begun (no recipe.yaml)", file=run.folder, remedy="`pns run RECIPE` begins it")
     recipe = parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)

@@ -55,6 +55,7 @@ def test_a_study_from_its_plan_to_its_page(pns: Any) -> None:
 
     said = pns("study", told, "--report")
     assert "rejection - policy" in said
+    assert "`pns study STUDY --plan`" in pns("show", folder, code=2)
     other = write(pns.folder, name="other", secondary=[["sft_chosen", "sft"]])
     assert "all is done" in pns("study", other, "--study-dir", "other", "--store", folder, "--plan").lower()
     write(pns.folder, seeds=[1, 2])

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pns.display import Display
 from pns.errors import UserError
-from pns.run import Run, read_json, write_json
+from pns.run import STUDY, Run, read_json, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.study import protocol as protocols
 from pns.study.cells import Recipes, Tuned, add_cell, add_extras, cells
@@ -128,6 +130,8 @@ def execute(
     """
     with run.lock():
         work = Work(recipes)
+        told = yaml.safe_dump(recipes.study.model_dump(mode="json"), sort_keys=False)
+        write_atomic(run.folder / STUDY, told)
 
         def go(wanted: list[str]) -> None:
             run_tasks(work.graph.tasks, wanted, work.done, run, display, jobs=jobs)
