@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -42,6 +43,12 @@ def clock(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02d}"
 
 
+def hours(seconds: float) -> str:
+    """Seconds as `1 h 05 min`, or `5 min` below an hour."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
 class Display:
     """Used as a context manager around `driver.execute`."""
 
@@ -63,6 +70,8 @@ class Display:
         self.said: dict[str, float] = {}
         self.total = self.count = 0
         self.begun = time.monotonic()
+        self.left: Callable[[], float | None] | None = None
+        """Seconds to wait for the rest, by whoever can tell; said with every stage that ends."""
 
     def __enter__(self) -> Display:
         if self.live:
@@ -117,8 +126,10 @@ class Display:
         del self.state[name]
         if self.live:
             self.bars.remove_task(self.tasks.pop(name))
+        left = self.left() if self.left is not None else None
+        rest = "" if left is None else f", about {hours(left)} left"
         self._line(
-            f"[{self.count}/{self.total}] {name} done in {clock(seconds)} (run {clock(time.monotonic() - self.begun)})"
+            f"[{self.count}/{self.total}] {name} done in {clock(seconds)} (run {clock(time.monotonic() - self.begun)}{rest})"
         )
 
     def _line(self, text: str) -> None:

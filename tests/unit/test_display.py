@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from pns import display
-from pns.display import Display, clock, pace
+from pns.display import Display, clock, hours, pace
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,13 @@ from pns.display import Display, clock, pace
 )
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(29, "0 min"), (3569, "59 min"), (3571, "1 h 00 min"), (7260, "2 h 01 min")]
+)
+def test_hours(seconds: float, text: str) -> None:
+    assert hours(seconds) == text
 
 
 def test_pace_says_rate_and_time_left_once_there_is_something_to_say() -> None:
@@ -39,9 +46,14 @@ def test_off_a_terminal_each_stage_has_plain_lines(monkeypatch: pytest.MonkeyPat
         now[0] += 5
         shown.finished("sft [bold]", 20.0)
         shown.tick()
+        shown.left = lambda: 3900.0
+        shown.stage("rlvr")
+        shown.finished("rlvr", 1.0)
     lines = out.getvalue().splitlines()
     assert lines[0] == "1 of 3 stages are done already"
     assert lines[1].startswith("[2/3] sft [bold]")
+    assert lines.pop().endswith("rlvr done in 0:01 (run 0:20, about 1 h 05 min left)")
+    lines.pop()
     assert lines[2:] == ["    sft [bold]: 10/100, 0.7/s, 2:15 left", "[2/3] sft [bold] done in 0:20 (run 0:20)"]
 
 

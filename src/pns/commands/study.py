@@ -151,10 +151,9 @@ def _basis(shares: list[Any]) -> str:
 
 
 def _hours(seconds: float | None) -> str:
-    if seconds is None:
-        return "unknown"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+    from pns.display import hours
+
+    return "unknown" if seconds is None else hours(seconds)
 
 
 def _report(recipes: Recipes, run: Run) -> None:

@@ -134,6 +134,10 @@ def execute(
         write_atomic(run.folder / STUDY, told)
 
         def go(wanted: list[str]) -> None:
+            def left() -> float | None:
+                return plan({"": wanted}, work.graph.tasks, work.done)[0].wall(jobs)
+
+            display.left = left
             run_tasks(work.graph.tasks, wanted, work.done, run, display, jobs=jobs)
 
         tune(work, run, go)
