@@ -47,7 +47,9 @@ def iterate(
 
       pns iterate recipes/embedded.yaml --rounds 3
 
-      pns iterate recipes/embedded.yaml --rounds 3 --seeds 1,2,3 --method rejection --run-dir runs/rejection-rounds
+      pns iterate recipes/embedded.yaml --seeds 1,2,3
+
+      pns iterate recipes/embedded.yaml --method rejection --run-dir runs/other
     """
     with errors():
         from pns.display import Display

@@ -1,0 +1,121 @@
+"""Where problems and the first model come from, and the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pns.parts.base import Part
+
+SHARED_AMONG_ROUNDS = ("reward", "generator", "pairs")
+"""Splits of which each round of iterated PNS takes a fresh share."""
+
+SPLITS = ("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev")
+
+
+class Splits(Part):
+    """Problems in each split. The splits are disjoint by construction (see `pns.problems.splits`)."""
+
+    sft: int = Field(ge=1)
+    rlvr: int = Field(ge=1)
+    reward: int = Field(ge=4, description="problems for the reward model, its calibration and its held-out worth")
+    audit: int = Field(ge=4, description="problems for the audit model")
+    generator: int = Field(ge=1)
+    pairs: int = Field(ge=1, description="fresh problems for preference pairs")
+    dev: int = Field(
+        ge=1, description="held-out problems on which every model is scored, for choices made while tuning"
+    )
+
+
+def expand(path: str) -> str:
+    """A path with `$PNS_DATA` filled in: the environment variable, or ../shared/data where that exists."""
+    if "$PNS_DATA" not in path and "${PNS_DATA}" not in path:
+        return path
+    root = os.environ.get("PNS_DATA") or ("../shared/data" if Path("../shared/data").is_dir() else None)
+    if root is None:
+        raise ValueError("the environment variable PNS_DATA is not set, and there is no ../shared/data")
+    return path.replace("${PNS_DATA}", root).replace("$PNS_DATA", root)
+
+
+class ProblemsPart(Part):
+    """Where problems come from."""
+
+    source: Literal["embedded", "jsonl"] = "embedded"
+    splits: Splits
+    benchmark_size: int = Field(300, ge=1, description="problems a benchmark; files with fewer rows give all of them")
+    misread_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the SFT solutions that carry a self-consistent misreading (embedded only)",
+    )
+    train_file: Path | None = Field(
+        None,
+        description="a set by its name (`pns problems list`), or a JSONL, CSV or Parquet file with id, problem, answer, "
+        "solution (source: jsonl)",
+    )
+    benchmarks: dict[str, Path] = Field(
+        default_factory=dict, description="name -> a set by its name, or a file (source: jsonl)"
+    )
+
+    @field_validator("train_file", mode="before")
+    @classmethod
+    def _train_path(cls, value: Any) -> Any:
+        return expand(value) if isinstance(value, str) else value
+
+    @field_validator("benchmarks", mode="before")
+    @classmethod
+    def _benchmark_paths(cls, value: Any) -> Any:
+        return (
+            {k: expand(v) if isinstance(v, str) else v for k, v in value.items()} if isinstance(value, dict) else value
+        )
+
+    @model_validator(mode="after")
+    def _files(self) -> ProblemsPart:
+        if self.source == "jsonl" and (self.train_file is None or not self.benchmarks):
+            raise ValueError("source: jsonl needs train_file and benchmarks")
+        if self.source == "embedded" and (self.train_file is not None or self.benchmarks):
+            raise ValueError("train_file and benchmarks belong to source: jsonl")
+        if self.source == "jsonl" and self.misread_share:
+            raise ValueError("misread_share belongs to source: embedded")
+        return self
+
+
+class ModelPart(Part):
+    """The policy's start: a tiny Llama from scratch, or a pretrained model on disk, in a package, or on the hub."""
+
+    kind: Literal["scratch", "pretrained"] = "scratch"
+    hidden: int = Field(96, ge=8)
+    layers: int = Field(3, ge=1)
+    heads: int = Field(4, ge=1)
+    feed_forward: int = Field(256, ge=8)
+    max_positions: int = Field(256, ge=16)
+    path: str | None = Field(None, description="directory or hub id (pretrained)")
+    revision: str | None = Field(None, description="hub revision to pin (pretrained)")
+    gguf_package: str | None = Field(None, description="installed Python package that carries a GGUF file (pretrained)")
+    gguf_file: str | None = Field(None, description="file name inside gguf_package, or inside path")
+
+    @model_validator(mode="after")
+    def _start(self) -> ModelPart:
+        if self.kind == "pretrained" and not (self.path or self.gguf_package):
+            raise ValueError("kind: pretrained needs path or gguf_package")
+        if self.kind == "scratch" and (self.path or self.gguf_package or self.gguf_file):
+            raise ValueError("path and gguf_* belong to kind: pretrained")
+        if self.gguf_package and not self.gguf_file:
+            raise ValueError("gguf_package needs gguf_file")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class RuntimePart(Part):
+    """The machine. Only `threads` and `device` change results, so only they enter fingerprints."""
+
+    jobs: int = Field(2, ge=1, description="stages that may run side by side")
+    threads: int = Field(1, ge=1, description="OpenMP threads a process; fixed, since it changes floating-point sums")
+    device: Literal["cpu", "cuda"] = "cpu"
+    checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints")
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
