@@ -33,7 +33,7 @@ lint: dev
 # Two workers with one thread each: at these sizes that beats one worker with two threads. `loadgroup` keeps the tests
 # that share a costly fixture on one worker.
 test: lint
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20
 
 format: dev
 	$(BIN)/ruff check --fix .

@@ -28,7 +28,7 @@ from pns.sampling.server_writer import ServerWriter
 pytestmark = pytest.mark.slow
 
 
-NUMBERS = [(3, 4, 2), (10, 6, 5), (8, 9, 1), (12, 12, 4), (7, 20, 11), (31, 4, 9), (15, 5, 3), (2, 18, 6)]
+NUMBERS = [(3, 4, 2), (10, 6, 5), (8, 9, 1), (12, 12, 4)]
 PROBLEMS = [
     Problem(
         id=f"p{a}",
@@ -46,7 +46,7 @@ SOLUTIONS = [
 
 
 def score(judge: JudgeServerPart) -> tuple[list[Scores], ServerJudge]:
-    """The eight solutions through the composite, and the judge that it used."""
+    """The solutions through the composite, and the judge that it used."""
     with build_composite(RewardPart(judge="server", judge_server=judge)) as composite:
         scores = composite(PROBLEMS, SOLUTIONS, ["stop"] * len(PROBLEMS))
         assert isinstance(composite.judge, ServerJudge)
@@ -95,12 +95,16 @@ def test_transformers_serve(tmp_path: Path, model: str, request: pytest.FixtureR
         # It takes response_format and does nothing with it, which the probe finds out.
         assert judge.dialect is not None
         assert (judge.dialect.structured, judge.dialect.sends_format) == ("ignored", False)
-        assert [(s.gate, s.score, s.unscored_by) for s in scores] == [("unscored", None, "judge_malformed")] * 8
+        assert [(s.gate, s.score, s.unscored_by) for s in scores] == [("unscored", None, "judge_malformed")] * len(
+            PROBLEMS
+        )
         assert all(s.unscored_cause and "malformed" in s.unscored_cause for s in scores)
         counts = judge.counts
-        assert (counts["calls"], counts["failed_malformed"], counts["valid"], counts["retries"]) == (8, 8, 0, 0)
-        assert counts["prompt_tokens"] > 8 * 500
-        assert 0 < counts["completion_tokens"] <= 8 * tokens + 32
+        assert (counts["calls"], counts["failed_malformed"], counts["valid"], counts["retries"]) == (
+            len(PROBLEMS), len(PROBLEMS), 0, 0,
+        )  # fmt: skip
+        assert counts["prompt_tokens"] > len(PROBLEMS) * 500
+        assert 0 < counts["completion_tokens"] <= len(PROBLEMS) * tokens + 32
 
         # The wrong name: it refuses with 400, and says so at the first request.
         scores, judge = score(part.model_copy(update={"model": "another", "cache": None}))
@@ -145,11 +149,11 @@ def test_a_llama_cpp_server_gives_verdicts_held_to_the_schema(llama_server: str,
     assert judge.dialect is not None
     assert judge.dialect.structured == "enforced"
     counts = judge.counts
-    assert (counts["calls"], counts["failed_server"], counts["failed_budget"]) == (8, 0, 0)
+    assert (counts["calls"], counts["failed_server"], counts["failed_budget"]) == (len(PROBLEMS), 0, 0)
     # A small model may go on with its reasons until it is cut off; most of the time it does not.
     scored = [s for s in scores if s.gate == "scored"]
-    assert counts["valid"] == len(scored) >= 5
-    assert counts["failed_malformed"] == 8 - len(scored)
+    assert counts["valid"] == len(scored) >= 2
+    assert counts["failed_malformed"] == len(PROBLEMS) - len(scored)
     for s in scores:
         if s.gate == "scored":
             assert s.rubric is not None
@@ -161,7 +165,7 @@ def test_a_llama_cpp_server_gives_verdicts_held_to_the_schema(llama_server: str,
             assert "cut off after 200 tokens" in str(s.unscored_cause)
     again, second = score(part)
     assert second.counts["cache_hits"] == len(scored)
-    assert [s.rubric for s in again if s.gate == "scored"][: len(scored)] == [s.rubric for s in scored]
+    assert all(b.rubric == a.rubric for a, b in zip(scores, again, strict=True) if a.gate == "scored")
 
 
 def test_a_llama_cpp_server_without_the_schema_writes_no_verdict(llama_server: str) -> None:

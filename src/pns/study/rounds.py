@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pns.pipeline import Stage
 from pns.recipe import SHARED_AMONG_ROUNDS, Method, Recipe
-from pns.study.graph import Graph, nodes_of
+from pns.study.graph import HARDENED, Graph, nodes_of
 from pns.study.spec import with_settings
 
 
@@ -66,5 +66,6 @@ def _refreshing(recipe: Recipe) -> Mapping[str, Stage]:
     """The stages of a round after the first."""
     nodes = nodes_of(recipe)
     plain = nodes["reward_model"]
-    nodes["reward_model"] = replace(plain, call="models:refreshed_reward_model", needs=(*plain.needs, "hard", "before"))
+    args = ("reward", "hard", "before", "own-*")
+    nodes["reward_model"] = replace(plain, call=HARDENED, needs=(*plain.needs, "hard", "before"), args=args)
     return nodes
