@@ -232,13 +232,13 @@ def dot(axes: Axes, row: float, value: Any, ci: Any, ink: str, *, hollow: bool, 
     axes.plot([scale * x], [row], "o", markersize=4.5, color=ink, markerfacecolor=SURFACE if hollow else ink, zorder=3)
 
 
-def short(name: str) -> str:
-    return printable(name)[:24]
+def short(name: str, most: int = 24) -> str:
+    return printable(name)[:most]
 
 
-def named_rows(axes: Axes, names: Sequence[str]) -> None:
-    """One row a name, the first on top."""
-    axes.set_yticks(range(len(names)), [short(name) for name in names])
+def named_rows(axes: Axes, names: Sequence[str], most: int = 24) -> None:
+    """One row a name, of at most so many characters, the first on top."""
+    axes.set_yticks(range(len(names)), [short(name, most) for name in names])
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
