@@ -97,6 +97,7 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     assert "&lt;i&gt;is it the judge?&lt;/i&gt;" in html
     assert "pns &gt; policy &amp; all" in html
     assert "<script" not in html
+    assert "not applicable: a word-problem model cannot follow a prompt" in html
     samples = pq.read_table(run.folder / "report" / "samples.parquet").to_pylist()
     cells = {c: len(row["seeds"]) for c, row in results["cells"].items()}
     assert len(samples) == sum(cells.values()) * len(BENCHMARKS) * 40 * 3

@@ -32,6 +32,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         primary=[contrast_row(c, results["metric"]) for c in results["primary"]],
         secondary=[contrast_row(c, results["metric"]) for c in results["secondary"]],
         cells=[cell_row(name, cell) for name, cell in results["cells"].items() if cell["switch"] is None],
+        not_applicable=[(printable(k), printable(v)) for k, v in (results.get("not_applicable") or {}).items()],
         accuracy_plot=study_plots.accuracy(results),
         forest_plot=study_plots.forest(results),
         kl_plot=study_plots.against_kl(results),

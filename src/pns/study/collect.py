@@ -19,6 +19,12 @@ from pns.study.spec import Study
 Scored = Mapping[tuple[str, int], str]
 """(cell, seed) -> the task that scored it."""
 
+# What a model that was made from scratch on word problems cannot do. It is said, and never faked.
+NOT_FROM_SCRATCH = {
+    "prompted": "a word-problem model cannot follow a prompt to write or edit a mistake",
+    "a model as judge": "a word-problem model cannot follow a rubric; the step checker judges",
+}
+
 
 class Collected:
     """All that finished cells say, read once."""
@@ -95,6 +101,7 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "reward_model": _reward_model(found),
         "hard_reward_models": _hard_reward_models(found, study),
         "scores": _scores(found),
+        "not_applicable": NOT_FROM_SCRATCH if work.recipes.base.model.kind == "scratch" else {},
         "environment": environment(),
     }
 
