@@ -68,7 +68,7 @@ def reading(results: Mapping[str, Any]) -> list[str]:
             f"(95 % {words.span(found['ci95'], signed=True)} over seeds and problems"
             + (f", t over seeds {words.span(found['ci95_t'], signed=True)}" if found["ci95_t"] else "")
             + f"), {words.points(other['difference'])} {'sampled' if metric == 'greedy' else 'greedy'} "
-            f"({words.span(other['ci95'], signed=True)}); {len(c['seeds'])} seeds."
+            f"({words.span(other['ci95'], signed=True)}); {len(c['seeds'])} seed{'s' * (len(c['seeds']) != 1)}."
         )
         if not what and c["smallest_difference"] is not None:
             out.append(
