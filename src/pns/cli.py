@@ -211,7 +211,7 @@ def _size(count: float) -> str:
 @app.command()
 def inspect(
     run_dir: RunArgument,
-    method: Annotated[str, typer.Option(help="rejection, flip, corruption or pns.")] = "pns",
+    method: Annotated[str, typer.Option(help="One of the run's negatives.methods.")] = "pns",
     n: Annotated[int, typer.Option("--n", min=1, help="How many pairs.")] = 5,
     regime: Annotated[str, typer.Option(help="matched or own.")] = "matched",
 ) -> None:

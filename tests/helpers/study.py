@@ -15,7 +15,7 @@ from pns.records import Response, Verdict, write_parquet
 from pns.run import Run, write_json
 from pns.scheduler import Task
 from pns.study.cells import Recipes
-from pns.study.files import load_study
+from pns.study.spec import load_study
 
 ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {

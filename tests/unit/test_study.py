@@ -15,12 +15,11 @@ from pns.recipe_files import load_recipe
 from pns.run import Run, read_json, write_json
 from pns.scheduler import Task
 from pns.study import protocol as protocols
-from pns.study.cells import Cell, Recipes, Tuned, add_cell, cells, check_contrasts
-from pns.study.files import load_study
+from pns.study.cells import Cell, Recipes, Tuned, add_cell, add_extras, cells, check_contrasts
 from pns.study.graph import Graph
 from pns.study.plan import plan, units
 from pns.study.rounds import add_rounds, for_rounds
-from pns.study.spec import combinations, with_settings
+from pns.study.spec import combinations, load_study, with_settings
 from pns.study.tuning import Trial, add_step, choose
 
 
@@ -276,9 +275,23 @@ def test_the_plan_takes_what_was_measured_and_counts_nothing_twice(tmp_path: Pat
     )
     assert shares[0].measured == len(tasks) - len(done)
     assert shares[0].wall(2) == pytest.approx(1.5 * len(done), rel=0.05)
-    fresh = plan({"first": tasks}, tasks, {})[0]
+
+
+def test_the_reference_rates_know_every_kind_of_stage(tmp_path: Path) -> None:
+    found = recipes(
+        tmp_path,
+        controls=["sft_chosen", "rlvr_more", "nsr", "w_reinforce"],
+        hard_reward_models=True,
+        ablations={"seeds": [1, 2], "switches": {"foreign": {"foreign": True, "method": "rejection"}}},
+    )
+    graph = Graph()
+    for cell in cells(found.study).values():
+        add_cell(graph, found, cell, 1, Tuned(), {})
+    add_cell(graph, found, cells(found.study)["pns"], 1, Tuned(), {}, kind="dev")
+    add_extras(graph, found, 1, Tuned())
+    fresh = plan({"first": graph.tasks}, graph.tasks, {})[0]
     assert fresh.measured == 0
-    assert fresh.seconds_left is not None, "the reference knows every kind of stage"
+    assert fresh.seconds_left is not None
 
 
 def test_a_plan_for_another_kind_of_model_knows_no_times(tmp_path: Path) -> None:

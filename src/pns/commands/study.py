@@ -81,7 +81,7 @@ def study(
     with errors():
         from pns.run import Run
         from pns.study.cells import Recipes, check_contrasts
-        from pns.study.files import load_study
+        from pns.study.spec import load_study
 
         told = load_study(file)
         check_contrasts(told, file)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pns.problems.families import BENCHMARKS as EMBEDDED
 from pns.recipe import GrpoPart, Recipe
 from pns.scheduler import Done, Task
 
@@ -13,12 +14,16 @@ from pns.scheduler import Done, Task
 # used until a stage of the kind has been measured.
 REFERENCE = {
     "data:make_problems": 0.0004, "policy:make_start": 1.0, "policy:sft": 0.0085, "policy:rlvr": 0.011,
-    "policy:rlvr_more": 0.011, "policy:rollouts": 0.011, "models:reward_model": 0.008, "models:hardened_reward_model": 0.008,
+    "policy:rlvr_more": 0.011, "policy:reinforce": 0.011,
+    "policy:rollouts": 0.011, "models:reward_model": 0.008, "models:hardened_reward_model": 0.008,
     "models:generator": 0.016,
     "negatives:negatives": 0.005, "negatives:samples": 0.018, "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
     "align:align": 0.02, "align:sft_chosen": 0.012,
     "evaluate:dev": 0.008, "evaluate:test": 0.008,
 }  # fmt: skip
+
+OVERHEAD = 1.5
+"""Seconds that a stage takes on that machine whatever its size: a process, a model to load."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def units(task: Task) -> float:
 
 def _other(call: str, recipe: Recipe) -> float:
     splits, evaluate = recipe.problems.splits, recipe.evaluate
-    if call == "policy:rlvr_more":
+    if call in ("policy:rlvr_more", "policy:reinforce"):
         return _grpo(recipe.generator) + splits.pairs * recipe.negatives.sample.n
     table = {
         "data:make_problems": sum(splits.model_dump().values()),
@@ -68,9 +73,13 @@ def _other(call: str, recipe: Recipe) -> float:
         "align:align": recipe.pairs.n * recipe.align.epochs,
         "align:sft_chosen": recipe.pairs.n * recipe.align.epochs,
         "evaluate:dev": splits.dev * (1 + evaluate.k),
-        "evaluate:test": 7 * recipe.problems.benchmark_size * (1 + evaluate.k),
+        "evaluate:test": _benchmarks(recipe) * recipe.problems.benchmark_size * (1 + evaluate.k),
     }
     return float(table.get(call, 1))
+
+
+def _benchmarks(recipe: Recipe) -> int:
+    return len(EMBEDDED) if recipe.problems.source == "embedded" else len(recipe.problems.benchmarks)
 
 
 def _grpo(part: GrpoPart) -> int:
@@ -106,7 +115,9 @@ def plan(phases: Mapping[str, Iterable[str]], tasks: Mapping[str, Task], done: D
 
 
 def _seconds(task: Task, rates: Mapping[str, tuple[float, int]]) -> float | None:
-    rate = rates.get(task.stage.call, (None, 0))[0]
-    if rate is None:
-        rate = REFERENCE.get(task.stage.call) if task.recipe.model.kind == "scratch" else None
-    return None if rate is None else rate * units(task)
+    call = task.stage.call
+    if call in rates:
+        return rates[call][0] * units(task)
+    if task.recipe.model.kind != "scratch" or call not in REFERENCE:
+        return None
+    return OVERHEAD + REFERENCE[call] * units(task)

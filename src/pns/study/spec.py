@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pns.recipe import Method, Part, Recipe, Reference, Regime
-from pns.recipe_files import set_key
+from pns.recipe_files import as_user_error, read_yaml, set_key
 
 Protocol = Literal["held", "each"]
 """Settings tuned on the pairs of one method and held for all, or tuned for each method with the same budget."""
@@ -217,3 +217,12 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     for key, value in settings.items():
         set_key(data, key, value, key)
     return Recipe.model_validate(data)
+
+
+def load_study(path: Path) -> Study:
+    """A study from its YAML file. Raises UserError: missing file, broken YAML, unknown key, wrong type, broken rule."""
+    data = read_yaml(path)
+    try:
+        return Study.model_validate(data)
+    except ValidationError as error:
+        raise as_user_error(error, path, {}, Study) from None
