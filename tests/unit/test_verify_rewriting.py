@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pns.verify import Verifier, check
+from pns.verify.reading import read
 from pns.verify.symbolic import parse_side
-from pns.verify.values import Expr, read
+from pns.verify.values import Expr
 
 FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -9,7 +9,8 @@ import pytest
 
 from pns.records import Problem
 from pns.verify import Verifier, check
-from pns.verify.values import Group, Num, Text, read
+from pns.verify.reading import read
+from pns.verify.values import Group, Num, Text
 
 
 @pytest.fixture(scope="module")

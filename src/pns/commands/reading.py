@@ -7,21 +7,9 @@ from typing import Any
 
 from pns.records import AnswerKind
 from pns.verify.check import refuse
+from pns.verify.reading import read
 from pns.verify.units import Unit
-from pns.verify.values import (
-    Based,
-    Choice,
-    Clock,
-    Expr,
-    Group,
-    Named,
-    Num,
-    Ratio,
-    Relation,
-    Text,
-    Value,
-    read,
-)  # fmt: skip
+from pns.verify.values import Based, Choice, Clock, Expr, Group, Named, Num, Ratio, Relation, Text, Value
 
 _LONG = 200
 _MEMBERS = 8

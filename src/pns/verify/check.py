@@ -13,7 +13,7 @@ from typing import Literal
 from pns.records import AnswerKind, Verdict
 from pns.verify.compare import compare_readings, left_open
 from pns.verify.numbers import compare_plain, parse_plain
-from pns.verify.values import read
+from pns.verify.reading import read
 
 MAX_CHARS = 1000
 

@@ -17,23 +17,9 @@ from typing import Literal
 
 from pns.records import AnswerKind, Outcome
 from pns.verify.numbers import ROUNDED, compare_plain
+from pns.verify.reading import joined, other_readings, read
 from pns.verify.units import may_convert, same_unit
-from pns.verify.values import (
-    Based,
-    Choice,
-    Clock,
-    Expr,
-    Group,
-    Named,
-    Num,
-    Ratio,
-    Relation,
-    Text,
-    Value,
-    joined,
-    other_readings,
-    read,
-)
+from pns.verify.values import Based, Choice, Clock, Expr, Group, Named, Num, Ratio, Relation, Text, Value
 from pns.verify.words import exclude
 
 Cause = Literal["response", "gold"]

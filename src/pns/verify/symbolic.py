@@ -22,9 +22,10 @@ from typing import Any, Literal
 from pns.records import AnswerKind, Verdict
 from pns.verify.compare import Result, compare_readings, left_open, undecided
 from pns.verify.numbers import ROUNDED, rounds_to
+from pns.verify.reading import read
 from pns.verify.slash import open_slash
 from pns.verify.units import Unit
-from pns.verify.values import Expr, Num, Relation, needs_algebra, read
+from pns.verify.values import Expr, Num, Relation, needs_algebra
 
 Phase = Literal["gold", "answer"]
 DIGITS = 40

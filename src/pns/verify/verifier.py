@@ -9,7 +9,8 @@ from pns.records import AnswerKind, Problem, Verdict
 from pns.verify.check import decide, refuse
 from pns.verify.extract import FORMATS, extract
 from pns.verify.pool import CheckPool, Item
-from pns.verify.values import needs_algebra, read
+from pns.verify.reading import read
+from pns.verify.values import needs_algebra
 
 
 def _item(problem: Problem) -> Item:
