@@ -143,6 +143,7 @@ def cell_row(name: str, cell: Mapping[str, Any]) -> Row:
     training, pairs = cell.get("training") or {}, cell.get("pairs") or {}
     return {
         "name": name,
+        "model": cell["model"],
         "key": cell["model"] == "pns",
         "settings": ", ".join(f"{k.removeprefix('align.')} {v}" for k, v in cell["settings"].items()),
         "seeds": len(cell["seeds"]),
