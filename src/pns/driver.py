@@ -185,8 +185,9 @@ def state_rows(run: Run) -> list[dict[str, Any]]:
     path = run.folder / "recipe.yaml"
     if (run.folder / STUDY).is_file():
         raise UserError(
-            "this is the folder of a study", file=run.folder, remedy="`pns study STUDY --plan` says what is done of it"
-        )
+            "this is the folder of a study, or of rounds, and no run", file=run.folder,
+            remedy="`pns study STUDY --plan` says what is done of it; `pns iterate` goes on with its rounds",
+        )  # fmt: skip
     if not path.is_file():
         raise UserError("this run has not begun (no recipe.yaml)", file=run.folder, remedy="`pns run RECIPE` begins it")
     recipe = parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)

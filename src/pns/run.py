@@ -25,7 +25,7 @@ from pns.errors import UserError
 RUN_VERSION = 1
 # Files that hold times or paths; a stage's digest must not depend on them.
 VOLATILE = ("stage.json", "work.json")
-# In the folder of a study: what it was told.
+# In the folder of a study or of rounds: what it was told.
 STUDY = "study.yaml"
 # Begins the names of files that are being written; a kill leaves them behind.
 UNFINISHED = ".unfinished-"

@@ -165,12 +165,12 @@ def score_distributions(
 
 
 def training_curve(
-    curve: Sequence[Mapping[str, Any]], lines: Mapping[str, str], what: str, *, share: bool = False
+    curve: Sequence[Mapping[str, Any]], lines: Mapping[str, str], what: str, *, share: bool = False, along: str = "step"
 ) -> Markup | None:
     """Lines over training steps, raw values faint under their running mean.
 
     Args:
-        curve: rows with `step` and numbers.
+        curve: rows with `along` and numbers.
         lines: key of a row -> name of the line.
         what: the y axis in words; also names the figure.
         share: the values are shares in 0..1 and drawn as percent.
@@ -178,7 +178,7 @@ def training_curve(
     Returns:
         the figure, or None where no row holds any of the keys.
     """
-    found = {name: _series(curve, key, 100 if share else 1) for key, name in lines.items()}
+    found = {name: _series(curve, key, 100 if share else 1, along) for key, name in lines.items()}
     found = {name: xy for name, xy in found.items() if len(xy[0])}
     if not found:
         return None
@@ -193,7 +193,8 @@ def training_curve(
                 axes.plot(x, y, color=ink, marker="o", markersize=3)
         if share:
             axes.set_ylim(-3, 103)
-        axes.set_xlabel("step")
+        axes.set_xlabel(along)
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(what)
         axes.tick_params(axis="y", labelcolor=MUTED)
         if len(found) > 1:
@@ -209,8 +210,8 @@ def training_curve(
     return draw_svg(draw, f"curve {what} {' '.join(lines)}", 2.3)
 
 
-def _series(curve: Sequence[Mapping[str, Any]], key: str, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    rows = [(number(row.get("step", i)), number(row.get(key))) for i, row in enumerate(curve)]
+def _series(curve: Sequence[Mapping[str, Any]], key: str, scale: float, along: str) -> tuple[np.ndarray, np.ndarray]:
+    rows = [(number(row.get(along, i)), number(row.get(key))) for i, row in enumerate(curve)]
     kept = [(x, scale * y) for x, y in rows if x is not None and y is not None]
     return np.array([x for x, _ in kept]), np.array([y for _, y in kept])
 

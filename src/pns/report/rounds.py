@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 from rich.table import Table
@@ -13,11 +13,8 @@ from rich.text import Text
 from pns.report import words
 from pns.report.build import environment
 from pns.report.diff import printable
-from pns.report.plots import MUTED, colour, draw_svg
+from pns.report.plots import training_curve
 from pns.run import write_atomic
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 COLUMNS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
     ("KL from the start, nats", ("kl",), words.fixed),
@@ -85,33 +82,25 @@ def build_rounds_page(results: Mapping[str, Any], out: Path) -> Path:
 
 
 def _drawings(results: Mapping[str, Any]) -> list[tuple[str, Markup]]:
-    rounds = results["rounds"]
-    lines = {
-        "Accuracy by round, %.": {k: [100 * r[k]["mean"] for r in rounds] for k in ("greedy", "sampled")},
-        "The generator's samples on fresh problems, %.": {
-            name: [100 * v if (v := words.dig(r, "negatives", name)) is not None else None for r in rounds]
-            for name in ("wrong", "plausible")
-        },
-        "AUC of the reward model on the last round's negatives against correct responses.": {
-            name: [words.dig(r, "hard", name, "auc") for r in rounds] for name in ("before", "after")
-        },
-    }
-    found = [(caption, _lines(caption, series)) for caption, series in lines.items()]
+    rows = [
+        {
+            "round": row["round"],
+            **{kind: 100 * row[kind]["mean"] for kind in ("greedy", "sampled")},
+            **{name: _percent(words.dig(row, "negatives", name)) for name in ("wrong", "plausible")},
+            **{name: words.dig(row, "hard", name, "auc") for name in ("before", "after")},
+        }
+        for row in results["rounds"]
+    ]
+    plots = (
+        ("Accuracy by round.", ("greedy", "sampled"), "accuracy, %"),
+        ("The generator's samples on fresh problems.", ("wrong", "plausible"), "share, %"),
+        ("The reward model on the last round's negatives against correct responses.", ("before", "after"), "AUC"),
+    )
+    found = [
+        (caption, training_curve(rows, {n: n for n in names}, what, along="round")) for caption, names, what in plots
+    ]
     return [(caption, drawing) for caption, drawing in found if drawing is not None]
 
 
-def _lines(name: str, series: Mapping[str, Sequence[float | None]]) -> Markup | None:
-    shown = {k: [(i, v) for i, v in enumerate(values) if v is not None] for k, values in series.items()}
-    shown = {k: xy for k, xy in shown.items() if xy}
-    if not shown:
-        return None
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for (key, xy), (ink, dash) in zip(shown.items(), ((colour("pns"), "-"), (MUTED, "--")), strict=False):
-            axes.plot([x for x, _ in xy], [y for _, y in xy], dash, color=ink, marker="o", markersize=4, label=key)
-        axes.set_xticks(range(max(len(v) for v in series.values())))
-        axes.set_xlabel("round")
-        axes.legend()
-
-    return draw_svg(draw, name, 2.4)
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pns.display import Display
 from pns.evaluation.contrasts import contrast, estimate
 from pns.recipe import Method, Recipe
-from pns.run import Run, read_json, seed_of, write_json
+from pns.run import STUDY, Run, read_json, seed_of, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.stages.summary import environment
 from pns.study.graph import Graph
@@ -37,7 +39,9 @@ def execute(
         UserError, StageStopped, StageFailed, KeyboardInterrupt: the same command goes on from there.
     """
     graph, found = add_all(recipe, seeds, rounds, method)
+    told = {"recipe": recipe.model_dump(mode="json"), "method": method, "rounds": rounds, "seeds": list(seeds)}
     with run.lock():
+        write_atomic(run.folder / STUDY, yaml.safe_dump(told, sort_keys=False))
         done: Done = {n: state for n, task in graph.tasks.items() if (state := published(run, task)) is not None}
         run_tasks(graph.tasks, list(graph.tasks), done, run, display, jobs=recipe.runtime.jobs)
         results = results_of(recipe, run, graph.tasks, found, method)
