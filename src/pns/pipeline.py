@@ -22,7 +22,7 @@ from pns.run import file_hash, fingerprint
 from pns.verify.version import VERIFIER
 
 # Keys that a stage's samples and verdicts depend on wherever a verifier or a model runs.
-_VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
+VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
 _FORM = ("reward.answer_format", "reward.max_chars")
 _TRAIN = ("runtime.device", "runtime.threads")
 
@@ -67,12 +67,12 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             "problems",
             "data:make_problems",
             (),
-            ("problems", *_VERIFY),
+            ("problems", *VERIFY),
             version=1 if recipe.problems.source == "embedded" else 2,
         ),
         Stage("start", "policy:make_start", (), ("model", "runtime.device")),
         Stage("sft", "policy:sft", ("problems", "start"), ("sft", *_TRAIN)),
-        Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *_VERIFY, *_FORM)),
+        Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *VERIFY, *_FORM)),
         _rollouts("reward"),
         _rollouts("pairs", "pairs.chosen", *_FORM),
         _reward_model("reward_model", "reward"),
@@ -113,7 +113,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
 
 def scoring_keys() -> tuple[str, ...]:
     """What a model's measured accuracy depends on, besides the model and the problems."""
-    return ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *_VERIFY)
+    return ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *VERIFY)
 
 
 def _negatives(recipe: Recipe, method: str) -> Stage:
@@ -130,7 +130,7 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
 
 
 def _rollouts(split: str, *extra: str) -> Stage:
-    keys = ("rollouts", *_VERIFY, *extra)
+    keys = ("rollouts", *VERIFY, *extra)
     return Stage(f"rollouts-{split}", "policy:rollouts", ("problems", "rlvr"), keys, args=(split,))
 
 
@@ -155,7 +155,7 @@ def _generator(recipe: Recipe) -> list[Stage]:
 def _references(recipe: Recipe) -> list[Stage]:
     """The whole-method references; the order in which the recipe names them changes nothing."""
     needs = ("problems", "rlvr")
-    keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *_VERIFY, *_FORM)
+    keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *VERIFY, *_FORM)
     nsr = (*keys, "reinforce.learning_rate")
     nodes = [
         Stage("rlvr_more", "policy:rlvr_more", needs, keys),

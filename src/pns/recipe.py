@@ -36,6 +36,7 @@ from pns.parts.training import (
     RlvrPart,
     SftPart,
 )
+from pns.parts.uses import RewardModelRlPart, StepVerifierPart, UsesPart
 
 __all__ = [
     "ALL_METHODS",
@@ -65,6 +66,7 @@ __all__ = [
     "ReinforcePart",
     "ReportPart",
     "RewardModelPart",
+    "RewardModelRlPart",
     "RewardModelSource",
     "RewardPart",
     "RewardRecipe",
@@ -75,6 +77,8 @@ __all__ = [
     "ServerPart",
     "SftPart",
     "Splits",
+    "StepVerifierPart",
+    "UsesPart",
     "expand",
 ]
 
@@ -134,6 +138,7 @@ class Recipe(Part):
     evaluate: EvaluatePart = EvaluatePart()
     report: ReportPart = ReportPart()
     round: RoundPart = RoundPart()
+    uses: UsesPart = UsesPart()
 
     @model_validator(mode="after")
     def _boxed(self) -> Recipe:

@@ -89,6 +89,15 @@ def _upstream(out: Path, name: str) -> None:
     elif name.startswith("reward_model"):
         write_json(out / "worth.json", {"pair_accuracy": 0.6, "best_of_8": 0.5, "mean_of_8": 0.5, "oracle_of_8": 0.8})
         write_json(out / "hard.json", {"before": {"auc": 0.4}, "after": {"auc": 0.6}})
+    elif name.startswith("step_verifier"):
+        f1 = {"value": 0.6 if name.endswith("pns") else 0.4, "ci95": [0.1, 0.9]}
+        shares = {"f1": f1, "accuracy_erroneous": f1, "accuracy_correct": f1}
+        write_json(out / "verifier.json", {"held_out": {"f1": shares, "auc": {"value": 0.7, "ci95": [0.6, 0.8]}}})
+    elif name.startswith("calibration"):
+        figures = ("brier", "log_loss", "ece", "accuracy", "auc")
+        fits = {"fitted_on_pairs": dict.fromkeys(figures, 0.2), "fitted_on_policy": dict.fromkeys(figures, 0.1)}
+        none = {"fitted_on_pairs": None, "fitted_on_policy": None}
+        write_json(out / "probabilities.json", {"judge": none, "reward_model": fits, "both": fits})
     elif name == "scores":
         write_json(out / "scores.json", {"correct": [1.0, 2.0], "pns": [0.5, 1.5], "rejection": [-1.0, 0.0]})
     else:

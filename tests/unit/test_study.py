@@ -281,7 +281,7 @@ def test_the_reference_rates_know_every_kind_of_stage(tmp_path: Path) -> None:
     found = recipes(
         tmp_path,
         controls=["sft_chosen", "rlvr_more", "nsr", "w_reinforce"],
-        hard_reward_models=True,
+        uses=["reward_model", "rl", "step_verifier", "calibration"],
         ablations={"seeds": [1, 2], "switches": {"foreign": {"foreign": True, "method": "rejection"}}},
     )
     graph = Graph()

@@ -28,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "tuning": {
         "seeds": [11], "grid": {"align.learning_rate": [1e-5, 2e-5]}, "negatives": {"pns": {"generator.beta": [0.1, 0.5]}},
     },
-    "hard_reward_models": True,
+    "uses": ["reward_model", "rl", "step_verifier", "calibration"],
     "hypotheses": ["pns > policy & all"],
 }  # fmt: skip
 
@@ -91,12 +91,13 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     assert results["ablations"]["pns@no_judge"]["seeds"] == [1, 2]
     assert results["scores"]["correct"] == [1.0, 2.0] * 3
     assert [row["seed"] for row in results["reward_model"]] == [1, 2, 3]
-    assert results["hard_reward_models"]["pns"]["gain"]["best_of_8"]["difference"] == 0
+    _check_uses(results)
     html = page.read_text(encoding="utf-8")
     assert "pns is above policy" in html
     assert "&lt;i&gt;is it the judge?&lt;/i&gt;" in html
     assert "pns &gt; policy &amp; all" in html
     assert "<script" not in html
+    assert "For a verifier of steps, on the policy&#39;s answers to other problems (3 seeds)" in html
     assert "not applicable: a word-problem model cannot follow a prompt" in html
     samples = pq.read_table(run.folder / "report" / "samples.parquet").to_pylist()
     cells = {c: len(row["seeds"]) for c, row in results["cells"].items()}
@@ -105,6 +106,22 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     share = sum(r["outcome"] == "correct" for r in mine) / len(mine)
     assert share == pytest.approx(results["cells"]["pns"]["greedy"]["mean"])
     assert build_study_page(results, run.folder / "report").read_text(encoding="utf-8") == html
+
+
+def _check_uses(results: dict[str, Any]) -> None:
+    """Each use has its models, and pns against every other one; RL on reward models has cells."""
+    uses = results["uses"]
+    assert list(uses) == ["reward_model", "step_verifier", "calibration"]
+    assert list(uses["reward_model"]["figures"]) == ["plain", "rejection", "pns"]
+    assert uses["reward_model"]["figures"]["pns"]["best_of_8"] == {"mean": 0.5, "by_seed": [0.5] * 3}
+    found = {(c["a"], c["b"], c["figure"]): c for c in uses["step_verifier"]["contrasts"]}
+    assert found["pns", "rejection", "f1"]["difference"] == pytest.approx(0.2)
+    assert found["pns", "rejection", "auc"]["difference"] == 0
+    best, *methods = uses["calibration"]["figures"]
+    assert methods == ["rejection", "pns"]
+    assert uses["calibration"]["figures"][best]["both: brier"]["mean"] == pytest.approx(0.1)
+    assert uses["calibration"]["figures"]["pns"]["judge: ece"] == {"mean": None, "by_seed": [None] * 3}
+    assert {(c["a"], c["b"]) for c in results["secondary"]} >= {("rl_pns", "rl_rejection"), ("rl_pns", "rl_plain")}
 
 
 def test_a_study_at_work_reports_what_there_is(done: tuple[Any, Run]) -> None:

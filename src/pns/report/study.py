@@ -41,7 +41,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         generator_plots=generator_plots(results),
         score_plot=plots.score_distributions(results.get("scores") or {}, "score of the reward model (line: median)"),
         reward_models=_reward_models(results),
-        hard=_hard(results),
+        uses=uses_tables(results),
         ablations=[ablation_row(n, c, results) for n, c in results["ablations"].items()],
         pairs_plot=study_plots.against_pairs(results),
         tuning=tuning_rows(results),
@@ -212,13 +212,38 @@ def _reward_models(results: Mapping[str, Any]) -> Row | None:
     return {"columns": [words.label(k) for k in keys], "rows": rows}
 
 
-def _hard(results: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(method, figure, change in points, t interval) of reward models that saw a method's negatives."""
-    return [
-        (method, words.label(key), words.points(c["difference"]), words.span(c["ci95_t"], signed=True))
-        for method, found in (results.get("hard_reward_models") or {}).items()
-        for key, c in found["gain"].items()
-    ]
+_USES = {
+    "reward_model": "As hard examples for the reward model, on the policy's held-out answers",
+    "step_verifier": "For a verifier of steps, on the policy's answers to other problems",
+    "calibration": "To calibrate judge and reward model, on the policy's held-out answers",
+}
+
+
+def _range(ci: Any) -> str:
+    pair = words.interval(ci)
+    return words.NONE if pair is None else " to ".join(words.fixed(x, 3, sign=True) for x in pair)
+
+
+def uses_tables(results: Mapping[str, Any]) -> list[Row]:
+    """What else negatives are good for: of each use the figures of every model, and the contrasts."""
+    out = []
+    for use, found in (results.get("uses") or {}).items():
+        names = list(next(iter(found["figures"].values())))
+        rows = [
+            (printable(model), [words.fixed(figures[n]["mean"], 3) for n in names])
+            for model, figures in found["figures"].items()
+        ]
+        contrasts = [
+            (
+                f"{c['a']} − {c['b']}", c["figure"].replace("_", " "), words.fixed(c["difference"], 3, sign=True),
+                _range(c["ci95_t"]),
+            )
+            for c in found["contrasts"]
+        ]  # fmt: skip
+        columns = [n.replace("_", " ") for n in names]
+        seeds = f"{len(found['seeds'])} seed{'s' * (len(found['seeds']) != 1)}"
+        out.append({"title": f"{_USES[use]} ({seeds})", "columns": columns, "rows": rows, "contrasts": contrasts})
+    return out
 
 
 def ablation_row(name: str, c: Mapping[str, Any], results: Mapping[str, Any]) -> Row:

@@ -17,10 +17,12 @@ from pydantic import ValidationError
 from pns.errors import UserError
 from pns.recipe import REFERENCES, Recipe, Regime
 from pns.recipe_files import as_user_error, load_recipe
-from pns.study.graph import OWN_SFT, Graph, nodes_of, with_foreign_rollouts
+from pns.study.graph import OWN_SFT, PLAIN, Graph, nodes_of, rl_stage, with_foreign_rollouts
 from pns.study.spec import Protocol, Settings, Study, with_settings
 
 STARTS = ("policy", "sft")
+RL = "rl_"
+"""Before the name of a policy that was trained on a reward model: `plain`, or the method whose negatives that saw."""
 _STAGE: dict[str, str] = {"policy": "rlvr", "sft": "sft"} | dict(zip(REFERENCES, REFERENCES, strict=True))
 
 
@@ -41,6 +43,8 @@ class Cell:
         """The stage that makes the model."""
         if self.model == "sft_chosen":
             return OWN_SFT if self.regime == "own" else "align-sft_chosen"
+        if self.objective is None and self.model.startswith(RL):
+            return rl_stage(self.model.removeprefix(RL))
         return _STAGE.get(self.model) or f"align-{self.model}-{self.regime}"
 
 
@@ -53,6 +57,8 @@ def cells(study: Study) -> dict[str, Cell]:
             found.append(Cell(control, control, seeds=seeds))
             continue
         found += _grid(study, control, study.main, seeds)
+    if "rl" in study.uses:
+        found += [Cell(f"{RL}{judge}", f"{RL}{judge}", seeds=study.seeds) for judge in (PLAIN, *study.methods)]
     for objective, part in study.objectives.items():
         for method in part.methods or study.methods:
             found += _grid(study, method, objective, study.seeds)
@@ -169,11 +175,12 @@ def add_cell(
 def add_extras(graph: Graph, recipes: Recipes, seed: int, tuned: Tuned) -> dict[str, str]:
     """Add what is measured once a seed beside the cells; returns stage -> task.
 
-    The reward model's scores of chosen responses and negatives, and, where the study asks for them, reward models that
-    were also shown a method's negatives.
+    The reward model's scores of chosen responses and negatives, and, where the study asks for them, the other uses of a
+    method's negatives.
     """
     study = recipes.study
-    names = ["scores", *((f"reward_model-{m}" for m in study.methods) if study.hard_reward_models else ())]
+    extra = [use for use in study.uses if use != "rl"]  # those have cells
+    names = ["scores", *(f"{use}-{method}" for use in extra for method in study.methods)]
     special = _special(recipes, seed, tuned, {})
     return {name: graph.add(recipes.of(seed), name, special) for name in names}
 

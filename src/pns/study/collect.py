@@ -11,10 +11,12 @@ import pns
 from pns.evaluation.contrasts import Table, contrast, estimate, holm, seeds_needed, smallest_difference
 from pns.run import Run, read_json, seed_of
 from pns.stages.summary import curve, environment
-from pns.study.cells import STARTS, Cell, cells, unswitched
+from pns.study.cells import RL, STARTS, Cell, cells, unswitched
+from pns.study.graph import PLAIN
 from pns.study.results import KINDS, benchmarks, scores_of, undecided
 from pns.study.run import Work
 from pns.study.spec import Study
+from pns.study.uses import collect_uses
 
 Scored = Mapping[tuple[str, int], str]
 """(cell, seed) -> the task that scored it."""
@@ -99,7 +101,7 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "negatives": _negatives(found, study),
         "generator": _generator(found),
         "reward_model": _reward_model(found),
-        "hard_reward_models": _hard_reward_models(found, study),
+        "uses": _uses(found, study),
         "scores": _scores(found),
         "not_applicable": NOT_FROM_SCRATCH if work.recipes.base.model.kind == "scratch" else {},
         "environment": environment(),
@@ -166,8 +168,8 @@ def _kl(found: Collected, cell: str, seed: int) -> float:
 
 
 def _secondary(study: Study, rows: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The study's own; every pns cell against the others of its objective, regime and protocol; every cell against the
-    policy. Starts and ablations are left out.
+    """The study's own; every pns cell against the others of its objective, regime and protocol; RL on a reward model that saw
+    pns against RL on another; every cell against the policy. Starts and ablations are left out.
     """
     plain = {n: row for n, row in rows.items() if n not in STARTS and row["switch"] is None}
     places = {n: (row["objective"], row["regime"], row["protocol"]) for n, row in plain.items()}
@@ -177,7 +179,9 @@ def _secondary(study: Study, rows: Mapping[str, Any]) -> list[tuple[str, str]]:
         for b in plain
         if row["model"] == "pns" and rows[b]["model"] != "pns" and places[a] == places[b]
     ]
-    every = dict.fromkeys([*study.secondary, *beside, *((n, "policy") for n in plain)])
+    on_models = [(f"{RL}pns", f"{RL}{other}") for other in (PLAIN, *study.methods) if other != "pns"]
+    on_models = [pair for pair in on_models if set(pair) <= set(plain)]
+    every = dict.fromkeys([*study.secondary, *beside, *on_models, *((n, "policy") for n in plain)])
     return [pair for pair in every if pair not in study.primary]
 
 
@@ -265,37 +269,14 @@ def _reward_model(found: Collected) -> list[dict[str, Any]]:
     ]
 
 
-def _hard_reward_models(found: Collected, study: Study) -> dict[str, Any]:
-    """What showing a method's negatives to the reward model is worth: on held-out rollouts, and on held-out pairs.
-
-    For each method the seeds' figures, with the plain model's beside them, and t intervals of their differences.
-    """
-    plain, out = _anywhere(found, "reward_model"), dict[str, Any]()
-    for method in study.methods:
-        rows = []
-        for seed, extras in found.work.extras.items():
-            task = extras.get(f"reward_model-{method}")
-            if task in found.work.done and seed in plain:
-                folder = found.folder(str(task))
-                rows.append(
-                    {"seed": seed, "plain": read_json(plain[seed] / "worth.json"), "with": read_json(folder / "worth.json"),
-                     "hard": read_json(folder / "hard.json")}
-                )  # fmt: skip
-        if rows:
-            keys = [k for k in rows[0]["plain"] if k.startswith(("pair_accuracy", "best_of"))]
-            gains = {
-                k: by_seed_difference([r["with"][k] for r in rows], [r["plain"][k] for r in rows])
-                for k in keys
-                if all(r[side][k] is not None for r in rows for side in ("plain", "with"))
-            }
-            out[method] = {"by_seed": rows, "gain": gains}
-    return out
-
-
-def by_seed_difference(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
-    """a - b of figures that each seed gives once: mean, t interval and test over seeds."""
-    found = contrast([[[x]] for x in a], [[[x]] for x in b], samples=1)
-    return {k: found[k] for k in ("difference", "ci95_t", "p_value", "by_seed")}
+def _uses(found: Collected, study: Study) -> dict[str, Any]:
+    """See `pns.study.uses`."""
+    folders: dict[str, dict[int, Path]] = {"reward_model": _anywhere(found, "reward_model")}
+    for seed, extras in found.work.extras.items():
+        for stage, task in extras.items():
+            if task in found.work.done:
+                folders.setdefault(stage, {})[seed] = found.folder(task)
+    return collect_uses(study.uses, study.methods, folders)
 
 
 def _scores(found: Collected) -> dict[str, list[float]]:

@@ -17,6 +17,8 @@ from pns.scheduler import Task
 
 OWN_SFT = "align-sft_chosen-own"
 HARDENED = "models:hardened_reward_model"
+PLAIN = "plain"
+"""The reward model that saw no negatives but the policy's own."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Graph:
 
 def nodes_of(recipe: Recipe) -> dict[str, Stage]:
     """The stages of a run, with scoring on the development split (`dev-X`) and on the benchmarks (`test-X`) apart, and
-    the control that sees the chosen side of the first method's own pairs; the reward model's scores of all negatives; reward
-    models that saw a method's negatives, too.
+    the control that sees the chosen side of the first method's own pairs; the reward model's scores of all negatives; the
+    other uses of a method's negatives.
     """
     nodes = {n: s for n, s in pipeline.stages(recipe).items() if not n.startswith(("evaluate-", "report"))}
     models = [n for n in nodes if n.startswith("align-") or n in ("sft", "rlvr", *REFERENCES)]
@@ -103,18 +105,46 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
     methods = recipe.negatives.methods
     needs = ("problems", "rollouts-pairs", "reward_model", *(f"negatives-{m}" for m in methods))
     nodes["scores"] = Stage("scores", "negatives:reward_scores", needs, ("negatives.methods", "runtime.device"))
-    plain = nodes["reward_model"]
-    for method in methods:
-        # Matched pairs: the same problems and as many for every method.
-        args = ("reward", "pairs", "reward_model", f"{recipe.pairs.regimes[0]}-{method}")
-        name = f"reward_model-{method}"
-        nodes[name] = replace(plain, name=name, call=HARDENED, needs=(*plain.needs, "pairs", "reward_model"), args=args)
+    uses = _uses(recipe, nodes["reward_model"])
+    nodes |= uses
+    models += [name for name, stage in uses.items() if stage.call == "uses:rl"]
     keys = pipeline.scoring_keys()
     for kind in ("dev", "test"):
         for model in models:
             needs = tuple(dict.fromkeys(("problems", "rlvr", model)))
             nodes[f"{kind}-{model}"] = Stage(f"{kind}-{model}", f"evaluate:{kind}", needs, keys, args=(model,))
     return nodes
+
+
+def rl_stage(judge: str) -> str:
+    """The stage that trains the policy on a reward model: `plain`, or that of a method."""
+    return f"rl-{judge}"
+
+
+def _uses(recipe: Recipe, plain: Stage) -> dict[str, Stage]:
+    """Stages of what else negatives are good for. Matched pairs: the same problems and as many for every method."""
+    train, answers = ("runtime.device", "runtime.threads"), ("problems", "rlvr", "rollouts-reward")
+    rl_keys = ("uses.rl", "rlvr", "generator", "reward.answer_format", "reward.max_chars", *train)
+    out = [Stage(rl_stage(PLAIN), "uses:rl", ("problems", "rlvr", plain.name), rl_keys, args=(plain.name,))]
+    for method in recipe.negatives.methods:
+        pairs = f"{recipe.pairs.regimes[0]}-{method}"
+        hard, calibrated = (
+            f"{plain.name}-{method}",
+            ("uses.calibration_responses", "reward", "reward_model.holdout", *train),
+        )
+        out += [
+            replace(
+                plain, name=hard, call=HARDENED, needs=(*plain.needs, "pairs", plain.name),
+                args=("reward", "pairs", plain.name, pairs),
+            ),
+            Stage(rl_stage(method), "uses:rl", ("problems", "rlvr", hard), rl_keys, args=(hard,)),
+            Stage(
+                f"step_verifier-{method}", "uses:step_verifier", (*answers, "pairs"),
+                ("uses.step_verifier", "evaluate.bootstrap", *pipeline.VERIFY, *train), args=(pairs,),
+            ),
+            Stage(f"calibration-{method}", "uses:calibration", (*answers, "pairs", plain.name), calibrated, args=(pairs,)),
+        ]  # fmt: skip
+    return {stage.name: stage for stage in out}
 
 
 def with_foreign_rollouts(nodes: Mapping[str, Stage]) -> dict[str, Stage]:

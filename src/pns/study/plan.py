@@ -20,6 +20,7 @@ REFERENCE = {
     "negatives:negatives": 0.005, "negatives:samples": 0.018, "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
     "align:align": 0.02, "align:sft_chosen": 0.012,
     "evaluate:dev": 0.008, "evaluate:test": 0.008,
+    "uses:rl": 0.014, "uses:step_verifier": 0.006, "uses:calibration": 0.004,
 }  # fmt: skip
 
 OVERHEAD = 1.5
@@ -68,6 +69,10 @@ def _other(call: str, recipe: Recipe) -> float:
         "policy:sft": recipe.sft.steps * recipe.sft.batch_size,
         "policy:rlvr": _grpo(recipe.rlvr),
         "models:generator": _grpo(recipe.generator),
+        "uses:rl": _grpo(recipe.generator),
+        "uses:step_verifier": recipe.uses.step_verifier.steps * recipe.uses.step_verifier.batch_size
+        + splits.reward * recipe.rollouts.n,
+        "uses:calibration": 3 * recipe.uses.calibration_responses,
         "negatives:pairs": splits.pairs,
         "negatives:reward_scores": splits.pairs * (1 + len(recipe.negatives.methods)),
         "align:align": recipe.pairs.n * recipe.align.epochs,

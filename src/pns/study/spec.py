@@ -16,6 +16,7 @@ from pns.recipe_files import as_user_error, read_yaml, set_key
 Protocol = Literal["held", "each"]
 """Settings tuned on the pairs of one method and held for all, or tuned for each method with the same budget."""
 Control = Literal["sft_chosen"] | Reference
+Use = Literal["reward_model", "rl", "step_verifier", "calibration"]
 Settings = dict[str, Any]
 """dotted recipe key -> value."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
@@ -132,8 +133,10 @@ class Study(Part):
     metric: Literal["greedy", "sampled"] = Field("greedy", description="of the primary contrasts; both are reported")
     ablations: AblationsPart = AblationsPart()
     bootstrap: int = Field(2000, ge=100)
-    hard_reward_models: bool = Field(
-        False, description="also train reward models that see each method's negatives, and say what that is worth"
+    uses: tuple[Use, ...] = Field(
+        (),
+        description="what else each method's matched pairs are good for: reward_model (as hard examples for it), rl (RL of the "
+        "policy on such reward models), step_verifier, calibration (of judge and reward model)",
     )
 
     @property

@@ -20,8 +20,9 @@ from pns.errors import StageStopped, UserError
 from pns.records import Gate, Problem, Scores
 from pns.rewards.adapters.fields import OPTIONAL, problem_of
 from pns.rewards.adapters.log import RewardLog
-from pns.rewards.composite import Composite, Finish
+from pns.rewards.composite import Composite, Finish, Scorer
 from pns.rewards.format import format_failures
+from pns.rewards.reward_model import Calibration
 from pns.verify import Verifier
 
 RewardFunction = Callable[..., list[float | None]]
@@ -160,6 +161,46 @@ def signed_reward(
         return [None if value is None else 2 * value - 1 for value in paid(**columns)]
 
     reward.__name__ = "signed"
+    return reward
+
+
+def scored_reward(
+    scorer: Scorer,
+    calibration: Calibration,
+    problems: Mapping[str, Problem],
+    *,
+    answer_format: str,
+    max_chars: int,
+    eos_ids: Collection[int],
+) -> RewardFunction:
+    """A reward model's term M (0..1) for a well-formed response, whatever its answer; 0 for a malformed one.
+
+    None where the reward model has no score: it is not the response's fault.
+    """
+
+    def reward(
+        *, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **columns: Any
+    ) -> list[float | None]:
+        rows = _problems(problems, prompts, columns)
+        texts = [completion_text(c) for c in completions]
+        formed = [
+            i
+            for i, (row, text, ids) in enumerate(zip(rows, texts, completion_ids, strict=True))
+            if not format_failures(
+                text,
+                problem=row.problem,
+                finish=finish_of(ids, eos_ids),
+                answer_format=answer_format,
+                max_chars=max_chars,
+            )
+        ]
+        out: list[float | None] = [0.0] * len(texts)
+        raws = scorer.score([rows[i].problem for i in formed], [texts[i] for i in formed])
+        for i, raw in zip(formed, raws, strict=True):
+            out[i] = None if raw is None else calibration.squash(raw)
+        return out
+
+    reward.__name__ = "reward_model"
     return reward
 
 
