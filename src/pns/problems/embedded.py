@@ -34,17 +34,31 @@ def training_problems(split: str, size: int, seed: int, misread_share: float = 0
     A solution that carries one says so in `meta["misreading"]`, and `meta["target_answer"]` is its boxed answer; `answer`
     is always the right one.
     """
+    return [problem for _, problem in training_stories(split, size, seed, misread_share)]
+
+
+def training_stories(split: str, size: int, seed: int, misread_share: float = 0.0) -> Iterator[tuple[Story, Problem]]:
+    """The problems of `training_problems`, each with what it was made of."""
     rng = random.Random(f"{seed}/problems/{split}")
     weights, shapes = zip(*TRAINING_MIX, strict=True)
     stories = _distinct(lambda: families.make_story(rng, rng.choices(shapes, weights)[0]), split)
-    return [_problem(f"{split}-{i:06d}", next(stories), rng, misread_share) for i in range(size)]
+    for i in range(size):
+        story = next(stories)
+        yield story, _problem(f"{split}-{i:06d}", story, rng, misread_share)
 
 
 def benchmark_problems(name: str, size: int, seed: int) -> list[Problem]:
     """`size` distinct problems of one embedded benchmark, none of which has a training problem's signature."""
+    return [problem for _, problem in benchmark_stories(name, size, seed)]
+
+
+def benchmark_stories(name: str, size: int, seed: int) -> Iterator[tuple[Story, Problem]]:
+    """The problems of `benchmark_problems`, each with what it was made of."""
     rng = random.Random(f"{seed}/benchmark/{name}")
     stories = _distinct(lambda: families.make_story(rng, BENCHMARKS[name]), "benchmark")
-    return [_problem(f"{name}-{i:04d}", next(stories), rng, 0.0) for i in range(size)]
+    for i in range(size):
+        story = next(stories)
+        yield story, _problem(f"{name}-{i:04d}", story, rng, 0.0)
 
 
 def _distinct(draw: families.Draw, split: str) -> Iterator[Story]:

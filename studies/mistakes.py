@@ -1,0 +1,161 @@
+"""Which mistakes negatives show, and which ones models make, in an embedded study: why a method teaches, or does not.
+
+    python studies/mistakes.py studies/embedded.yaml runs/embedded [--seeds 1,2,3] [--json FILE]
+
+For every seed that is there, by kind of mistake (see pns.problems.mistakes):
+
+- the policy's wrong rollouts on the problems of the pairs, and the negatives that each method put into matched pairs;
+- how near a negative is to the policy: whether its answer is among those of the policy's own rollouts to the same problem, and
+  how often the policy gives that answer;
+- wrong greedy answers to the benchmarks, of the policy and of every aligned model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pns.problems import embedded
+from pns.problems.families import BENCHMARKS, Story
+from pns.problems.mistakes import RIGHT, mistake
+from pns.recipe_files import load_recipe
+from pns.records import Pair, Response, read_parquet
+from pns.study.spec import Study, load_study, with_settings
+
+GROUPS = ("policy's rollouts", "rejection", "pns")
+
+
+def stories_of(study: Study, seed: int) -> tuple[dict[str, Story], dict[str, Story]]:
+    """The stories of the pairs' problems and of the benchmarks, by the problems' ids."""
+    part = with_settings(load_recipe(study.recipe)[0], study.set).problems
+    pairs = {p.id: s for s, p in embedded.training_stories("pairs", part.splits.pairs, seed)}
+    tests = {p.id: s for name in BENCHMARKS for s, p in embedded.benchmark_stories(name, part.benchmark_size, seed)}
+    return pairs, tests
+
+
+def folders(study: Path, seed: int, stage: str) -> list[Path]:
+    """Finished stages of a seed by name; there are more than one where tuning or the protocol `each` made them."""
+    tail = len("-0123456789")
+    return sorted(p for p in (study / "stages").glob(f"s{seed}-{stage}-*") if p.name[:-tail] == f"s{seed}-{stage}")
+
+
+def shares(kinds: Iterable[str]) -> dict[str, float]:
+    """Share of each kind of mistake among all mistakes, right answers left out."""
+    counts = Counter(kind for kind in kinds if kind != RIGHT)
+    return {kind: n / counts.total() for kind, n in counts.most_common()}
+
+
+def of_negatives(study: Path, seed: int, stories: Mapping[str, Story]) -> dict[str, Any]:
+    """Kinds of mistake of rollouts and negatives, and how near the negatives' answers are to the policy's."""
+    (rollouts,) = folders(study, seed, "rollouts-pairs")
+    rows = read_parquet(rollouts / "responses.parquet", Response)
+    own: dict[str, Counter[str]] = {}
+    for r in rows:
+        if r.verdict and r.verdict.answer is not None:
+            own.setdefault(r.problem_id, Counter())[r.verdict.answer] += 1
+    wrong = [r for r in rows if r.verdict and r.verdict.outcome == "wrong"]
+    out: dict[str, Any] = {
+        "policy's rollouts": {"kinds": shares(mistake(stories[r.problem_id], r.text) for r in wrong)}
+    }
+    (pairs,) = folders(study, seed, "pairs")
+    for method in GROUPS[1:]:
+        made = read_parquet(pairs / f"matched-{method}.parquet", Pair)
+        same = [own.get(p.problem_id, Counter())[p.rejected_answer or ""] for p in made]
+        out[method] = {
+            "kinds": shares(mistake(stories[p.problem_id], p.rejected) for p in made),
+            "answer_among_rollouts": sum(n > 0 for n in same) / len(same),
+            "rollouts_with_that_answer": statistics.fmean(same),
+        }
+    return out
+
+
+def of_models(study: Path, seed: int, stories: Mapping[str, Story]) -> dict[str, dict[str, float]]:
+    """Wrong greedy answers to all benchmarks by kind, as shares of all problems; means where a model was trained twice."""
+    out: dict[str, dict[str, float]] = {}
+    stages = {"policy": "test-rlvr", "sft_chosen": "test-align-sft_chosen"}
+    stages |= {
+        f"{m}{'' if r == 'matched' else '/own'}": f"test-align-{m}-{r}" for m in GROUPS[1:] for r in ("matched", "own")
+    }
+    for name, stage in stages.items():
+        counts: Counter[str] = Counter()
+        found = folders(study, seed, stage)
+        for folder in found:
+            for benchmark in BENCHMARKS:
+                rows = read_parquet(folder / f"greedy-{benchmark}.parquet", Response)
+                counts.update(mistake(stories[r.problem_id], r.text) for r in rows)
+        if found:
+            out[name] = {kind: n / counts.total() for kind, n in counts.items()}
+    return out
+
+
+def mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Means over seeds; a kind that a seed does not have counts as 0 there."""
+    kinds = dict.fromkeys(kind for row in rows for kind in row)
+    return {kind: statistics.fmean(row.get(kind, 0.0) for row in rows) for kind in kinds}
+
+
+def distance(a: Mapping[str, float], b: Mapping[str, float]) -> float:
+    """Total variation between two distributions over kinds, 0..1."""
+    return sum(abs(a.get(k, 0.0) - b.get(k, 0.0)) for k in {*a, *b}) / 2
+
+
+def show(title: str, columns: Mapping[str, Mapping[str, float]], *, signed: bool = False) -> None:
+    """A table of shares in per cent; kinds are rows."""
+    kinds = sorted({k for c in columns.values() for k in c}, key=lambda k: -max(c.get(k, 0) for c in columns.values()))
+    table = Table(title=title, title_justify="left")
+    for name in ("kind", *columns):
+        table.add_column(name, justify="left" if name == "kind" else "right")
+    for kind in kinds:
+        table.add_row(kind, *(f"{100 * c.get(kind, 0):{'+' if signed else ''}.1f}" for c in columns.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    told = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    told.add_argument("file", type=Path, help="the study's file")
+    told.add_argument("study", type=Path, help="its folder")
+    told.add_argument("--seeds", help="such as 1,2,3; default: all test seeds that are complete")
+    told.add_argument("--json", type=Path, help="also write the figures")
+    asked = told.parse_args()
+    study = load_study(asked.file)
+    seeds = [int(s) for s in asked.seeds.split(",")] if asked.seeds else list(study.seeds)
+    negatives, models, used = [], [], []
+    for seed in seeds:
+        if not all(folders(asked.study, seed, f"test-align-{m}-own") for m in GROUPS[1:]):
+            continue
+        pairs, tests = stories_of(study, seed)
+        negatives.append(of_negatives(asked.study, seed, pairs))
+        models.append(of_models(asked.study, seed, tests))
+        used.append(seed)
+    if not used:
+        told.error(f"{asked.study}: no seed has all its cells yet")
+    kinds = {name: mean([one[name]["kinds"] for one in negatives]) for name in GROUPS}
+    near = {
+        name: mean([{k: v for k, v in one[name].items() if k != "kinds"} for one in negatives]) for name in GROUPS[1:]
+    }
+    made = {name: mean([one[name] for one in models]) for name in models[0]}
+    change = {
+        n: {k: made[n].get(k, 0) - made["policy"].get(k, 0) for k in made["policy"] | made[n]}
+        for n in made
+        if n != "policy"
+    }
+    apart = {name: distance(kinds[name], kinds["policy's rollouts"]) for name in GROUPS[1:]}
+    show(f"Mistakes by kind, per cent of all mistakes; {len(used)} seeds", kinds)
+    Console().print({"total variation from the policy's rollouts": apart, "near": near})
+    show("Greedy answers to the benchmarks by kind, per cent", {"policy": made["policy"]})
+    show("Change against the policy, points", change, signed=True)
+    if asked.json:
+        told_all = {"seeds": used, "kinds": kinds, "distance": apart, "near": near, "answers": made, "change": change}
+        asked.json.write_text(json.dumps(told_all, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
