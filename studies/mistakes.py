@@ -36,8 +36,12 @@ GROUPS = ("policy's rollouts", "rejection", "pns")
 def stories_of(study: Study, seed: int) -> tuple[dict[str, Story], dict[str, Story]]:
     """The stories of the pairs' problems and of the benchmarks, by the problems' ids."""
     part = with_settings(load_recipe(study.recipe)[0], study.set).problems
-    pairs = {p.id: s for s, p in embedded.training_stories("pairs", part.splits.pairs, seed)}
-    tests = {p.id: s for name in BENCHMARKS for s, p in embedded.benchmark_stories(name, part.benchmark_size, seed)}
+    pairs = {p.id: s for s, p in embedded.training_stories("pairs", part.splits.pairs, seed, more=part.more_events)}
+    tests = {
+        p.id: s
+        for name in BENCHMARKS
+        for s, p in embedded.benchmark_stories(name, part.benchmark_size, seed, part.more_events)
+    }
     return pairs, tests
 
 

@@ -31,7 +31,7 @@ _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_
 
 # Keys that came later than results which are still good: they count where they say something else than this.
 _LATER = {
-    "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
+    "more_events": 0, "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
 }  # fmt: skip
 

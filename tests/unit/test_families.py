@@ -164,3 +164,15 @@ def test_the_share_of_misreadings_is_close_to_the_one_asked_for() -> None:
         else:
             assert boxed(problem.solution) == problem.answer
     assert not any("misreading" in p.meta for p in embedded.training_problems("sft", 300, 0))
+
+
+def test_harder_stories_have_one_event_more_and_stay_in_range() -> None:
+    plain = list(embedded.training_stories("pairs", 60, 1))
+    harder = list(embedded.training_stories("pairs", 60, 1, more=1))
+    assert min(len(s.events) for s, _ in harder) == 1 + min(len(s.events) for s, _ in plain)
+    assert max(len(s.events) for s, _ in harder) == 4
+    for name in embedded.BENCHMARKS:
+        for story, problem in embedded.benchmark_stories(name, 10, 1, 1):
+            assert all(0 <= c <= families.LIMIT for _, _, _, c in families.solve(story))
+            assert problem.solution is not None
+            assert len(problem.problem.split()) < 120

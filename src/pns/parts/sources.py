@@ -52,6 +52,9 @@ class ProblemsPart(Part):
         lt=1,
         description="share of the SFT solutions that carry a self-consistent misreading (embedded only)",
     )
+    more_events: int = Field(
+        0, ge=0, le=1, description="events in every story beyond the usual ones, for larger models (embedded only)"
+    )
     train_file: Path | None = Field(
         None,
         description="a set by its name (`pns problems list`), or a JSONL, CSV or Parquet file with id, problem, answer, "
@@ -79,8 +82,8 @@ class ProblemsPart(Part):
             raise ValueError("source: jsonl needs train_file and benchmarks")
         if self.source == "embedded" and (self.train_file is not None or self.benchmarks):
             raise ValueError("train_file and benchmarks belong to source: jsonl")
-        if self.source == "jsonl" and self.misread_share:
-            raise ValueError("misread_share belongs to source: embedded")
+        if self.source == "jsonl" and (self.misread_share or self.more_events):
+            raise ValueError("misread_share and more_events belong to source: embedded")
         return self
 
 

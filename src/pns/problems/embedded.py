@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from pns.problems import families
 from pns.problems.families import BENCHMARKS, TRAINING_MIX, Story
@@ -28,34 +29,38 @@ _RANGES: dict[str, tuple[int, int]] = {
 }
 
 
-def training_problems(split: str, size: int, seed: int, misread_share: float = 0.0) -> list[Problem]:
+def training_problems(split: str, size: int, seed: int, misread_share: float = 0.0, more: int = 0) -> list[Problem]:
     """`size` distinct problems of a split. `misread_share` (0..1) of the solutions carry a misreading.
+
+    `more`: events in every story beyond those of its shape.
 
     A solution that carries one says so in `meta["misreading"]`, and `meta["target_answer"]` is its boxed answer; `answer`
     is always the right one.
     """
-    return [problem for _, problem in training_stories(split, size, seed, misread_share)]
+    return [problem for _, problem in training_stories(split, size, seed, misread_share, more)]
 
 
-def training_stories(split: str, size: int, seed: int, misread_share: float = 0.0) -> Iterator[tuple[Story, Problem]]:
+def training_stories(
+    split: str, size: int, seed: int, misread_share: float = 0.0, more: int = 0
+) -> Iterator[tuple[Story, Problem]]:
     """The problems of `training_problems`, each with what it was made of."""
     rng = random.Random(f"{seed}/problems/{split}")
-    weights, shapes = zip(*TRAINING_MIX, strict=True)
+    weights, shapes = zip(*((w, replace(shape, more=more)) for w, shape in TRAINING_MIX), strict=True)
     stories = _distinct(lambda: families.make_story(rng, rng.choices(shapes, weights)[0]), split)
     for i in range(size):
         story = next(stories)
         yield story, _problem(f"{split}-{i:06d}", story, rng, misread_share)
 
 
-def benchmark_problems(name: str, size: int, seed: int) -> list[Problem]:
+def benchmark_problems(name: str, size: int, seed: int, more: int = 0) -> list[Problem]:
     """`size` distinct problems of one embedded benchmark, none of which has a training problem's signature."""
-    return [problem for _, problem in benchmark_stories(name, size, seed)]
+    return [problem for _, problem in benchmark_stories(name, size, seed, more)]
 
 
-def benchmark_stories(name: str, size: int, seed: int) -> Iterator[tuple[Story, Problem]]:
+def benchmark_stories(name: str, size: int, seed: int, more: int = 0) -> Iterator[tuple[Story, Problem]]:
     """The problems of `benchmark_problems`, each with what it was made of."""
     rng = random.Random(f"{seed}/benchmark/{name}")
-    stories = _distinct(lambda: families.make_story(rng, BENCHMARKS[name]), "benchmark")
+    stories = _distinct(lambda: families.make_story(rng, replace(BENCHMARKS[name], more=more)), "benchmark")
     for i in range(size):
         story = next(stories)
         yield story, _problem(f"{name}-{i:04d}", story, rng, 0.0)

@@ -97,6 +97,7 @@ class Shape:
     reordered: bool = False
     compare: bool = False
     held_out_pairing: bool = False
+    more: int = 0  # events beyond these, for larger models
 
 
 CORE = Shape()
@@ -155,7 +156,7 @@ def _try_story(rng: random.Random, shape: Shape) -> Story | None:
             return None
     else:
         opening = f"{owner} has {start} {obj}."
-    count = 1 if shape.compare else rng.randint(*shape.events)
+    count = (1 if shape.compare else rng.randint(*shape.events)) + shape.more
     for _ in range(count):
         event = _event(rng, value, shape, owner, rng.choice(others), obj)
         if event is None:

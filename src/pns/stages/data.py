@@ -47,11 +47,13 @@ def _embedded(context: Context) -> tuple[Groups, Groups, list[str]]:
     part, seed = context.recipe.problems, context.recipe.seed
     splits = {
         name: embedded.training_problems(
-            name, getattr(part.splits, name), seed, part.misread_share if name == "sft" else 0.0
+            name, getattr(part.splits, name), seed, part.misread_share if name == "sft" else 0.0, part.more_events
         )
         for name in SPLITS
     }
-    benchmarks = {name: embedded.benchmark_problems(name, part.benchmark_size, seed) for name in BENCHMARKS}
+    benchmarks = {
+        name: embedded.benchmark_problems(name, part.benchmark_size, seed, part.more_events) for name in BENCHMARKS
+    }
     unknown = embedded.words([p.problem for rows in benchmarks.values() for p in rows]) - embedded.words(
         [p.problem for p in splits["sft"]]
     )
