@@ -294,10 +294,12 @@ def test_the_reference_rates_know_every_kind_of_stage(tmp_path: Path) -> None:
     assert fresh.seconds_left is not None
 
 
-def test_a_plan_for_another_kind_of_model_knows_no_times(tmp_path: Path) -> None:
-    model = {"kind": "pretrained", "path": str(tmp_path)}
+@pytest.mark.parametrize(
+    "other", [{"model": {"kind": "pretrained", "path": "."}}, {"runtime.device": "cuda"}, {"model.hidden": 512}]
+)
+def test_a_plan_for_another_kind_of_model_or_machine_knows_no_times(tmp_path: Path, other: dict[str, Any]) -> None:
     graph = Graph()
-    found = recipes(tmp_path, set={"model": model})
+    found = recipes(tmp_path, set=other)
     add_cell(graph, found, cells(found.study)["pns"], 1, Tuned(), {})
     assert plan({"all": graph.tasks}, graph.tasks, {})[0].seconds_left is None
 

@@ -23,6 +23,9 @@ REFERENCE = {
     "uses:rl": 0.014, "uses:step_verifier": 0.006, "uses:calibration": 0.004,
 }  # fmt: skip
 
+LARGEST = (128, 4)
+"""Hidden size and layers of the largest model of which the rates say anything."""
+
 OVERHEAD = 1.5
 """Seconds that a stage takes on that machine whatever its size: a process, a model to load."""
 
@@ -103,8 +106,8 @@ def seconds_a_unit(tasks: Mapping[str, Task], done: Done) -> dict[str, tuple[flo
 def plan(phases: Mapping[str, Iterable[str]], tasks: Mapping[str, Task], done: Done) -> list[Share]:
     """What each phase has still to do; a task counts in the first phase that needs it.
 
-    Where no stage of a kind has been measured the reference rates stand in for a model made from scratch; for another
-    model nothing is known, and the phase has no estimate.
+    Where no stage of a kind has been measured the reference rates stand in for a small model made from scratch on a CPU; for
+    another model or machine nothing is known, and the phase has no estimate.
     """
     rates, seen, out = seconds_a_unit(tasks, done), set[str](), list[Share]()
     for phase, names in phases.items():
@@ -120,9 +123,10 @@ def plan(phases: Mapping[str, Iterable[str]], tasks: Mapping[str, Task], done: D
 
 
 def _seconds(task: Task, rates: Mapping[str, tuple[float, int]]) -> float | None:
-    call = task.stage.call
+    call, model = task.stage.call, task.recipe.model
     if call in rates:
         return rates[call][0] * units(task)
-    if task.recipe.model.kind != "scratch" or call not in REFERENCE:
+    like_it = model.kind == "scratch" and model.hidden <= LARGEST[0] and model.layers <= LARGEST[1]
+    if not like_it or task.recipe.runtime.device != "cpu" or call not in REFERENCE:
         return None
     return OVERHEAD + REFERENCE[call] * units(task)
