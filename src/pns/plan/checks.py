@@ -5,11 +5,8 @@ Every check says one of three things: it holds, it fails (with what mends it), o
 
 from __future__ import annotations
 
-import json
-import os
+import asyncio
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,6 +17,7 @@ from pns.errors import UserError
 from pns.parts.base import ServerPart
 from pns.plan.estimate import Estimate, Setting, totals
 from pns.plan.models import cached, config_file
+from pns.plan.words import size
 from pns.plan.work import rows_of
 from pns.problems.registry import check_file, existing, find, local_file
 from pns.recipe import Recipe
@@ -64,7 +62,9 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
 def _libraries() -> Iterator[Check]:
     missing = [name for name in ("torch", "transformers", "trl", "datasets", "accelerate") if find_spec(name) is None]
     if missing:
-        yield Check("libraries", "failed", f"not installed: {', '.join(missing)}", 'pip install "plausible-negatives[train]"')
+        yield Check(
+            "libraries", "failed", f"not installed: {', '.join(missing)}", 'pip install "plausible-negatives[train]"'
+        )
     else:
         yield Check("libraries", "ok", "what training needs is installed")
 
@@ -88,27 +88,32 @@ def _source(name: str, source: Path, ask: bool) -> Check:
             return Check(name, "ok", f"{entry.rows} problems in {file}")
     except UserError as error:
         return Check(name, "failed", error.message, error.remedy or "")
-    return _on_hub(name, "datasets", entry.hub.id, ask)
+    return _on_hub(name, "dataset", entry.hub.id, ask, entry.hub.revision)
 
 
-def _on_hub(name: str, kind: Literal["datasets", "models"], repo: str, ask: bool) -> Check:
+def _on_hub(name: str, kind: Literal["dataset", "model"], repo: str, ask: bool, revision: str | None = None) -> Check:
     """Whether the hub knows an id."""
     if not ask:
         return Check(name, "unchecked", f"{repo}: the hub was not asked (--offline)")
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return Check(name, "unchecked", f"{repo}: no hub here (HF_HUB_OFFLINE is set)")
-    base = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     try:
-        with urllib.request.urlopen(f"{base}/api/{kind}/{repo}", timeout=TIMEOUT):
-            return Check(name, "ok", f"{repo} is on the hub")
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return Check(name, "failed", f"the hub has no {repo}", "check the id")
-        if error.code in (401, 403):
-            return Check(name, "unchecked", f"{repo}: the hub wants a token or an accepted licence ({error.code})")
-        return Check(name, "unchecked", f"{repo}: the hub answered {error.code}")
-    except (OSError, ValueError) as error:
-        return Check(name, "unchecked", f"{repo}: no hub here ({_short(error)})")
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import (
+            HFValidationError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ImportError:
+        return Check(name, "unchecked", f"{repo}: huggingface_hub is not installed")
+    try:
+        HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT)
+    except OfflineModeIsEnabled:
+        return Check(name, "unchecked", f"{repo}: no hub here (HF_HUB_OFFLINE is set)")
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        return Check(name, "failed", f"the hub has no {repo}: {_short(error)}", "check the id and revision, or log in")
+    except Exception as error:  # proxies and networks fail in a dozen ways; none of them says that the id is wrong
+        return Check(name, "unchecked", f"{repo}: no hub here ({type(error).__name__}: {_short(error)})")
+    return Check(name, "ok", f"{repo} is on the hub")
 
 
 def _splits(recipe: Recipe) -> Iterator[Check]:
@@ -119,9 +124,13 @@ def _splits(recipe: Recipe) -> Iterator[Check]:
     if have >= 10**9:
         yield Check("splits", "unchecked", f"{need} problems are needed; how many the files hold is read by the run")
     elif need > have:
-        yield Check("splits", "failed", f"{need} problems are needed, and there are {have}", "make problems.splits smaller")
+        yield Check(
+            "splits", "failed", f"{need} problems are needed, and there are {have}", "make problems.splits smaller"
+        )
     else:
-        yield Check("splits", "ok", f"{need} of {have} problems; repeats and overlap with benchmarks are taken out first")
+        yield Check(
+            "splits", "ok", f"{need} of {have} problems; repeats and overlap with benchmarks are taken out first"
+        )
 
 
 def _models(recipe: Recipe, ask: bool) -> Iterator[Check]:
@@ -139,7 +148,7 @@ def _models(recipe: Recipe, ask: bool) -> Iterator[Check]:
     for name, (path, revision) in named.items():
         yield _model(name, path, revision, ask)
         if config_file(path, revision) is not None:
-            yield from _form(name, path, revision, recipe)
+            yield _form(name, path, revision, recipe)
         else:
             yield Check(f"{name}: form", "unchecked", "its tokenizer is not here; the run looks at it first")
 
@@ -149,16 +158,18 @@ def _model(name: str, path: str, revision: str | None, ask: bool) -> Check:
     if folder.is_dir():
         for files in (("config.json",), _WEIGHTS, _TOKENIZERS):
             if not any((folder / file).is_file() for file in files):
-                return Check(name, "failed", f"no {files[0]} in {folder}", "save model and tokenizer with save_pretrained")
+                return Check(
+                    name, "failed", f"no {files[0]} in {folder}", "save model and tokenizer with save_pretrained"
+                )
         return Check(name, "ok", f"{folder}")
     if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
         return Check(name, "failed", f"{path}: no such directory", "check the path")
     if any(cached(path, file, revision) for file in _WEIGHTS):
         return Check(name, "ok", f"{path} is in the local cache of the hub")
-    return _on_hub(name, "models", path, ask)
+    return _on_hub(name, "model", path, ask, revision)
 
 
-def _form(name: str, path: str, revision: str | None, recipe: Recipe) -> Iterator[Check]:
+def _form(name: str, path: str, revision: str | None, recipe: Recipe) -> Check:
     """Whether a well-formed answer comes through the model's chat template and tokenizer unharmed."""
     label = f"{name}: form"
     try:
@@ -166,24 +177,26 @@ def _form(name: str, path: str, revision: str | None, recipe: Recipe) -> Iterato
 
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     except ImportError:
-        yield Check(label, "unchecked", "transformers is not installed")
-        return
+        return Check(label, "unchecked", "transformers is not installed")
     except (OSError, ValueError, KeyError) as error:
-        yield Check(label, "failed", f"its tokenizer cannot be read: {_short(error)}", "save the tokenizer beside the model")
-        return
-    fault = template_fault(tokenizer, recipe.reward.answer_format, recipe.model.system_prompt)
-    if fault is None:
-        yield Check(label, "ok", f"an answer in the form `{recipe.reward.answer_format}` survives template and tokenizer")
-    else:
-        yield Check(label, "failed", fault, "take an instruct model, or mend its chat template and end token")
+        return Check(
+            label, "failed", f"its tokenizer cannot be read: {_short(error)}", "save the tokenizer beside the model"
+        )
+    form, reads = recipe.reward.answer_format, name.startswith("reward_model")
+    fault = template_fault(tokenizer, form, recipe.model.system_prompt, sampled=not reads)
+    if fault is not None:
+        return Check(label, "failed", fault, "take an instruct model, or mend its chat template and end token")
+    return Check(label, "ok", f"an answer in the form `{form}` survives template and tokenizer")
 
 
-def template_fault(tokenizer: Any, answer_format: str, system_prompt: str | None) -> str | None:
+def template_fault(
+    tokenizer: Any, answer_format: str, system_prompt: str | None, *, sampled: bool = True
+) -> str | None:
     """What is wrong with a tokenizer for this answer format, in a sentence; None: nothing.
 
     Looked at: a chat template; that a conversation begins as the prompt that sampling gives (else training teaches what
-    sampling never asks); that the answer is in it, ends with the end token, comes back from the tokenizer, and is
-    well-formed.
+    sampling never asks; `sampled` off: a model that only reads); that the answer is in it, ends with the end token, comes
+    back from the tokenizer, and is well-formed.
     """
     from jinja2 import TemplateError
 
@@ -203,11 +216,11 @@ def template_fault(tokenizer: Any, answer_format: str, system_prompt: str | None
         return f"its chat template refuses a conversation: {_short(error)}"
     if system_prompt is not None and system_prompt.strip() not in prompt:
         return "its chat template takes no system prompt, and the recipe has one"
-    if not whole.startswith(prompt):
-        return "its chat template begins an answer in training otherwise than the prompt that sampling gives"
-    said, _, tail = whole[len(prompt) :].partition(answer)
-    if said.strip() or answer not in whole:
+    if answer not in whole:
         return "its chat template changes the answer"
+    before, _, tail = whole.rpartition(answer)
+    if sampled and before != prompt:
+        return "its chat template begins an answer in training otherwise than the prompt that sampling gives"
     if tokenizer.eos_token is None or not tail.lstrip().startswith(tokenizer.eos_token):
         return f"its chat template ends an answer with {tail.strip()!r}, not with the end token {tokenizer.eos_token!r}"
     back = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"])
@@ -218,44 +231,56 @@ def template_fault(tokenizer: Any, answer_format: str, system_prompt: str | None
 
 
 def _servers(recipe: Recipe, ask: bool) -> Iterator[Check]:
-    reward = recipe.reward
+    reward, prompted = recipe.reward, recipe.negatives.prompted
     if reward.judge_server is not None:
-        yield _server("judge", reward.judge_server.server, reward.judge_server.model, "/models", ask)
+        judge = reward.judge_server
+        yield _server("judge", judge.server, judge.model, "reward.judge_server.server", "/models", ask)
     if reward.reward_model is not None and reward.reward_model.server is not None:
-        yield _server("reward model", reward.reward_model.server, reward.reward_model.name, "/v1/models", ask)
-    prompted = recipe.negatives.prompted
+        scorer = reward.reward_model
+        yield _server(
+            "reward model", reward.reward_model.server, scorer.name, "reward.reward_model.server", "/v1/models", ask
+        )
     if "prompted" in recipe.negatives.sources() and prompted.server is not None:
-        yield _server("prompted", prompted.server, prompted.model, "/models", ask)
+        yield _server("prompted", prompted.server, prompted.model, "negatives.prompted.server", "/models", ask)
 
 
-def _server(name: str, part: ServerPart, model: str | None, path: str, ask: bool) -> Check:
-    """Whether a server answers, takes the key, and serves the model."""
+def _server(name: str, part: ServerPart, model: str | None, field: str, path: str, ask: bool) -> Check:
+    """Whether a server answers, takes the key, and lists the model."""
     label = f"server: {name}"
-    key = os.environ.get(part.api_key_env) if part.api_key_env is not None else None
-    if part.api_key_env is not None and not key:
-        return Check(label, "failed", f"the environment variable {part.api_key_env} is not set", "set it to the API key")
+    try:
+        from pns.rewards.judge.client import Client, ServerFailed
+    except ImportError:
+        return Check(label, "failed", "the library for servers is missing", 'pip install "plausible-negatives[server]"')
+    try:
+        client = Client(part.model_copy(update={"timeout_seconds": TIMEOUT, "retries": 0}), field)
+    except UserError as error:
+        return Check(label, "failed", f"{error.field}: {error.message}", error.remedy or "")
     if not ask:
         return Check(label, "unchecked", f"{part.url}: not asked (--offline)")
-    url = part.url.rstrip("/") + path
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    async def listed() -> Any:
+        try:
+            return await client.get(path)
+        finally:
+            await client.close()
+
     try:
-        request = urllib.request.Request(url, headers=headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
-            body = json.loads(reply.read(1_000_000))
-        served = [str(row["id"]) for row in body["data"]]
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            return Check(label, "failed", f"{url} refuses the key ({error.code})", "set api_key_env to a variable with a key")
-        return Check(label, "unchecked", f"{url} answered {error.code}: it is there, and does not list its models")
-    except OSError as error:
-        return Check(label, "failed", f"{part.url} does not answer ({_short(error)})", "start the server, or mend the URL")
-    except (ValueError, KeyError, TypeError):
-        return Check(label, "unchecked", f"{url} answers, and not with a list of models")
+        reply = asyncio.run(listed())
+    except ServerFailed as error:
+        if error.status is not None and error.status not in (401, 403):
+            return Check(label, "unchecked", f"{part.url} is there, and does not list its models ({error})")
+        return Check(label, "failed", f"{part.url}: {error}", "start the server, or mend its URL or key")
+    rows = reply.get("data") if isinstance(reply, dict) else None
+    served = [str(row.get("id"))[:80] for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    if not served:
+        return Check(label, "unchecked", f"{part.url} answers, and not with a list of models")
     if model is not None and model not in served:
-        return Check(label, "failed", f"{part.url} serves {', '.join(served)}, not {model}", "name one of them, or serve it")
-    if model is None and len(served) != 1:
-        return Check(label, "failed", f"{part.url} serves {len(served)} models", "name one of them in the recipe")
-    return Check(label, "ok", f"{part.url} serves {model or served[0]}")
+        return Check(
+            label, "failed", f"{part.url} lists {', '.join(served[:5])}, not {model}", "name one of them, or serve it"
+        )
+    if model is None and len(served) > 1:
+        return Check(label, "failed", f"{part.url} lists {len(served)} models", "name one of them in the recipe")
+    return Check(label, "ok", f"{part.url} lists {model or served[0]}")
 
 
 def _lengths(recipe: Recipe, setting: Setting) -> Iterator[Check]:
@@ -280,7 +305,7 @@ def _lengths(recipe: Recipe, setting: Setting) -> Iterator[Check]:
 def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[Check]:
     worst = max(found, key=lambda e: e.memory)
     have = setting.machine.memory_gb * 1e9
-    detail = f"{worst.name} needs about {worst.memory / 1e9:.2g} GB a device, and one has {have / 1e9:.2g}"
+    detail = f"{worst.name} needs about {size(worst.memory)} a device, and one has {size(have)}"
     if worst.memory > have:
         remedy = "more GPUs (--gpus), a larger gradient_accumulation or a smaller micro_batch, "
         remedy += "runtime.gradient_checkpointing=true, or align.lora"
@@ -293,7 +318,7 @@ def _disk(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Path
     need = totals(found, setting.spread, recipe.runtime.jobs)["peak_disk_bytes"]
     place = next(p for p in (run_dir.absolute(), *run_dir.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(place).free
-    detail = f"about {need / 1e9:.2g} GB are needed at most, and {free / 1e9:.2g} are free at {place}"
+    detail = f"about {size(need)} are needed at most, and {size(free)} are free at {place}"
     if need > free:
         yield Check("disk", "failed", detail, "free some, or write to another disk (--run-dir)")
     else:

@@ -75,9 +75,12 @@ def estimate(name: str, work: Work, recipe: Recipe, setting: Setting) -> Estimat
         seconds["train"] = work.train.steps * _step_seconds(work.train, recipe, setting)
         out.memory = max(out.memory, _train_bytes(work.train, recipe, setting))
         out.scratch = cost.checkpoint_bytes(
-            setting.shapes[work.train.model], head=_head(work.train.model), trained=_trained(work.train, recipe, setting)
+            setting.shapes[work.train.model],
+            head=_head(work.train.model),
+            trained=_trained(work.train, recipe, setting),
         )
-    seconds["verify"] = work.verified * machine.verify_seconds / recipe.reward.verify_workers
+    out.memory += 1e9 * machine.process_gb
+    seconds["verify"] = work.verified * given.symbolic * machine.verify_seconds / recipe.reward.verify_workers
     judge = recipe.reward.judge_server
     if judge is not None and work.calls:
         concurrency = judge.server.concurrency

@@ -23,6 +23,7 @@ class Machine(BaseModel):
     source: str = Field(description="where the numbers come from, for the reader")
     width: int = Field(2, description="bytes of a number in weights, activations and cache", ge=1, le=8)
     memory_gb: float = Field(gt=0, description="of one device, 1e9 bytes")
+    process_gb: float = Field(ge=0, description="of it, taken by libraries before any model, 1e9 bytes")
     matmul_tflops: float = Field(gt=0, description="1e12 operations a second in large matrix products")
     bandwidth_gbs: float = Field(gt=0, description="1e9 bytes a second from its memory")
     train_share: float = Field(gt=0, le=2, description="of matmul_tflops, in training")
@@ -44,7 +45,7 @@ H100 = Machine(
     name="H100 SXM, 80 GB",
     source="defaults: data sheet (989 TFLOP/s dense bfloat16, 3.35 TB/s, NVLink 450 GB/s one way) and our assumptions of "
     "what is reached of it; not measured",
-    width=2, memory_gb=80.0, matmul_tflops=650.0, bandwidth_gbs=3350.0,
+    width=2, memory_gb=80.0, process_gb=1.0, matmul_tflops=650.0, bandwidth_gbs=3350.0,
     train_share=0.55, forward_share=0.6, decode_share=0.5, decode_bandwidth_share=0.65,
     pass_seconds=0.0015, token_seconds=0.0008, graph_seconds=0.00005, step_seconds=0.2, stage_seconds=90.0,
     verify_seconds=0.02, link_gbs=300.0, network_gbs=40.0, disk_gbs=2.0,
@@ -52,11 +53,12 @@ H100 = Machine(
 
 CPU = Machine(
     name="one core of a cloud CPU",
-    source="defaults: measured once on one core of a two-core x86-64 cloud machine with other work on it, float32",
-    width=4, memory_gb=8.0, matmul_tflops=0.06, bandwidth_gbs=8.0,
-    train_share=0.3, forward_share=0.4, decode_share=0.3, decode_bandwidth_share=0.8,
-    pass_seconds=0.002, token_seconds=0.0005, graph_seconds=0.0005, step_seconds=0.02, stage_seconds=2.0,
-    verify_seconds=0.0005, link_gbs=8.0, network_gbs=1.0, disk_gbs=0.5,
+    source="defaults: measured (--calibrate) on a two-core x86-64 cloud machine that was busy; link, network, disk and fixed "
+    "times are assumptions",
+    width=4, memory_gb=8.0, process_gb=0.45, matmul_tflops=0.07, bandwidth_gbs=13.0,
+    train_share=0.45, forward_share=0.42, decode_share=0.17, decode_bandwidth_share=0.8,
+    pass_seconds=0.003, token_seconds=0.001, graph_seconds=0.001, step_seconds=0.02, stage_seconds=2.0,
+    verify_seconds=0.008, link_gbs=8.0, network_gbs=1.0, disk_gbs=0.5,
 )  # fmt: skip
 
 DEFAULTS = {"cuda": H100, "cpu": CPU}
@@ -71,7 +73,10 @@ def load_machine(path: Path) -> Machine:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            first["msg"], file=path, field=".".join(map(str, first["loc"])) or None, remedy="measure again (--calibrate)"
+            first["msg"],
+            file=path,
+            field=".".join(map(str, first["loc"])) or None,
+            remedy="measure again (--calibrate)",
         ) from None
     except ValueError as error:
         raise UserError(f"not valid JSON ({error})", file=path, remedy="measure again (--calibrate)") from None

@@ -103,7 +103,9 @@ KNOWN: dict[str, Shape] = {
 def from_config(config: Mapping[str, Any], where: str = "config.json") -> Shape:
     """The shape that a config.json states. Raises UserError where a size is missing or the model is not of this kind."""
     if config.get("num_experts") or config.get("num_local_experts"):
-        raise UserError("a mixture of experts; the cost model knows dense models", file=where, remedy="plan another model")
+        raise UserError(
+            "a mixture of experts; the cost model knows dense models", file=where, remedy="plan another model"
+        )
     try:
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         return Shape(

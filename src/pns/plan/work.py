@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pns.errors import UserError
 from pns.parts.training import GrpoPart, more_steps
 from pns.pipeline import Stage
 from pns.problems.families import BENCHMARKS as EMBEDDED
@@ -29,6 +30,10 @@ class Assumptions(BaseModel):
     policy_wrong: float = Field(ge=0, le=1, description="the policy's completions that are decidedly wrong")
     generator_wrong: float = Field(ge=0, le=1, description="the generator's, on average over its training and after")
     wrong_problems: float = Field(ge=0, le=1, description="problems with a wrong rollout")
+    paired: float = Field(ge=0, le=1, description="problems with both a chosen response and a negative")
+    symbolic: float = Field(
+        ge=0, le=1, description="responses whose answer is checked symbolically; others cost nothing"
+    )
     judge_prompt_tokens: float = Field(1400, gt=0, description="rubric, problem and response, as the judge reads them")
     judge_tokens: float = Field(300, gt=0, description="a verdict")
     judge_seconds: float = Field(10.0, gt=0, description="a verdict, with as many at a time as the recipe allows")
@@ -38,11 +43,41 @@ def assumptions(recipe: Recipe) -> Assumptions:
     """The defaults: for the embedded problems measured (`recipes/embedded.yaml`), for others ours."""
     if recipe.problems.source == "embedded":
         return Assumptions(
-            prompt_tokens=33, answer_share=0.6, policy_wrong=0.6, generator_wrong=0.66, wrong_problems=0.85
+            prompt_tokens=33,
+            answer_share=0.6,
+            policy_wrong=0.6,
+            generator_wrong=0.66,
+            wrong_problems=0.85,
+            paired=0.4,
+            symbolic=0,
         )
     return Assumptions(
-        prompt_tokens=140, answer_share=0.25, policy_wrong=0.25, generator_wrong=0.6, wrong_problems=0.45
+        prompt_tokens=140,
+        answer_share=0.25,
+        policy_wrong=0.25,
+        generator_wrong=0.6,
+        wrong_problems=0.45,
+        paired=0.4,
+        symbolic=0.3,
     )
+
+
+def assume(recipe: Recipe, given: Sequence[str]) -> Assumptions:
+    """The defaults with `key=value` in place. Raises UserError for an unknown key or a value out of range."""
+    data = assumptions(recipe).model_dump()
+    for text in given:
+        key, sign, value = text.partition("=")
+        if not sign or key not in data:
+            raise UserError(
+                f"`{text}` assumes nothing", field="--assume", remedy=f"write KEY=VALUE with {', '.join(data)}"
+            )
+        data[key] = value
+    try:
+        return Assumptions.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {first['msg']}", field="--assume", remedy="give a number in range") from None
 
 
 @dataclass(frozen=True)
@@ -277,7 +312,9 @@ def _written(desk: Desk, method: str, pairs: int) -> Work:
     if method == "prefix":
         own = part.prefix
         rows = pairs * own.n * own.rounds
-        drawn = Sample("policy", rows // own.rounds, desk.answer(own.max_new_tokens), own.max_new_tokens, own.batch_size)
+        drawn = Sample(
+            "policy", rows // own.rounds, desk.answer(own.max_new_tokens), own.max_new_tokens, own.batch_size
+        )
         return Work(rows=rows, samples=[drawn] * own.rounds)
     if method == "prompted":
         told = part.prompted
@@ -294,14 +331,16 @@ def _audit(desk: Desk, stage: Stage) -> Work:
 
 
 def _align(desk: Desk, stage: Stage) -> Work:
-    """At most: as many pairs as `pairs.n` and the problems allow."""
     recipe, part = desk.recipe, desk.recipe.align
-    pairs = min(recipe.pairs.n, recipe.problems.splits.pairs * recipe.negatives.per_problem)
+    pairs = min(recipe.pairs.n, round(desk.given.paired * recipe.problems.splits.pairs * recipe.negatives.per_problem))
     reference = part.objective not in ("simpo", "orpo")
     own_model = reference and part.lora is None and not part.precompute_reference
     sides = 1 if stage.call.endswith("sft_chosen") else 2
     steps = max(1, part.epochs * math.ceil(pairs / part.batch_size))
-    length, longest = min(part.max_length, desk.text), min(part.max_length, round(desk.given.prompt_tokens) + desk.longest_answer)
+    length, longest = (
+        min(part.max_length, desk.text),
+        min(part.max_length, round(desk.given.prompt_tokens) + desk.longest_answer),
+    )
     train = Train(
         "policy", steps, sides * part.batch_size, length, longest, part.gradient_accumulation, unit=sides,
         reference=own_model and sides == 2, lora=part.lora is not None and sides == 2,
