@@ -158,9 +158,8 @@ def _bases(recipe: Recipe) -> list[Stage]:
 
 
 def _reward_model(recipe: Recipe, name: str, split: str) -> Stage:
-    needs = ("problems", "rlvr", f"rollouts-{split}")
-    if recipe.reward_model.base is not None:
-        needs = (*needs, "start-reward_model")
+    base = () if recipe.reward_model.base is None else ("start-reward_model",)
+    needs = ("problems", "rlvr", f"rollouts-{split}", *base)
     keys = ("reward_model", "rollouts.n", "problems.source", *_TRAIN)
     return Stage(name, "models:reward_model", needs, keys, args=(split,))
 

@@ -19,6 +19,7 @@ from pns.plan.cost import Spread
 from pns.plan.estimate import Setting, estimates, totals
 from pns.plan.machine import CPU, H100, load_machine, save_machine
 from pns.plan.models import named, shapes_of
+from pns.plan.words import duration, size, two
 from pns.plan.work import assume, assumptions, benchmark_rows, work_of
 from pns.recipe import Recipe
 from pns.recipe_files import load_recipe
@@ -194,6 +195,26 @@ def test_more_gpus_are_faster_until_there_is_no_work_for_them() -> None:
     assert by[64]["hours"] < by[8]["hours"]
     assert by[512]["device_hours"] > 4 * by[64]["device_hours"] > 4 * by[8]["device_hours"]
     assert by[512]["seconds_by"]["judge"] == by[8]["seconds_by"]["judge"], "the judge does not know of them"
+
+
+def test_the_figures_of_the_page_are_those_of_the_plan() -> None:
+    page = (ROOT.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    table = page.partition("| GPUs | hours |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["1", "2", "4", "8", "64", "512"]
+    recipe = paper()
+    for row in rows:
+        gpus = int(row[0])
+        whole = totals(estimates(recipe, setting(recipe, gpus=gpus)), Spread(gpus), 1)
+        assert row[3] == size(whole["memory_bytes"])
+        if gpus < 4:
+            assert row[1] == "does not fit"
+            assert whole["memory_bytes"] > 80e9
+            continue
+        by = whole["seconds_by"]
+        assert row[1:3] == [f"{two(whole['hours']):g}", f"{two(whole['device_hours']):g}"]
+        assert row[4:] == [duration(by[kind]) for kind in ("decode", "judge", "train", "read")]
+    assert f"Disk: {size(whole['disk_bytes'])} in the end, {size(whole['peak_disk_bytes'])} at most." in page
 
 
 def test_a_judge_has_a_price_only_where_one_is_given() -> None:

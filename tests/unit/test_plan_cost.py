@@ -25,6 +25,8 @@ def test_parameters_of_known_models_are_those_that_are_published() -> None:
     assert QWEN.parameters() == 7_615_616_512
     assert LLAMA.parameters() == 8_030_261_248
     assert QWEN3.parameters() == 4_022_468_096
+    assert KNOWN["Qwen/Qwen2.5-1.5B-Instruct"].parameters() == 1_543_714_304
+    assert KNOWN["Qwen/Qwen2.5-0.5B-Instruct"].parameters() == 494_032_768
     assert QWEN.parameters(head=False) == 7_615_616_512 - 152_064 * 3584 + 3584
 
 

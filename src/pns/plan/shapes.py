@@ -92,12 +92,13 @@ _QWEN_7B = Shape(3584, 28, 28, 4, 128, 18944, 152064, 32768, qkv_bias=True)
 
 KNOWN: dict[str, Shape] = {
     "Qwen/Qwen2.5-7B-Instruct": _QWEN_7B,
-    "Qwen/Qwen2.5-7B": _QWEN_7B,
+    "Qwen/Qwen2.5-1.5B-Instruct": Shape(1536, 28, 12, 2, 128, 8960, 151936, 32768, tied=True, qkv_bias=True),
+    "Qwen/Qwen2.5-0.5B-Instruct": Shape(896, 24, 14, 2, 64, 4864, 151936, 32768, tied=True, qkv_bias=True),
     "Qwen/Qwen2.5-Math-7B-Instruct": Shape(3584, 28, 28, 4, 128, 18944, 152064, 4096, qkv_bias=True),
     "Qwen/Qwen3-4B": Shape(2560, 36, 32, 8, 128, 9728, 151936, 40960, tied=True, qk_norm=True),
     "meta-llama/Llama-3.1-8B-Instruct": Shape(4096, 32, 32, 8, 128, 14336, 128256, 131072),
 }
-"""Shapes of the hub ids in our recipes, for plans without a hub: facts from each model's published config.json."""
+"""Shapes of the hub ids in our recipes and in docs/scale.md, for plans without a hub: facts from each published config.json."""
 
 
 def from_config(config: Mapping[str, Any], where: str = "config.json") -> Shape:
