@@ -19,6 +19,7 @@ from pns.plan.cost import Spread
 from pns.plan.estimate import Setting, estimates, totals
 from pns.plan.machine import CPU, H100, load_machine, save_machine
 from pns.plan.models import named, shapes_of
+from pns.plan.shapes import Shape
 from pns.plan.words import duration, size, two
 from pns.plan.work import assume, assumptions, benchmark_rows, work_of
 from pns.recipe import Recipe
@@ -162,6 +163,30 @@ def test_a_local_model_without_weights_or_tokenizer_fails(tmp_path: Path) -> Non
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         named(str(folder), None, "model")
+
+
+def test_a_gguf_file_states_its_shape(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_embedding_length(8)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(16)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_context_length(64)
+    writer.add_tensor("token_embd.weight", np.zeros((10, 8), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    given = ["model={kind: pretrained, path: .}", "problems.train_file=gsm8k-train", "problems.benchmarks={g: gsm8k}"]
+    recipe = load_recipe(ROOT / "smollm2-gsm8k.yaml", [*given, "model.gguf_file=m.gguf"])[0]
+    assert shapes_of(recipe)[0]["policy"] == Shape(8, 2, 4, 2, 2, 16, 10, 64, tied=True)
+    other = load_recipe(ROOT / "smollm2-gsm8k.yaml", [*given, "model.gguf_file=none.gguf"])[0]
+    with pytest.raises(UserError, match=r"no none\.gguf in"):
+        shapes_of(other)
 
 
 def test_every_stage_of_a_recipe_is_counted() -> None:

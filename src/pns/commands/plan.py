@@ -103,10 +103,7 @@ def plan(
 
 
 def _only_measure(file: Path | None, as_json: bool) -> None:
-    import importlib.util
-
     need_libraries()
-    assert importlib.util.find_spec("torch") is not None
     import torch
 
     found = _measured("cuda" if torch.cuda.is_available() else "cpu", file)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 from pns.errors import UserError
 from pns.plan.shapes import KNOWN, Shape, from_config
 from pns.plan.work import Which
-from pns.recipe import BasePart, Recipe
+from pns.recipe import BasePart, ModelPart, Recipe
 
 SCRATCH_VOCABULARY = 297
 """Tokens of the embedded tokenizer (docs/embedded.md)."""
@@ -38,12 +39,46 @@ def _policy(recipe: Recipe) -> tuple[Shape, str]:
         )  # fmt: skip
         return shape, "the recipe"
     if part.gguf_file is not None:
-        raise UserError(
-            "the cost model reads config.json, and a GGUF file has none",
-            field="model.gguf_file",
-            remedy="save the model as a directory (the `start` stage does), and plan with model.path",
-        )
+        return _gguf(part, part.gguf_file)
     return named(str(part.path), part.revision, "model")
+
+
+def _gguf(part: ModelPart, name: str) -> tuple[Shape, str]:
+    """The shape that the header of a GGUF file states."""
+    if part.gguf_package is not None:
+        spec = find_spec(part.gguf_package)
+        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    else:
+        folders = [str(part.path)]
+    file = next((p for folder in folders if (p := Path(folder) / name).is_file()), None)
+    if file is None:
+        where = part.gguf_package or part.path
+        raise UserError(
+            f"no {name} in {where}", field="model.gguf_file", remedy="install the package, or check the name"
+        )
+    try:
+        from gguf import GGUFReader
+    except ImportError:
+        raise UserError(
+            "reading a GGUF file needs the package `gguf`", file=file, remedy="pip install 'plausible-negatives[gguf]'"
+        ) from None
+    try:
+        reader = GGUFReader(file)
+        kind = str(reader.fields["general.architecture"].contents())
+        keys = {
+            "hidden_size": "embedding_length", "num_hidden_layers": "block_count", "intermediate_size": "feed_forward_length",
+            "num_attention_heads": "attention.head_count", "num_key_value_heads": "attention.head_count_kv",
+            "max_position_embeddings": "context_length",
+        }  # fmt: skip
+        config = {ours: reader.fields[f"{kind}.{theirs}"].contents() for ours, theirs in keys.items()}
+        tensors = {tensor.name: tensor for tensor in reader.tensors}
+        config["vocab_size"] = int(tensors["token_embd.weight"].shape[1])
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"its header is not that of a dense decoder: {error}", file=file, remedy="give another file"
+        ) from None
+    tied = "output.weight" not in tensors
+    return from_config({**config, "model_type": kind, "tie_word_embeddings": tied}, str(file)), str(file)
 
 
 def named(path: str, revision: str | None, field: str) -> tuple[Shape, str]:

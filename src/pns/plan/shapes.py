@@ -98,7 +98,7 @@ KNOWN: dict[str, Shape] = {
     "Qwen/Qwen3-4B": Shape(2560, 36, 32, 8, 128, 9728, 151936, 40960, tied=True, qk_norm=True),
     "meta-llama/Llama-3.1-8B-Instruct": Shape(4096, 32, 32, 8, 128, 14336, 128256, 131072),
 }
-"""Shapes of the hub ids in our recipes and in docs/scale.md, for plans without a hub: facts from each published config.json."""
+"""Shapes of the hub ids in our recipes and in docs/scale.md, for plans without a hub: facts of their config.json."""
 
 
 def from_config(config: Mapping[str, Any], where: str = "config.json") -> Shape:
