@@ -16,6 +16,7 @@ from pns.commands.calibrate import calibrate
 from pns.commands.common import BUG, console, errors, fail, need_libraries, say
 from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
+from pns.commands.plan import plan
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
 from pns.commands.serve import serve_reward
@@ -280,6 +281,7 @@ def report(run_dir: RunArgument) -> None:
         say(f"report: {render(one, seconds)}")
 
 
+app.command("plan")(plan)
 app.command("study")(study)
 app.command("iterate")(iterate)
 app.command("verify", context_settings=SETTINGS)(verify)

@@ -14,6 +14,7 @@ from typing import Any
 
 from pns.errors import UserError
 from pns.negatives.prompted import load_prompt, own_file
+from pns.parts.uses import UsesPart
 from pns.problems.registry import identity
 from pns.recipe import ALL_METHODS, REFERENCES, Recipe
 from pns.rewards.callables import source_of
@@ -33,6 +34,13 @@ _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_
 _LATER = {
     "more_events": 0, "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
+    "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {},
+}  # fmt: skip
+
+# The same for whole recipes in protocols that were written before.
+_AFTER_PROTOCOLS: dict[str, Any] = {
+    "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "gradient_checkpointing": False,
+    "more_events": 0, "uses": UsesPart().model_dump(mode="json"),
 }  # fmt: skip
 
 # Stages that read problems, and none of those that rounds share out (`recipe.SHARED_AMONG_ROUNDS`).
@@ -71,14 +79,15 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             version=1 if recipe.problems.source == "embedded" else 2,
         ),
         Stage("start", "policy:make_start", (), ("model", "runtime.device")),
+        *_bases(recipe),
         Stage("sft", "policy:sft", ("problems", "start"), ("sft", *_TRAIN)),
         Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *VERIFY, *_FORM)),
         _rollouts("reward"),
         _rollouts("pairs", "pairs.chosen", *_FORM),
-        _reward_model("reward_model", "reward"),
+        _reward_model(recipe, "reward_model", "reward"),
         *_generator(recipe),
         _rollouts("audit"),
-        _reward_model("audit_model", "audit"),
+        _reward_model(recipe, "audit_model", "audit"),
         *(_negatives(recipe, m) for m in recipe.negatives.sources()),
         Stage(
             "pairs",
@@ -106,14 +115,14 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
         nodes.append(
             Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), scoring_keys(), args=(stage,))
         )
-    every = tuple(n.name for n in nodes if n.name != "start" and not n.name.startswith("rollouts"))
+    every = tuple(n.name for n in nodes if not n.name.startswith(("start", "rollouts")))
     nodes.append(Stage("report", "summary:summarise", every, ("evaluate.bootstrap", "report", "name", "pairs.regimes")))
     return {n.name: n for n in nodes}
 
 
 def scoring_keys() -> tuple[str, ...]:
     """What a model's measured accuracy depends on, besides the model and the problems."""
-    return ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *VERIFY)
+    return ("evaluate.k", "evaluate.k_of", "evaluate.max_new_tokens", "evaluate.batch_size", *VERIFY)
 
 
 def _negatives(recipe: Recipe, method: str) -> Stage:
@@ -134,8 +143,27 @@ def _rollouts(split: str, *extra: str) -> Stage:
     return Stage(f"rollouts-{split}", "policy:rollouts", ("problems", "rlvr"), keys, args=(split,))
 
 
-def _reward_model(name: str, split: str) -> Stage:
-    needs = ("problems", "rlvr", f"rollouts-{split}")
+def _bases(recipe: Recipe) -> list[Stage]:
+    """Other pretrained models than the policy that trainings start from, brought into the form of the policy's start."""
+    given = {"generator": recipe.generator.base, "reward_model": recipe.reward_model.base}
+    if "pns" not in recipe.negatives.sources():
+        given.pop("generator")
+    return [
+        Stage(
+            f"start-{part}",
+            "policy:make_base",
+            (),
+            (f"{part}.base", "model.system_prompt", "runtime.device"),
+            args=(part,),
+        )
+        for part, base in given.items()
+        if base is not None
+    ]
+
+
+def _reward_model(recipe: Recipe, name: str, split: str) -> Stage:
+    base = () if recipe.reward_model.base is None else ("start-reward_model",)
+    needs = ("problems", "rlvr", f"rollouts-{split}", *base)
     keys = ("reward_model", "rollouts.n", "problems.source", *_TRAIN)
     return Stage(name, "models:reward_model", needs, keys, args=(split,))
 
@@ -144,10 +172,15 @@ def _generator(recipe: Recipe) -> list[Stage]:
     if "pns" not in recipe.negatives.sources():
         return []
     keys = ("reward", *_TRAIN)
-    starts = ("rlvr", "sft") if recipe.generator.start == "sft" else ("rlvr",)
+    start = recipe.generator.start_stage
     needs = ("problems", "rlvr", "reward_model", "generator")
     return [
-        Stage("generator", "models:generator", ("problems", *starts, "reward_model"), ("generator", *keys)),
+        Stage(
+            "generator",
+            "models:generator",
+            ("problems", *dict.fromkeys(("rlvr", start)), "reward_model"),
+            ("generator", *keys),
+        ),
         Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", *keys)),
     ]
 
@@ -227,6 +260,13 @@ def _without_reach(value: Any) -> Any:
     return {k: _without_reach(v) for k, v in value.items() if k not in _REACH and not _is_later(k, v)}
 
 
+def without_later(recipe: Any) -> Any:
+    """A dumped recipe without the keys that came later than protocols which still hold, where they say nothing new."""
+    if not isinstance(recipe, dict):
+        return recipe
+    return {k: without_later(v) for k, v in recipe.items() if k not in _AFTER_PROTOCOLS or v != _AFTER_PROTOCOLS[k]}
+
+
 def _is_later(key: str, value: Any) -> bool:
     return key in _LATER and bool(value == _LATER[key])
 
@@ -236,7 +276,7 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
     commit. Raises UserError when a file is missing.
     """
     part = recipe.problems
-    data = [p for p in (part.train_file, *part.benchmarks.values()) if p is not None]
+    data = [*(part.train_file or ()), *part.benchmarks.values()]
     model: list[Path] = []
     if recipe.model.path is not None:
         model = _model_files(recipe.model.path)
@@ -247,6 +287,9 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
         model = [p for f in folders if (p := Path(f) / recipe.model.gguf_file).is_file()]
     scoring, methods = _scoring_files(recipe), recipe.negatives.sources()
     every = [("problems", data), ("start", model), ("generator", scoring), ("samples-pns", scoring)]
+    for name, base in (("generator", recipe.generator.base), ("reward_model", recipe.reward_model.base)):
+        if base is not None:
+            every.append((f"start-{name}", _model_files(base.path)))
     every += [(f"negatives-{m}", scoring + (_prompted_files(recipe) if m == "prompted" else [])) for m in methods]
     sets = {p: known for p in data if (known := identity(p)) is not None}
     return {name: {str(p): sets.get(p) or file_hash(Path(p)) for p in paths} for name, paths in every if paths}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator, model_validator
 
-from pns.parts.base import Part, SamplePart, ServerPart
+from pns.parts.base import BasePart, Part, SamplePart, ServerPart
 from pns.parts.negatives import (
     ALL_METHODS,
     METHODS,
@@ -37,6 +37,7 @@ from pns.parts.training import (
     SftPart,
 )
 from pns.parts.uses import RewardModelRlPart, StepVerifierPart, UsesPart
+from pns.problems.families import BENCHMARKS as EMBEDDED
 
 __all__ = [
     "ALL_METHODS",
@@ -46,6 +47,7 @@ __all__ = [
     "SHARED_AMONG_ROUNDS",
     "SPLITS",
     "AlignPart",
+    "BasePart",
     "EvaluatePart",
     "GeneratorPart",
     "GrpoPart",
@@ -87,9 +89,22 @@ class EvaluatePart(Part):
     """Greedy and sampled accuracy on every benchmark."""
 
     k: int = Field(4, ge=1, description="samples a problem for avg@k, pass@k, maj@k at temperature 1")
+    k_of: dict[str, int] = Field(
+        default_factory=dict, description="benchmark: samples in place of k, at least as many; for the small ones"
+    )
     max_new_tokens: int = Field(72, ge=1)
     batch_size: int = Field(300, ge=1)
     bootstrap: int = Field(2000, ge=100)
+
+    def samples(self, name: str) -> int:
+        """Samples a problem of this benchmark."""
+        return self.k_of.get(name, self.k)
+
+    @model_validator(mode="after")
+    def _more(self) -> EvaluatePart:
+        if any(k < self.k for k in self.k_of.values()):
+            raise ValueError(f"k_of holds at least k = {self.k} samples: pass@k is reported at k for all")
+        return self
 
 
 class RoundPart(Part):
@@ -147,6 +162,22 @@ class Recipe(Part):
                 f"reward.answer_format: {self.reward.answer_format} is for scoring alone: SFT targets are written with "
                 "\\boxed{}, and the policy would be trained on another form than it is paid for"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _benchmarks_of(self) -> Recipe:
+        names = EMBEDDED if self.problems.source == "embedded" else tuple(self.problems.benchmarks)
+        for name in self.evaluate.k_of:
+            if name not in names:
+                raise ValueError(f"evaluate.k_of: no benchmark called {name}; there are {', '.join(names)}")
+        return self
+
+    @model_validator(mode="after")
+    def _starts(self) -> Recipe:
+        if bool(self.sft.steps) != bool(self.problems.splits.sft):
+            raise ValueError("sft.steps: 0 and problems.splits.sft: 0 go together: no SFT, no problems for it")
+        if not self.sft.steps and self.model.kind == "scratch":
+            raise ValueError("sft.steps: 0 needs an instruct model (model.kind: pretrained)")
         return self
 
     @field_validator("references")

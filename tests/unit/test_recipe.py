@@ -264,7 +264,7 @@ def test_data_folders_come_from_the_environment(file: Path, monkeypatch: pytest.
         load_recipe(file)
     monkeypatch.setenv("PNS_DATA", "/data")
     part = load_recipe(file)[0].problems
-    assert (part.train_file, part.benchmarks) == (Path("/data/a"), {"b": Path("/data/b")})
+    assert (part.train_file, part.benchmarks) == ((Path("/data/a"),), {"b": Path("/data/b")})
 
 
 def test_the_reward_alone_is_a_recipe_for_scoring(tmp_path: Path, file: Path) -> None:

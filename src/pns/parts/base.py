@@ -11,6 +11,13 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class BasePart(Part):
+    """Another pretrained model to start a training from, in place of the policy."""
+
+    path: str = Field(min_length=1, description="directory or hub id")
+    revision: str | None = Field(None, description="hub revision to pin")
+
+
 class SamplePart(Part):
     """How completions are drawn."""
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from pns.parts.base import Part
 
@@ -19,7 +19,7 @@ SPLITS = ("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev")
 class Splits(Part):
     """Problems in each split. The splits are disjoint by construction (see `pns.problems.splits`)."""
 
-    sft: int = Field(ge=1)
+    sft: int = Field(ge=0, description="0 only where sft.steps is 0")
     rlvr: int = Field(ge=1)
     reward: int = Field(ge=4, description="problems for the reward model, its calibration and its held-out worth")
     audit: int = Field(ge=4, description="problems for the audit model")
@@ -55,10 +55,10 @@ class ProblemsPart(Part):
     more_events: int = Field(
         0, ge=0, le=1, description="events in every story beyond the usual ones, for larger models (embedded only)"
     )
-    train_file: Path | None = Field(
+    train_file: tuple[Path, ...] | None = Field(
         None,
-        description="a set by its name (`pns problems list`), or a JSONL, CSV or Parquet file with id, problem, answer, "
-        "solution (source: jsonl)",
+        description="one or a list of: a set by its name (`pns problems list`), or a JSONL, CSV or Parquet file with id, "
+        "problem, answer, solution (source: jsonl)",
     )
     benchmarks: dict[str, Path] = Field(
         default_factory=dict, description="name -> a set by its name, or a file (source: jsonl)"
@@ -67,7 +67,14 @@ class ProblemsPart(Part):
     @field_validator("train_file", mode="before")
     @classmethod
     def _train_path(cls, value: Any) -> Any:
-        return expand(value) if isinstance(value, str) else value
+        many = value if isinstance(value, list | tuple) else [value]
+        return None if value is None else tuple(expand(v) if isinstance(v, str) else v for v in many)
+
+    @field_serializer("train_file")
+    def _one_file(self, value: tuple[Path, ...] | None) -> Any:
+        """A single file as a plain string, as recipes write it and fingerprints know it."""
+        names = [str(v) for v in value or ()]
+        return names[0] if len(names) == 1 else names or None
 
     @field_validator("benchmarks", mode="before")
     @classmethod
@@ -78,10 +85,14 @@ class ProblemsPart(Part):
 
     @model_validator(mode="after")
     def _files(self) -> ProblemsPart:
-        if self.source == "jsonl" and (self.train_file is None or not self.benchmarks):
+        if self.source == "jsonl" and (not self.train_file or not self.benchmarks):
             raise ValueError("source: jsonl needs train_file and benchmarks")
         if self.source == "embedded" and (self.train_file is not None or self.benchmarks):
             raise ValueError("train_file and benchmarks belong to source: jsonl")
+        if self.source == "embedded" and not self.splits.sft:
+            raise ValueError("splits.sft: 0 belongs to source: jsonl; the embedded policy learns all it knows from SFT")
+        if self.train_file and len(set(self.train_file)) != len(self.train_file):
+            raise ValueError("train_file must be a list without repeats")
         if self.source == "jsonl" and (self.misread_share or self.more_events):
             raise ValueError("misread_share and more_events belong to source: embedded")
         return self
@@ -100,6 +111,12 @@ class ModelPart(Part):
     revision: str | None = Field(None, description="hub revision to pin (pretrained)")
     gguf_package: str | None = Field(None, description="installed Python package that carries a GGUF file (pretrained)")
     gguf_file: str | None = Field(None, description="file name inside gguf_package, or inside path")
+    system_prompt: str | None = Field(
+        None,
+        min_length=1,
+        description="written into the chat template of every pretrained start, so that all stages, and servers of the "
+        "published models, use it (pretrained)",
+    )
 
     @model_validator(mode="after")
     def _start(self) -> ModelPart:
@@ -107,6 +124,8 @@ class ModelPart(Part):
             raise ValueError("kind: pretrained needs path or gguf_package")
         if self.kind == "scratch" and (self.path or self.gguf_package or self.gguf_file):
             raise ValueError("path and gguf_* belong to kind: pretrained")
+        if self.kind == "scratch" and self.system_prompt is not None:
+            raise ValueError("system_prompt belongs to kind: pretrained")
         if self.gguf_package and not self.gguf_file:
             raise ValueError("gguf_package needs gguf_file")
         if self.hidden % self.heads:
@@ -121,4 +140,7 @@ class RuntimePart(Part):
     threads: int = Field(1, ge=1, description="OpenMP threads a process; fixed, since it changes floating-point sums")
     device: Literal["cpu", "cuda"] = "cpu"
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints")
+    gradient_checkpointing: bool = Field(
+        False, description="activations are computed again in the backward pass: a third more work, far less memory"
+    )
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()

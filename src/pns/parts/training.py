@@ -6,13 +6,28 @@ from typing import Literal, get_args
 
 from pydantic import Field, model_validator
 
-from pns.parts.base import Part
+from pns.parts.base import BasePart, Part
 
 
-class SftPart(Part):
+class _Accumulated(Part):
+    """A batch that may be divided over several backward passes."""
+
+    batch_size: int = Field(ge=1)
+    gradient_accumulation: int = Field(
+        1, ge=1, description="backward passes that a step's batch is divided into: less memory, the same gradient"
+    )
+
+    @model_validator(mode="after")
+    def _divides(self) -> _Accumulated:
+        if self.batch_size % self.gradient_accumulation:
+            raise ValueError(f"gradient_accumulation must divide batch_size = {self.batch_size}")
+        return self
+
+
+class SftPart(_Accumulated):
     """Supervised fine-tuning."""
 
-    steps: int = Field(ge=1)
+    steps: int = Field(ge=0, description="0: none; the start is an instruct model and goes to RLVR as it is")
     batch_size: int = Field(24, ge=1)
     learning_rate: float = Field(4e-3, gt=0)
     warmup: float = Field(0.03, ge=0, le=1)
@@ -39,6 +54,12 @@ class GrpoPart(Part):
         return self
 
 
+def more_steps(part: GrpoPart, sampled: int) -> int:
+    """Steps that PNS cost: the generator's, and as many again as its sampled negatives would have filled."""
+    rows = part.prompts_per_step * part.num_generations
+    return part.steps + -(-sampled // rows)
+
+
 class RlvrPart(GrpoPart):
     """RLVR: accuracy + format reward."""
 
@@ -51,11 +72,26 @@ class GeneratorPart(GrpoPart):
     start: Literal["policy", "sft"] = Field(
         "policy", description="the model that it starts from, which is also the reference of its KL term"
     )
+    base: BasePart | None = Field(
+        None, description="another pretrained model to start from; its KL term then refers to that model"
+    )
+
+    @property
+    def start_stage(self) -> str:
+        """The stage that makes the model which it starts from."""
+        return "start-generator" if self.base is not None else {"policy": "rlvr", "sft": "sft"}[self.start]
+
+    @model_validator(mode="after")
+    def _one_start(self) -> GeneratorPart:
+        if self.base is not None and self.start != "policy":
+            raise ValueError(f"start: {self.start} says nothing beside base; leave it out")
+        return self
 
 
-class RewardModelPart(Part):
-    """Centre-regularised Bradley-Terry reward model, trained on pairs within one problem."""
+class RewardModelPart(_Accumulated):
+    """Centre-regularised Bradley-Terry reward model, trained on pairs within one problem. The audit model, too."""
 
+    base: BasePart | None = Field(None, description="another pretrained model to start from; null: the policy")
     steps: int = Field(ge=1)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(5e-4, gt=0)
@@ -93,7 +129,7 @@ class LoraPart(Part):
     target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
 
 
-class AlignPart(Part):
+class AlignPart(_Accumulated):
     """Preference training of the RL-trained policy."""
 
     objective: Objective = Field(
@@ -129,6 +165,8 @@ class AlignPart(Part):
         for key, objectives in _OBJECTIVE_KEYS.items():
             if self.objective not in objectives and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} says nothing to objective: {self.objective}; leave it out")
+        if self.objective == "kto" and self.gradient_accumulation > 1:
+            raise ValueError("gradient_accumulation: kto takes its KL term from the whole batch; leave it out")
         if self.objective in ("robust", "cdpo") and not self.label_smoothing:
             raise ValueError(f"objective: {self.objective} needs label_smoothing above 0; without it, it is dpo")
         return self

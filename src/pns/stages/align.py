@@ -92,6 +92,7 @@ def sft_chosen(context: Context, regime: Regime | None = None, method: Method | 
         runtime=recipe.runtime,
         steps=align_steps(len(rows), part),
         batch_size=part.batch_size,
+        gradient_accumulation=part.gradient_accumulation,
         learning_rate=part.sft_learning_rate or part.learning_rate,
         warmup=0.1,
         max_length=part.max_length,

@@ -30,7 +30,7 @@ def make_problems(context: Context) -> None:
     for number, (name, rows) in enumerate(groups.items(), 1):
         write_parquet(context.out / f"{name}.parquet", rows)
         context.progress(number, len(groups))
-    misread = sum("misreading" in p.meta for p in splits["sft"]) / len(splits["sft"])
+    misread = sum("misreading" in p.meta for p in splits["sft"]) / max(1, len(splits["sft"]))
     write_json(
         context.out / "summary.json",
         {
@@ -67,9 +67,8 @@ def _embedded(context: Context) -> tuple[Groups, Groups, list[str]]:
 
 def _from_files(context: Context) -> tuple[Groups, Groups, list[str]]:
     part = context.recipe.problems
-    assert part.train_file is not None  # the recipe has checked it
     notes: list[str] = []
-    pool = _read(part.train_file, None, notes)
+    pool = _pool(part.train_file or (), notes)
     with context.verifier() as verifier:
         benchmarks = {
             name: _usable(_read(path, part.benchmark_size, notes), verifier.decidable, name, notes)
@@ -79,8 +78,27 @@ def _from_files(context: Context) -> tuple[Groups, Groups, list[str]]:
         notes += _overlap_notes(overlap)
         pool = _usable(pool, verifier.decidable, "train_file", notes)
         splits = assign(pool, part.splits.model_dump(), context.recipe.seed)
-    splits["sft"] = _with_solutions(splits["sft"], notes)
+    if splits["sft"]:
+        splits["sft"] = _with_solutions(splits["sft"], notes)
     return splits, benchmarks, notes
+
+
+def _pool(files: Sequence[Path], notes: list[str]) -> list[Problem]:
+    """All problems of the training files. Raises UserError where an id stands in two: rows are known by it."""
+    pool: list[Problem] = []
+    seen: dict[str, Path] = {}
+    for file in files:
+        rows = _read(file, None, notes)
+        for p in rows:
+            if seen.setdefault(p.id, file) is not file:
+                raise UserError(
+                    f"the id {p.id!r} stands in {seen[p.id]} too",
+                    file=file,
+                    field="problems.train_file",
+                    remedy="give the problems of one of the files other ids",
+                )
+        pool += rows
+    return pool
 
 
 def _read(source: Path, limit: int | None, notes: list[str]) -> list[Problem]:

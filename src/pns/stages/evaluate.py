@@ -44,7 +44,7 @@ def _answers(context: Context, model_stage: str, sets: Mapping[str, str]) -> lis
     greedy = SamplePart.model_construct(
         n=1, temperature=0.0, top_p=1.0, max_new_tokens=part.max_new_tokens, batch_size=part.batch_size
     )
-    sampled = greedy.model_copy(update={"n": part.k, "temperature": 1.0})
+    sampled = greedy.model_copy(update={"temperature": 1.0})
     total, done, out = len(sets) * 2, 0, list[tuple[Problem, Response]]()
     with context.verifier() as verifier:
 
@@ -54,7 +54,8 @@ def _answers(context: Context, model_stage: str, sets: Mapping[str, str]) -> lis
 
         for name, split in sets.items():
             problems = context.problems(split)
-            for kind, how in (("greedy", greedy), ("sampled", sampled)):
+            k = part.samples(name)
+            for kind, how in (("greedy", greedy), ("sampled", sampled.model_copy(update={"n": k}))):
                 rows = sample_shards(
                     engine,
                     problems,
@@ -68,7 +69,7 @@ def _answers(context: Context, model_stage: str, sets: Mapping[str, str]) -> lis
                 write_parquet(context.out / f"{kind}-{name}.parquet", rows)
                 done += 1
                 context.progress(done, total)
-            out += [(problem, r) for problem, r in zip((p for p in problems for _ in range(part.k)), rows, strict=True)]
+            out += [(problem, r) for problem, r in zip((p for p in problems for _ in range(k)), rows, strict=True)]
     return out
 
 

@@ -72,7 +72,7 @@ def _reward_model(context: Context, split: str, hard: list[TextPair]) -> None:
         pairs = [*pairs, *hard]
         random.Random(context.seed).shuffle(pairs)
     train_reward_model(
-        context.model("rlvr"),
+        context.model("rlvr" if part.base is None else "start-reward_model"),
         pairs,
         context.out,
         part=part,
@@ -111,9 +111,9 @@ def score(context: Context, problems: Sequence[Problem], responses: Sequence[Res
 
 
 def generator(context: Context) -> None:
-    """Reverse RL: GRPO on the composite reward, from the policy (or the SFT model), with a KL term back to its start."""
+    """Reverse RL: GRPO on the composite reward, with a KL term back to its start: the policy, or as the recipe says."""
     recipe = context.recipe
-    start = "rlvr" if recipe.generator.start == "policy" else "sft"
+    start = recipe.generator.start_stage
     problems = context.problems("generator")
     with context.composite() as composite:
         reward = composite_reward(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Literal
 
 from transformers import set_seed
 
 from pns.errors import UserError
+from pns.parts.training import more_steps
 from pns.problems.files import to_boxed
-from pns.recipe import GrpoPart, Reference
+from pns.recipe import GrpoPart, ModelPart, Reference
 from pns.records import Problem, Response, write_parquet
 from pns.rewards.adapters.trl import rlvr_reward, signed_reward
 from pns.rewards.format import format_failures
@@ -38,9 +41,29 @@ def make_start(context: Context) -> None:
     write_json(context.out / "start.json", {"parameters": sum(p.numel() for p in model.parameters())})
 
 
+def make_base(context: Context, part: Literal["generator", "reward_model"]) -> None:
+    """The other pretrained model that the generator or the reward model starts from, as a model directory."""
+    recipe = context.recipe
+    base = recipe.generator.base if part == "generator" else recipe.reward_model.base
+    assert base is not None, "the pipeline has this stage only where there is one"
+    given = ModelPart(
+        kind="pretrained", path=base.path, revision=base.revision, system_prompt=recipe.model.system_prompt
+    )
+    try:
+        model, tokenizer = load_pretrained(given, device=recipe.runtime.device)
+    except UserError as error:
+        field = (error.field or "model").replace("model", f"{part}.base", 1)
+        raise UserError(error.message, file=error.file, field=field, remedy=error.remedy) from None
+    save_model(model, tokenizer, context.out / "model")
+    write_json(context.out / "start.json", {"parameters": sum(p.numel() for p in model.parameters())})
+
+
 def sft(context: Context) -> None:
-    """Supervised fine-tuning on the solutions of the sft split."""
+    """Supervised fine-tuning on the solutions of the sft split; without steps the start is published as it is."""
     part, start = context.recipe.sft, context.model("start")
+    if not part.steps:
+        shutil.copytree(start, context.out / "model", dirs_exist_ok=True)
+        return
     problems = context.problems("sft")
     # Each row is seen once where there are enough; a smaller set is passed over again by the trainer.
     rows = [(p.problem, p.solution or "") for p in problems[: part.steps * part.batch_size]]
@@ -52,6 +75,7 @@ def sft(context: Context) -> None:
         runtime=context.recipe.runtime,
         steps=part.steps,
         batch_size=part.batch_size,
+        gradient_accumulation=part.gradient_accumulation,
         learning_rate=part.learning_rate,
         warmup=part.warmup,
         max_length=part.max_length,
@@ -64,12 +88,6 @@ def sft(context: Context) -> None:
 def rlvr(context: Context) -> None:
     """RLVR of the SFT model: the policy that all methods start from."""
     _rlvr(context, "sft", context.problems("rlvr"), context.recipe.rlvr)
-
-
-def more_steps(part: GrpoPart, sampled: int) -> int:
-    """Steps that PNS cost: the generator's, and as many again as its sampled negatives would have filled."""
-    rows = part.prompts_per_step * part.num_generations
-    return part.steps + -(-sampled // rows)
 
 
 def rlvr_more(context: Context) -> None:

@@ -149,7 +149,7 @@ def _load(context: Context, model: str, names: list[str]) -> dict[str, dict[str,
             "greedy": np.array([_right(r) for r in greedy], dtype=float),
             "sampled": right_NK.mean(1),
             "avg": avg_at_k(right_NK),
-            "pass_at_k": pass_at_k(right_NK),
+            "pass_at_k": pass_at_k(right_NK, min(k, context.recipe.evaluate.k)),
             "maj_at_k": maj_at_k(answers, right_NK),
             "undecided": sum(bool(r.verdict and r.verdict.outcome == "undecided") for r in greedy) / len(greedy),
         }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pns
 from pns.errors import UserError
+from pns.pipeline import without_later
 from pns.rewards.version import RULES
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.study.cells import Recipes, cells
@@ -38,7 +39,7 @@ def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]
         "objectives": data["objectives"],
         "ablations": data["ablations"],
         "bootstrap": study.bootstrap,
-        "recipe": recipes.base.model_dump(mode="json", exclude={"seed", "about"}),
+        "recipe": without_later(recipes.base.model_dump(mode="json", exclude={"seed", "about"})),
         "versions": {"pns": pns.__version__, "verifier": VERIFIER, "rules": RULES},
     }
     body = json.loads(json.dumps(body))  # as it will be read again: tuples are lists

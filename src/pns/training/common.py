@@ -81,7 +81,7 @@ def arguments(out: Path, runtime: RuntimePart, *, seed: int, steps: int, **own: 
         "data_seed": seed,
         "use_cpu": cpu,
         "bf16": not cpu,
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": runtime.gradient_checkpointing,
         "report_to": list(runtime.report_to),
         "save_strategy": "steps",
         "save_steps": min(runtime.checkpoint_every, steps),

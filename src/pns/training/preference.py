@@ -77,6 +77,7 @@ def train_preference(
         warmup_steps=round(0.1 * steps),
         beta=part.beta,
         max_length=part.max_length,
+        gradient_accumulation_steps=part.gradient_accumulation,
     )
     trainer_class, config, rows_of = _BUILD[part.objective](part, shared, pairs)
     trainer = trainer_class(
@@ -109,7 +110,7 @@ def _paired(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 def _dpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
     config = DPOConfig(
         **shared,
-        per_device_train_batch_size=part.batch_size,
+        per_device_train_batch_size=part.batch_size // part.gradient_accumulation,
         ld_alpha=part.length_alpha,
         precompute_ref_log_probs=part.precompute_reference,
         **_losses(part),
@@ -170,7 +171,7 @@ def _simpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Bu
 
     config = CPOConfig(
         **shared,
-        per_device_train_batch_size=part.batch_size,
+        per_device_train_batch_size=part.batch_size // part.gradient_accumulation,
         loss_type="simpo",
         simpo_gamma=part.simpo_gamma,
         cpo_alpha=part.nll_weight,
@@ -182,7 +183,9 @@ def _simpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Bu
 def _orpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    config = ORPOConfig(**shared, per_device_train_batch_size=part.batch_size, remove_unused_columns=False)
+    config = ORPOConfig(
+        **shared, per_device_train_batch_size=part.batch_size // part.gradient_accumulation, remove_unused_columns=False
+    )
     return ORPOTrainer, config, _paired(pairs)
 
 

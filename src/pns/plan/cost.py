@@ -1,0 +1,186 @@
+"""The cost model: seconds, bytes and money of sampling, reading, training and judging. Pure functions, no torch.
+
+Seconds are those of all devices at work together; bytes are of one device. A step of the model is a maximum of what
+computes and what moves bytes (the roofline model), plus what every layer costs whatever its size. (Source: ours.)
+
+How work is spread: sampling and reading run a whole copy of the model on each device, each with its share of the rows.
+Training shares parameters, gradients and optimizer states among the devices of one node (`shard`), and repeats that on
+every node (hybrid sharding, as FSDP2 has it). A step's rows are divided among all devices, so that more devices than
+rows find no work.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from pns.plan.machine import Machine
+from pns.plan.shapes import Shape
+
+STATE_BYTES = 16
+"""A trained parameter in mixed precision: float32 weight, gradient and two moments of Adam (arXiv 1910.02054, 3.1)."""
+CHECKPOINT_BYTES = 12
+"""The same on disk: weight and two moments."""
+CHECKPOINTS = 3
+"""On disk at a time: two are kept, while a third is written."""
+AT_ONCE = 256
+"""Most rows that a continuous engine decodes at a time (vLLM's `max_num_seqs`)."""
+USABLE = 0.9
+"""Share of a device's memory that an engine takes for weights and cache (vLLM's `gpu_memory_utilization`)."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Devices, and how many of them share the state of a training. `continuous`: vLLM, else static batches."""
+
+    gpus: int = 1
+    shard: int = 8
+    continuous: bool = False
+
+    @property
+    def sharing(self) -> int:
+        """Devices among which a training's state is divided."""
+        return min(self.gpus, self.shard)
+
+
+def decode_step(shape: Shape, machine: Machine, rows: float, context: float, *, graph: bool = False) -> float:
+    """Seconds for one new token of each of `rows` rows that have `context` tokens each, on one device."""
+    compute = rows * shape.decode_flops(context) / (machine.matmul_tflops * 1e12 * machine.decode_share)
+    moved = (shape.active() + 0.0) * machine.width + rows * context * shape.kv_bytes(machine.width)
+    memory = moved / (machine.bandwidth_gbs * 1e9 * machine.decode_bandwidth_share)
+    each = machine.graph_seconds if graph else machine.token_seconds
+    return max(compute, memory) + shape.layers * each
+
+
+def cache_rows(shape: Shape, machine: Machine, context: float, taken: float) -> int:
+    """Rows whose keys and values fit beside `taken` bytes on one device; at least 1."""
+    free = USABLE * machine.memory_gb * 1e9 - taken
+    return max(1, min(AT_ONCE, int(free / (context * shape.kv_bytes(machine.width)))))
+
+
+def sample_seconds(
+    shape: Shape, machine: Machine, spread: Spread, *, rows: int, batch: int, prompt: float, mean: float, longest: int,
+    taken: float = 0.0,
+) -> float:  # fmt: skip
+    """Seconds to draw `rows` completions: reading their prompts, and decoding.
+
+    Static batches decode until their longest completion ends, here `longest`. A continuous engine replaces what ends, so
+    it decodes the mean length at full width; then the longest completion goes on alone.
+
+    Args:
+        batch: rows of a static batch on one device.
+        mean, longest: tokens of a completion.
+        taken: bytes on a device besides the cache, where the engine is continuous.
+    """
+    mine = math.ceil(rows / spread.gpus)
+    read = read_seconds(shape, machine, Spread(1), rows=mine, length=prompt, batch=batch)
+    if spread.continuous:
+        at_once = min(mine, cache_rows(shape, machine, prompt + mean, taken))
+        full = mine * mean / at_once * decode_step(shape, machine, at_once, prompt + mean / 2, graph=True)
+        tail = (longest - mean) * decode_step(shape, machine, 1, prompt + longest, graph=True)
+        return read + full + tail
+    whole, rest = divmod(mine, batch)
+    steps = whole * decode_step(shape, machine, batch, prompt + longest)
+    if rest:
+        steps += decode_step(shape, machine, rest, prompt + longest)
+    return read + longest * steps
+
+
+def read_seconds(
+    shape: Shape, machine: Machine, spread: Spread, *, rows: int, length: float, batch: int, head: bool = True
+) -> float:
+    """Seconds to read `rows` texts of `length` tokens: prompts, log-probabilities, scores of a reward model."""
+    mine = math.ceil(rows / spread.gpus)
+    compute = mine * shape.forward_flops(length, head=head) / (machine.matmul_tflops * 1e12 * machine.forward_share)
+    return compute + math.ceil(mine / batch) * shape.layers * machine.pass_seconds / 3
+
+
+def rows_a_pass(rows: int, accumulation: int, gpus: int, unit: int = 1) -> int:
+    """Rows of one backward pass on one device: those of the recipe, or fewer where there are more devices than passes."""
+    units = rows // unit
+    return unit * max(1, min(math.ceil(units / accumulation), math.ceil(units / gpus)))
+
+
+def step_seconds(
+    shape: Shape, machine: Machine, spread: Spread, *, rows: int, accumulation: int, length: float, unit: int = 1,
+    head: bool = True, again: bool = False, trained: int | None = None,
+) -> float:  # fmt: skip
+    """Seconds of one optimizer step on `rows` rows of `length` tokens.
+
+    A pass gathers the sharded weights twice and scatters gradients once, beside its computing; nodes add up their
+    gradients once a step.
+
+    Args:
+        unit: rows that stay together (2 of a pair).
+        again: activations are computed again.
+        trained: parameters with gradients, where these are not all.
+    """
+    each = rows_a_pass(rows, accumulation, spread.gpus, unit)
+    rounds = math.ceil(rows / (each * spread.gpus))
+    rate = machine.matmul_tflops * 1e12 * machine.train_share
+    compute = each * shape.train_flops(length, head=head, again=again) / rate + shape.layers * machine.pass_seconds
+    share, weights = spread.sharing, shape.parameters(head=head)
+    gathered = 3 * machine.width * weights * (share - 1) / share / (machine.link_gbs * 1e9)
+    nodes = math.ceil(spread.gpus / spread.shard)
+    gradients = 4 * (weights if trained is None else trained) / share
+    added = 2 * gradients * (nodes - 1) / nodes / (machine.network_gbs * 1e9)
+    return rounds * max(compute, gathered) + added + machine.step_seconds
+
+
+def state_bytes(shape: Shape, spread: Spread, *, width: int, head: bool = True, trained: int | None = None) -> float:
+    """Bytes of weights, gradients and optimizer states on one device."""
+    weights = shape.parameters(head=head)
+    whole = STATE_BYTES * weights if trained is None else width * weights + STATE_BYTES * trained
+    return whole / spread.sharing
+
+
+def train_bytes(
+    shape: Shape, machine: Machine, spread: Spread, *, rows: int, accumulation: int, length: float, unit: int = 1,
+    head: bool = True, again: bool = False, trained: int | None = None, reference: bool = False,
+) -> float:  # fmt: skip
+    """Bytes on one device in training: state, a reference model, weights at work, activations, logits.
+
+    Args:
+        length: tokens of the longest row, to which its batch is padded.
+        reference: a second model is held for the loss.
+    """
+    width, weights = machine.width, shape.parameters(head=head)
+    held = state_bytes(shape, spread, width=width, head=head, trained=trained)
+    if reference:
+        held += width * weights / spread.sharing
+    # Where the state is float32 and the work is not, or where the state is shared, layers are at work in a copy.
+    if width < 4 or spread.shard > 1:
+        held += width * min(weights, 2 * shape.layer() + shape.vocab * shape.hidden)
+    tokens = rows_a_pass(rows, accumulation, spread.gpus, unit) * length
+    logits = shape.vocab * (width + 8) if head else 0
+    return held + tokens * (shape.activation_bytes(width, again=again) + logits)
+
+
+def sample_bytes(
+    shape: Shape, machine: Machine, spread: Spread, *, rows: int, batch: int, context: float, beside: float = 0.0
+) -> float:
+    """Bytes on one device in sampling: weights, keys and values of the rows at once, what lies beside them.
+
+    A continuous engine takes what there is up to `USABLE`, and at least the cache of one row.
+    """
+    mine = math.ceil(rows / spread.gpus)
+    held = machine.width * shape.parameters() + beside
+    row = context * shape.kv_bytes(machine.width)
+    if spread.continuous:
+        return max(min(held + min(mine, AT_ONCE) * row, USABLE * machine.memory_gb * 1e9), held + row)
+    return held + min(mine, batch) * (row + shape.vocab * 8)
+
+
+def judge_seconds(calls: float, rounds: int, seconds: float, concurrency: int) -> float:
+    """Seconds to wait for `calls` verdicts of `seconds` each, in `rounds` equal lots that wait for each other."""
+    return rounds * math.ceil(calls / rounds / concurrency) * seconds if calls else 0.0
+
+
+def judge_cost(calls: float, tokens_in: float, tokens_out: float, price_in: float, price_out: float) -> float:
+    """Price of `calls` verdicts; prices are for a million tokens, in any currency."""
+    return calls * (tokens_in * price_in + tokens_out * price_out) / 1e6
+
+
+def checkpoint_bytes(shape: Shape, *, head: bool = True, trained: int | None = None) -> float:
+    """Bytes on disk, at most, while a training writes checkpoints."""
+    return CHECKPOINTS * CHECKPOINT_BYTES * (shape.parameters(head=head) if trained is None else trained)

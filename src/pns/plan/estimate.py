@@ -1,0 +1,179 @@
+"""Estimates of every stage: the counted work put through the cost model. Pure functions, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pns import pipeline
+from pns.plan import cost
+from pns.plan.cost import Spread
+from pns.plan.machine import Machine
+from pns.plan.shapes import Shape
+from pns.plan.work import Assumptions, Read, Sample, Train, Which, Work, work_of
+from pns.recipe import Recipe
+
+TEXT_BYTES = 5.0
+"""Bytes on disk of a sampled token, its row's other fields with it."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that an estimate rests on besides the recipe."""
+
+    shapes: Mapping[Which, Shape]
+    machine: Machine
+    spread: Spread
+    given: Assumptions
+    price_in: float | None = None
+    price_out: float | None = None
+
+
+@dataclass
+class Estimate:
+    """Of one stage. Seconds by what they go to, of all devices at work together; bytes of one device."""
+
+    name: str
+    work: Work
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: float = 0.0
+    disk: float = 0.0
+    scratch: float = 0.0
+    price: float | None = None
+
+    @property
+    def total(self) -> float:
+        """Seconds of the stage."""
+        return sum(self.seconds.values())
+
+    @property
+    def bound(self) -> str:
+        """What most of its time goes to."""
+        return max(self.seconds, key=lambda k: self.seconds[k]) if self.seconds else ""
+
+
+def estimates(recipe: Recipe, setting: Setting) -> list[Estimate]:
+    """One for each stage, in the order of the flow."""
+    nodes = pipeline.stages(recipe).values()
+    return [estimate(node.name, work_of(node, recipe, setting.given), recipe, setting) for node in nodes]
+
+
+def estimate(name: str, work: Work, recipe: Recipe, setting: Setting) -> Estimate:
+    """Seconds, memory, disk and price of a stage's work."""
+    machine, given = setting.machine, setting.given
+    out = Estimate(name, work)
+    seconds = {"decode": 0.0, "read": 0.0, "train": 0.0}
+    for sample in work.samples:
+        seconds["decode"] += sample.rounds * _sample_seconds(sample, work.train, recipe, setting)
+        out.memory = max(out.memory, _sample_bytes(sample, work.train, recipe, setting))
+    for read in work.reads:
+        seconds["read"] += read.rounds * _read_seconds(read, setting)
+        shape = setting.shapes[read.model]
+        out.memory = max(out.memory, machine.width * shape.parameters(head=read.model != "reward_model"))
+    if work.train is not None:
+        seconds["train"] = work.train.steps * _step_seconds(work.train, recipe, setting)
+        out.memory = max(out.memory, _train_bytes(work.train, recipe, setting))
+        out.scratch = cost.checkpoint_bytes(
+            setting.shapes[work.train.model],
+            head=_head(work.train.model),
+            trained=_trained(work.train, recipe, setting),
+        )
+    out.memory += 1e9 * machine.process_gb
+    seconds["verify"] = work.verified * given.symbolic * machine.verify_seconds / recipe.reward.verify_workers
+    judge = recipe.reward.judge_server
+    if judge is not None and work.calls:
+        concurrency = judge.server.concurrency
+        seconds["judge"] = cost.judge_seconds(work.calls, work.rounds, given.judge_seconds, concurrency)
+        if setting.price_in is not None and setting.price_out is not None:
+            out.price = cost.judge_cost(
+                work.calls, given.judge_prompt_tokens, given.judge_tokens, setting.price_in, setting.price_out
+            )
+    kept = sum(machine.width * setting.shapes[m].parameters(head=_head(m)) for m in work.models)
+    out.disk = kept + TEXT_BYTES * work.decoded
+    seconds["fixed"] = machine.stage_seconds + out.disk / (machine.disk_gbs * 1e9)
+    out.seconds = {k: v for k, v in seconds.items() if v}
+    return out
+
+
+def _head(model: Which) -> bool:
+    return model != "reward_model"
+
+
+def _trained(train: Train, recipe: Recipe, setting: Setting) -> int | None:
+    """Parameters with gradients, where these are adapters."""
+    lora = recipe.align.lora
+    if not train.lora or lora is None:
+        return None
+    return setting.shapes[train.model].lora_parameters(lora.r, lora.target_modules)
+
+
+def _sample_seconds(sample: Sample, train: Train | None, recipe: Recipe, setting: Setting) -> float:
+    shape, machine = setting.shapes[sample.model], setting.machine
+    return cost.sample_seconds(
+        shape, machine, setting.spread, rows=sample.rows, batch=sample.batch, prompt=setting.given.prompt_tokens,
+        mean=sample.mean, longest=sample.longest,
+        taken=machine.width * shape.parameters() + _resident(train, recipe, setting),
+    )  # fmt: skip
+
+
+def _sample_bytes(sample: Sample, train: Train | None, recipe: Recipe, setting: Setting) -> float:
+    context = setting.given.prompt_tokens + (sample.mean if setting.spread.continuous else sample.longest)
+    return cost.sample_bytes(
+        setting.shapes[sample.model], setting.machine, setting.spread, rows=sample.rows, batch=sample.batch,
+        context=context, beside=_resident(train, recipe, setting),
+    )  # fmt: skip
+
+
+def _resident(train: Train | None, recipe: Recipe, setting: Setting) -> float:
+    """Bytes that a training on the same device holds while it samples."""
+    if train is None:
+        return 0.0
+    shape, width = setting.shapes[train.model], setting.machine.width
+    held = cost.state_bytes(shape, setting.spread, width=width, trained=_trained(train, recipe, setting))
+    return held + (width * shape.parameters() / setting.spread.sharing if train.reference else 0.0)
+
+
+def _read_seconds(read: Read, setting: Setting) -> float:
+    return cost.read_seconds(
+        setting.shapes[read.model], setting.machine, setting.spread, rows=read.rows, length=read.length, batch=128,
+        head=_head(read.model),
+    )  # fmt: skip
+
+
+def _step_seconds(train: Train, recipe: Recipe, setting: Setting) -> float:
+    return cost.step_seconds(
+        setting.shapes[train.model], setting.machine, setting.spread, rows=train.rows, accumulation=train.accumulation,
+        length=train.length, unit=train.unit, head=_head(train.model), again=recipe.runtime.gradient_checkpointing,
+        trained=_trained(train, recipe, setting),
+    )  # fmt: skip
+
+
+def _train_bytes(train: Train, recipe: Recipe, setting: Setting) -> float:
+    return cost.train_bytes(
+        setting.shapes[train.model], setting.machine, setting.spread, rows=train.rows, accumulation=train.accumulation,
+        length=train.longest, unit=train.unit, head=_head(train.model), again=recipe.runtime.gradient_checkpointing,
+        trained=_trained(train, recipe, setting), reference=train.reference,
+    )  # fmt: skip
+
+
+def totals(found: list[Estimate], spread: Spread, jobs: int) -> dict[str, Any]:
+    """Of the whole run, its stages one after the other: hours, device-hours, judge calls and price, disk, memory."""
+    seconds = sum(e.total for e in found)
+    prices = [e.price for e in found if e.price is not None]
+    parts: dict[str, float] = {}
+    for e in found:
+        for kind, value in e.seconds.items():
+            parts[kind] = parts.get(kind, 0.0) + value
+    return {
+        "hours": seconds / 3600,
+        "device_hours": seconds * spread.gpus / 3600,
+        "decoded_tokens": sum(e.work.decoded for e in found),
+        "trained_tokens": sum(e.work.trained for e in found),
+        "judge_calls": sum(e.work.calls for e in found),
+        "judge_price": sum(prices) if prices else None,
+        "memory_bytes": max(e.memory for e in found),
+        "disk_bytes": sum(e.disk for e in found),
+        "peak_disk_bytes": sum(e.disk for e in found) + jobs * max(e.scratch for e in found),
+        "seconds_by": parts,
+    }

@@ -1,0 +1,87 @@
+"""What one device of a machine does: documented defaults, or what `pns plan --calibrate` measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pns.errors import UserError
+from pns.run import write_json
+
+
+class Machine(BaseModel):
+    """Constants of one device: a GPU, or one process with one thread on a CPU.
+
+    `matmul_tflops` is a rate that large matrix products reach, not the data sheet's peak; shares are of that rate.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: str
+    source: str = Field(description="where the numbers come from, for the reader")
+    width: int = Field(2, description="bytes of a number in weights, activations and cache", ge=1, le=8)
+    memory_gb: float = Field(gt=0, description="of one device, 1e9 bytes")
+    process_gb: float = Field(ge=0, description="of it, taken by libraries before any model, 1e9 bytes")
+    matmul_tflops: float = Field(gt=0, description="1e12 operations a second in large matrix products")
+    bandwidth_gbs: float = Field(gt=0, description="1e9 bytes a second from its memory")
+    train_share: float = Field(gt=0, le=2, description="of matmul_tflops, in training")
+    forward_share: float = Field(gt=0, le=2, description="of matmul_tflops, where texts are read (prefill, scoring)")
+    decode_share: float = Field(gt=0, le=2, description="of matmul_tflops, in batches of single tokens")
+    decode_bandwidth_share: float = Field(gt=0, le=2, description="of bandwidth_gbs, in decoding")
+    pass_seconds: float = Field(ge=0, description="a layer, forward and backward, whatever its size: launches, Python")
+    token_seconds: float = Field(ge=0, description="a layer and decoded token of a batch, whatever its size, eager")
+    graph_seconds: float = Field(ge=0, description="the same under vLLM, with CUDA graphs")
+    step_seconds: float = Field(ge=0, description="an optimizer step, whatever its size: data, logging")
+    stage_seconds: float = Field(ge=0, description="a stage, whatever its size: a process, a model to load")
+    verify_seconds: float = Field(ge=0, description="CPU seconds to verify one response")
+    link_gbs: float = Field(gt=0, description="1e9 bytes a second to a device of the same node, one way")
+    network_gbs: float = Field(gt=0, description="1e9 bytes a second and device to another node, one way")
+    disk_gbs: float = Field(gt=0, description="1e9 bytes a second to and from disk")
+
+
+H100 = Machine(
+    name="H100 SXM, 80 GB",
+    source="defaults: data sheet (989 TFLOP/s dense bfloat16, 3.35 TB/s, NVLink 450 GB/s one way) and our assumptions of "
+    "what is reached of it; not measured",
+    width=2, memory_gb=80.0, process_gb=1.0, matmul_tflops=650.0, bandwidth_gbs=3350.0,
+    train_share=0.55, forward_share=0.6, decode_share=0.5, decode_bandwidth_share=0.65,
+    pass_seconds=0.0015, token_seconds=0.0008, graph_seconds=0.00005, step_seconds=0.2, stage_seconds=90.0,
+    verify_seconds=0.02, link_gbs=300.0, network_gbs=40.0, disk_gbs=2.0,
+)  # fmt: skip
+
+CPU = Machine(
+    name="one core of a cloud CPU",
+    source="defaults: measured (--calibrate) on a two-core x86-64 cloud machine that was busy; link, network, disk and fixed "
+    "times are assumptions",
+    width=4, memory_gb=8.0, process_gb=0.45, matmul_tflops=0.07, bandwidth_gbs=13.0,
+    train_share=0.45, forward_share=0.42, decode_share=0.17, decode_bandwidth_share=0.8,
+    pass_seconds=0.003, token_seconds=0.001, graph_seconds=0.001, step_seconds=0.02, stage_seconds=2.0,
+    verify_seconds=0.008, link_gbs=8.0, network_gbs=1.0, disk_gbs=0.5,
+)  # fmt: skip
+
+DEFAULTS = {"cuda": H100, "cpu": CPU}
+
+
+def load_machine(path: Path) -> Machine:
+    """Read what `--calibrate` wrote. Raises UserError: missing, broken, a value out of range."""
+    try:
+        return Machine.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError("no such file", file=path, remedy="`pns plan --calibrate --machine FILE` writes it") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(
+            first["msg"],
+            file=path,
+            field=".".join(map(str, first["loc"])) or None,
+            remedy="measure again (--calibrate)",
+        ) from None
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", file=path, remedy="measure again (--calibrate)") from None
+
+
+def save_machine(machine: Machine, path: Path) -> None:
+    """Write it as JSON, whole or not at all."""
+    write_json(path, machine.model_dump())

@@ -1,0 +1,332 @@
+"""`pns plan`: what fails, what is only not checked, assumptions, machines, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pns.cli import app
+from pns.errors import UserError
+from pns.pipeline import stages
+from pns.plan import checks as module
+from pns.plan.calibrate import fit
+from pns.plan.checks import Check, checks
+from pns.plan.cost import Spread
+from pns.plan.estimate import Setting, estimates, totals
+from pns.plan.machine import CPU, H100, load_machine, save_machine
+from pns.plan.models import named, shapes_of
+from pns.plan.shapes import Shape
+from pns.plan.words import duration, size, two
+from pns.plan.work import assume, assumptions, benchmark_rows, work_of
+from pns.recipe import Recipe
+from pns.recipe_files import load_recipe
+
+ROOT = Path(__file__).parents[2] / "recipes"
+SMOKE, PAPER = ROOT / "smoke.yaml", ROOT / "paper" / "qwen2.5-7b.yaml"
+
+
+def setting(recipe: Recipe, machine: Any = H100, gpus: int = 8, **how: Any) -> Setting:
+    return Setting(shapes_of(recipe)[0], machine, Spread(gpus, continuous=True), assumptions(recipe), **how)
+
+
+def paper(*overrides: str) -> Recipe:
+    return load_recipe(PAPER, overrides)[0]
+
+
+def checked(recipe: Recipe, run_dir: Path, *, gpus: int = 8, ask: bool = False, **how: Any) -> dict[str, Check]:
+    given = setting(recipe, gpus=gpus, **how)
+    return {c.name: c for c in checks(recipe, estimates(recipe, given), given, run_dir, ask=ask)}
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No data folder, no hub, an empty working directory; and the libraries count as installed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("PNS_DATA", raising=False)
+    monkeypatch.setattr(module, "find_spec", lambda name: name)
+
+
+def test_what_cannot_be_checked_is_said_and_never_passed(tmp_path: Path) -> None:
+    found = checked(paper(), tmp_path)
+    for name in (
+        "problems: gsm8k-train",
+        "problems: olympiadbench",
+        "model",
+        "model: form",
+        "reward_model.base",
+        "server: judge",
+    ):
+        assert found[name].state == "unchecked", name
+    assert "--offline" in found["model"].detail
+    assert found["memory"].state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "words"),
+    [
+        (["problems.train_file=none.jsonl"], "problems: none.jsonl", "no such file"),
+        (["problems.benchmarks={b: gsm8q}", "evaluate.k_of={}"], "problems: b", "neither a problem set nor a file"),
+        (["problems.splits.pairs=9000"], "splits", "18472 problems are needed, and there are 14973"),
+        (["model.path=./nowhere"], "model", "no such directory"),
+        (["evaluate.max_new_tokens=40000"], "positions: policy", "40140 tokens of 32768 positions"),
+        (["generator.micro_batch=512"], "memory", "generator needs about"),
+        (["reward.judge_server.server.url=ftp://x"], "server: judge", "not an http(s) URL"),
+        (["reward.judge_server.server.api_key_env=NO_SUCH_KEY"], "server: judge", "NO_SUCH_KEY is not set"),
+    ],
+)
+def test_what_would_stop_the_run_fails_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], name: str, words: str
+) -> None:
+    recipe = paper(*overrides)
+    if recipe.model.path == "./nowhere":  # its shape is not known either, which the command says before all checks
+        with pytest.raises(UserError, match=r"shape of '\./nowhere' is not known"):
+            shapes_of(recipe)
+        monkeypatch.setitem(module.__dict__, "config_file", lambda *_: None)
+        given = setting(paper())
+        found = {c.name: c for c in checks(recipe, estimates(recipe, given), given, tmp_path, ask=False)}
+    else:
+        found = checked(recipe, tmp_path)
+    assert found[name].state == "failed"
+    assert words in found[name].detail
+    assert found[name].remedy
+
+
+def test_one_gpu_has_no_room_for_the_optimizer(tmp_path: Path) -> None:
+    assert checked(paper(), tmp_path, gpus=1)["memory"].state == "failed"
+
+
+def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 10**9
+
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: Usage)
+    found = checked(paper(), tmp_path / "deep" / "run")["disk"]
+    assert found.state == "failed"
+    assert str(tmp_path) in found.detail
+
+
+def test_a_server_that_is_not_there_fails_and_one_that_serves_another_model_too(tmp_path: Path) -> None:
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Lists(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"data": [{"id": "small"}]}).encode()
+            self.send_response(200 if self.path == "/v1/models" else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Lists)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"reward.judge_server.server.url=http://127.0.0.1:{server.server_port}"
+
+    def judge(*overrides: str) -> Check:
+        recipe = paper(*overrides)
+        return {c.name: c for c in module._servers(recipe, True)}["server: judge"]
+
+    try:
+        assert judge(f"{url}/v1", "reward.judge_server.model=small").state == "ok"
+        assert judge(f"{url}/v1", "reward.judge_server.model=null").state == "ok"
+        other = judge(f"{url}/v1")
+        assert (other.state, "lists small, not Qwen" in other.detail) == ("failed", True)
+        lost = judge(url)
+        assert (lost.state, "404" in lost.detail) == ("unchecked", True)
+    finally:
+        server.shutdown()
+        server.server_close()
+    gone = judge(f"{url}/v1")
+    assert (gone.state, "cannot connect" in gone.detail) == ("failed", True)
+
+
+def test_a_local_model_without_weights_or_tokenizer_fails(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name, missing in (
+        ("config.json", "model.safetensors"),
+        ("model.safetensors", "tokenizer.json"),
+        ("tokenizer.json", ""),
+    ):
+        (folder / name).write_text("{}")
+        found = module._model("model", str(folder), None, ask=False)
+        assert (found.state, missing in found.detail) == ("failed" if missing else "ok", True)
+    with pytest.raises(UserError, match="no size of a dense decoder"):
+        named(str(folder), None, "model")
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        named(str(folder), None, "model")
+
+
+def test_a_gguf_file_states_its_shape(tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    import numpy as np
+
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_embedding_length(8)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(16)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_context_length(64)
+    writer.add_tensor("token_embd.weight", np.zeros((10, 8), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    given = ["model={kind: pretrained, path: .}", "problems.train_file=gsm8k-train", "problems.benchmarks={g: gsm8k}"]
+    recipe = load_recipe(ROOT / "smollm2-gsm8k.yaml", [*given, "model.gguf_file=m.gguf"])[0]
+    assert shapes_of(recipe)[0]["policy"] == Shape(8, 2, 4, 2, 2, 16, 10, 64, tied=True)
+    other = load_recipe(ROOT / "smollm2-gsm8k.yaml", [*given, "model.gguf_file=none.gguf"])[0]
+    with pytest.raises(UserError, match=r"no none\.gguf in"):
+        shapes_of(other)
+
+
+def test_every_stage_of_a_recipe_is_counted() -> None:
+    for recipe in (paper(), load_recipe(SMOKE, ["references=[rlvr_more, nsr, w_reinforce]"])[0]):
+        given = assumptions(recipe)
+        idle = {n for n, s in stages(recipe).items() if not work_of(s, recipe, given).rows}
+        assert idle <= {"start", "start-generator", "start-reward_model", "sft", "negatives-pns", "pairs", "report"}
+
+
+def test_rows_and_verdicts_of_the_paper_recipe_by_hand() -> None:
+    recipe = paper()
+    found = {e.name: e.work for e in estimates(recipe, setting(recipe))}
+    assert found["rlvr"].rows == 64 * 64 * 8
+    assert found["rollouts-pairs"].rows == 4096 * 8
+    assert found["rollouts-pairs"].decoded == 4096 * 8 * 512
+    assert found["generator"].calls == pytest.approx(48 * 64 * 8 * 0.6)
+    assert found["samples-pns"].calls == pytest.approx(4096 * 8 * 0.6)
+    assert found["negatives-rejection"].calls == pytest.approx(2 * 0.45 * 4096)
+    # rlvr_more: the generator's 48 steps, and 4096 x 8 samples in steps of 512.
+    assert found["rlvr_more"].rows == (48 + 64) * 512
+    assert found["align-pns-matched"].trained == 26 * 128 * (140 + 512)
+    rows = benchmark_rows(recipe)
+    assert rows["gsm8k"] == 1319
+    greedy, small = sum(rows.values()) + 256, 30 + 30 + 40
+    assert found["evaluate-pns"].rows == greedy + 4 * (greedy - small) + 32 * small
+
+
+def test_more_gpus_are_faster_until_there_is_no_work_for_them() -> None:
+    recipe = paper()
+    by: dict[int, Any] = {n: totals(estimates(recipe, setting(recipe, gpus=n)), Spread(n), 1) for n in (8, 64, 512)}
+    assert by[64]["hours"] < by[8]["hours"]
+    assert by[512]["device_hours"] > 4 * by[64]["device_hours"] > 4 * by[8]["device_hours"]
+    assert by[512]["seconds_by"]["judge"] == by[8]["seconds_by"]["judge"], "the judge does not know of them"
+
+
+def test_the_figures_of_the_page_are_those_of_the_plan() -> None:
+    page = (ROOT.parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    table = page.partition("| GPUs | hours |")[2].partition("\n\n")[0]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["1", "2", "4", "8", "64", "512"]
+    recipe = paper()
+    for row in rows:
+        gpus = int(row[0])
+        whole = totals(estimates(recipe, setting(recipe, gpus=gpus)), Spread(gpus), 1)
+        assert row[3] == size(whole["memory_bytes"])
+        if gpus < 4:
+            assert row[1] == "does not fit"
+            assert whole["memory_bytes"] > 80e9
+            continue
+        by = whole["seconds_by"]
+        assert row[1:3] == [f"{two(whole['hours']):g}", f"{two(whole['device_hours']):g}"]
+        assert row[4:] == [duration(by[kind]) for kind in ("decode", "judge", "train", "read")]
+    assert f"Disk: {size(whole['disk_bytes'])} in the end, {size(whole['peak_disk_bytes'])} at most." in page
+
+
+def test_a_judge_has_a_price_only_where_one_is_given() -> None:
+    recipe = paper()
+    assert totals(estimates(recipe, setting(recipe)), Spread(8), 1)["judge_price"] is None
+    priced = setting(recipe, price_in=1.0, price_out=2.0)
+    whole = totals(estimates(recipe, priced), Spread(8), 1)
+    assert whole["judge_price"] == pytest.approx(whole["judge_calls"] * (1400 + 2 * 300) / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("answer_share", "assumes nothing"), ("tokens=3", "assumes nothing"), ("answer_share=2", "less than or equal to 1"),
+     ("prompt_tokens=x", "prompt_tokens")],
+)  # fmt: skip
+def test_a_bad_assumption_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        assume(paper(), [text])
+    assert (caught.value.field, bool(caught.value.remedy)) == ("--assume", True)
+
+
+def test_an_assumption_is_taken() -> None:
+    assert assume(paper(), ["answer_share=0.5"]).answer_share == 0.5
+
+
+def test_a_machine_is_read_as_it_was_written_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "m.json"
+    save_machine(CPU, file)
+    assert load_machine(file) == CPU
+    for text, words in (
+        ("{", "JSON"),
+        ("{}", "required"),
+        (json.dumps({**CPU.model_dump(), "memory_gb": -1}), "greater than 0"),
+    ):
+        file.write_text(text)
+        with pytest.raises(UserError, match=words):
+            load_machine(file)
+    with pytest.raises(UserError, match="no such file"):
+        load_machine(tmp_path / "none.json")
+
+
+def test_two_timings_give_a_rate_and_what_is_fixed() -> None:
+    assert fit((3.0, 10.0), (1, 8), 5.0) == (5.0, 2.0)
+    assert fit((3.0, 2.0), (1, 8), 5.0) == (20.0, 0.0), "noise: all of the larger batch counts as work"
+
+
+RUN = CliRunner()
+
+
+def test_the_command_prints_stages_and_checks() -> None:
+    result = RUN.invoke(app, ["plan", str(SMOKE)])
+    assert result.exit_code == 0, result.output
+    for words in (
+        "generator",
+        "mostly",
+        "checks hold, 0 failed, 0 were not made",
+        "estimates",
+        "Assumed: prompt_tokens=33",
+    ):
+        assert words in result.output
+    data = json.loads(RUN.invoke(app, ["plan", str(SMOKE), "--json"]).output)
+    assert {row["stage"] for row in data["stages"]} == set(stages(load_recipe(SMOKE)[0]))
+    assert all(float(f"{row['seconds']:.2g}") == row["seconds"] for row in data["stages"]), "two digits"
+
+
+def test_a_failed_check_is_exit_code_2_and_the_plan_is_printed_all_the_same() -> None:
+    result = RUN.invoke(app, ["plan", str(PAPER), "--gpus", "1", "--offline", "--json"])
+    assert result.exit_code == 2
+    data = json.loads(result.output)
+    assert data["parameters"]["policy"] == 7_615_616_512
+    assert {c["name"] for c in data["checks"] if c["state"] == "failed"} >= {"memory"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no recipe"),
+        ([str(SMOKE), "--price-in", "1"], "go together"),
+        ([str(SMOKE), "align.bata=1"], "unknown key"),
+        ([str(SMOKE), "--assume", "x=1"], "assumes nothing"),
+        ([str(SMOKE), "--machine", "none.json"], "no such file"),
+        ([str(PAPER), "model.path=someone/unknown"], "is not known"),
+        (["none.yaml"], "no such recipe"),
+    ],
+)
+def test_bad_input_is_one_message(arguments: list[str], words: str) -> None:
+    result = RUN.invoke(app, ["plan", *arguments])
+    assert result.exit_code == 2
+    assert words in result.output
+    assert "Traceback" not in result.output
