@@ -14,6 +14,7 @@ import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
 from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.doctor import doctor
 from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
 from pns.commands.problems import app as problems_app
@@ -280,6 +281,7 @@ def report(run_dir: RunArgument) -> None:
         say(f"report: {render(one, seconds)}")
 
 
+app.command("doctor")(doctor)
 app.command("study")(study)
 app.command("iterate")(iterate)
 app.command("verify", context_settings=SETTINGS)(verify)
