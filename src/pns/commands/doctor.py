@@ -11,24 +11,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pns
-from pns.commands.common import BUG, STARTS_ANEW, console, errors, say
+from pns.commands.common import BUG, STARTS_ANEW, console, errors, fail, say
 
 if TYPE_CHECKING:
     from pns.doctor.examine import Finding, Report
+    from pns.doctor.needs import Asked
 
 
 def doctor(
     recipe: Annotated[
         Path | None,
         typer.Argument(
-            help="Recipe or study (YAML). Without one: the environment alone.", metavar="[RECIPE]", show_default=False
+            help="Recipe or study (YAML). Without one: the environment alone.", metavar="RECIPE", show_default=False
         ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Dotted overrides, e.g. runtime.device=cuda.", metavar="[KEY=VALUE ...]", show_default=False
-        ),
+        typer.Argument(help="Dotted overrides, e.g. runtime.device=cuda.", metavar="KEY=VALUE ...", show_default=False),
     ] = None,
     run_dir: Annotated[
         Path | None,
@@ -57,17 +56,32 @@ def doctor(
       pns doctor recipes/embedded.yaml --json
     """
     with errors(STARTS_ANEW):
-        from pns.doctor.examine import examine
-        from pns.doctor.needs import load
-
-        asked = None if recipe is None else load(recipe, overrides or [])
-        report = examine(asked, run_dir or Path("runs") / (asked.name if asked else ""), imports=not quick)
+        try:
+            from pns.doctor.examine import examine
+        except ImportError as error:
+            fail(f"error: this command itself needs {error.name}: {error}\n  -> pip install {error.name}", BUG)
+        asked, unread = _asked(recipe, overrides or [])
+        report = examine(
+            asked, run_dir or Path("runs") / (asked.name if asked else ""), imports=not quick, unread=unread
+        )
         if as_json:
             typer.echo(json.dumps(report.as_json(), indent=1))
         else:
             _print(report, recipe)
     if not report.ok:
         raise typer.Exit(BUG)
+
+
+def _asked(recipe: Path | None, overrides: list[str]) -> tuple[Asked | None, str | None]:
+    """What the recipe needs; or why it cannot be read, where a library that reading takes does not import."""
+    if recipe is None:
+        return None, None
+    try:
+        from pns.doctor.needs import load
+
+        return load(recipe, overrides), None
+    except ImportError as error:
+        return None, str(error)
 
 
 def _print(report: Report, recipe: Path | None) -> None:

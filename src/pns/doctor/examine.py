@@ -130,13 +130,14 @@ def module_of(name: str) -> str:
     return _MODULES.get(name, name.replace("-", "_"))
 
 
-def examine(asked: Asked | None, run_dir: Path, *, imports: bool = True) -> Report:
+def examine(asked: Asked | None, run_dir: Path, *, imports: bool = True, unread: str | None = None) -> Report:
     """Look at everything.
 
     Args:
         asked: what a recipe needs (`pns.doctor.needs.load`); None looks at the environment alone.
         run_dir: where it would run; it need not be there.
         imports: whether to import libraries, in processes of their own, and to ask torch for GPUs.
+        unread: why there is a recipe that could not be read, for want of a library of the core.
     """
     wanted = {
         extra: [packages.look_at(requirement) for requirement in requirements]
@@ -160,6 +161,10 @@ def examine(asked: Asked | None, run_dir: Path, *, imports: bool = True) -> Repo
     )
     machine = look(run_dir)
     findings = [_extra(Need("extra", CORE, "everything"), environment, {CORE}), *_of_recipe(asked, environment)]
+    if unread is not None:
+        findings.append(
+            Finding("the recipe", "the command", "lacking", f"cannot be read: {unread}", "mend the core first")
+        )
     findings += [*_of_machine(asked, machine, environment), *_of_conflicts(environment)]
     return Report(machine, environment, asked, findings)
 

@@ -55,17 +55,15 @@ def look(run_dir: Path) -> Machine:
     """The machine, with the disk on which `run_dir` lies or would lie."""
     import resource
 
-    import psutil
-
-    memory = psutil.virtual_memory()
+    memory, free = _memory()
     limit = _container_memory()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     place = next(p for p in (run_dir.absolute(), *run_dir.absolute().parents) if p.exists())
     data, problem = _data()
     return Machine(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=min(memory.total, limit or memory.total),
-        memory_free=min(memory.available, limit or memory.available),
+        memory=min(memory, limit or memory),
+        memory_free=min(free, limit or free),
         open_files=None if hard == resource.RLIM_INFINITY else hard,
         disk=str(place),
         disk_free=shutil.disk_usage(place).free,
@@ -74,6 +72,17 @@ def look(run_dir: Path) -> Machine:
         data_problem=problem,
         driver=_driver(),
     )
+
+
+def _memory() -> tuple[int, int]:
+    """Bytes of memory, and how many of them can be had; without psutil the page cache does not count among those."""
+    try:
+        import psutil
+    except ImportError:
+        page = os.sysconf("SC_PAGE_SIZE")
+        return page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    found = psutil.virtual_memory()
+    return found.total, found.available
 
 
 def _container_memory() -> int | None:
@@ -85,10 +94,12 @@ def _container_memory() -> int | None:
 
 
 def _data() -> tuple[str | None, str | None]:
-    from pns.problems.registry import data_folder
-
     try:
+        from pns.problems.registry import data_folder
+
         folder = data_folder()
+    except ImportError as error:  # of the core, which is told on its own
+        return None, f"not looked for: {error}"
     except UserError as error:
         return None, f"PNS_DATA: {error.message} ({error.file})"
     return (str(folder), None) if folder else (None, "PNS_DATA is not set, and there is no ../shared/data")
