@@ -100,13 +100,13 @@ def test_without_a_recipe_the_core_alone_decides(world: World) -> None:
     world.there = {packages.PROJECT: own(), **every_version(())}
     assert report(code=0)["asked"] is None
     del world.there["sympy"]
-    assert finding(report(code=1), "the core")["said"] == "sympy is missing"
+    assert finding(report(code=1), "the core")["said"] == "missing: sympy"
 
 
 def test_one_command_brings_all_that_is_missing(world: World) -> None:
     key = "align.lora={r: 8}"
     lora = finding(report(str(SMOKE), key, code=1), "extra lora")
-    assert (lora["why"], lora["state"], lora["said"]) == ("align.lora", "lacking", "peft is missing")
+    assert (lora["why"], lora["state"], lora["said"]) == ("align.lora", "lacking", "missing: peft")
     assert lora["mend"] == "pip install 'plausible-negatives[lora]'"
     del world.there["trl"]
     both = report(str(SMOKE), key, code=1)
@@ -244,9 +244,8 @@ def test_files_packages_and_variables_that_are_missing(
 
 
 def test_sets_by_name_come_from_the_data_folder_or_the_hub(world: World, tmp_path: Path) -> None:
-    keys = ("problems.train_file=gsm8k-train", "problems.benchmarks={gsm8k: gsm8k}", "model={}")
-    for gone in ("gguf_package", "gguf_file"):
-        keys += (f"model.{gone}=null",)
+    files = ("problems.train_file=gsm8k-train", "problems.benchmarks={gsm8k: gsm8k}")
+    keys = (*files, "model={}", "model.gguf_package=null", "model.gguf_file=null")
     found = report(str(SMOLLM2), *keys, code=0)
     assert (finding(found, "problems gsm8k")["state"], "hub" in finding(found, "problems gsm8k")["said"]) == (
         "note",

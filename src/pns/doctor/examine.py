@@ -59,8 +59,10 @@ class Environment:
     apart: dict[str, list[str]] = field(default_factory=dict)
 
     def troubles(self, extra: str) -> list[str]:
-        """What is wrong with an extra, a phrase for each package."""
-        return [phrase for lib in self.wanted[extra] if (phrase := self.trouble(lib))]
+        """What is wrong with an extra: what is missing in one phrase, then one for each other package."""
+        missing = [lib.name for lib in self.wanted[extra] if lib.state == "missing"]
+        other = [self.trouble(lib) for lib in self.wanted[extra] if lib.state != "missing"]
+        return [*([f"missing: {', '.join(missing)}"] if missing else []), *(phrase for phrase in other if phrase)]
 
     def trouble(self, lib: Library) -> str | None:
         """What is wrong with a library, or None."""
@@ -194,8 +196,9 @@ def _extra(need: Need, environment: Environment, gaps: set[str]) -> Finding:
     libraries, troubles = environment.wanted[need.name], environment.troubles(need.name)
     if not troubles:
         return Finding(what, need.why, "ok", ", ".join(lib.name for lib in libraries))
-    broken = [lib for lib in libraries if environment.trouble(lib) and (lib.fits or lib.state == "damaged")]
-    mends = [packages.install_command(gaps)] if len(broken) < len(troubles) else []
+    wrong = [lib for lib in libraries if environment.trouble(lib)]
+    broken = [lib for lib in wrong if lib.fits or lib.state == "damaged"]
+    mends = [packages.install_command(gaps)] if len(broken) < len(wrong) else []
     if broken:
         names = " ".join(
             f"'{lib.name}=={lib.version}'" if lib.version else f"'{lib.name}{lib.wants}'" for lib in broken
