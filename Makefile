@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install dev demo test lint format clean
+.PHONY: install dev demo test lint format clean docker-check
 
 install: .venv/.stamp-install
 dev: .venv/.stamp-dev
@@ -38,6 +38,10 @@ test: lint
 format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The steps of the image for a CPU, in a clean virtual environment; needs no Docker.
+docker-check:
+	$(PYTHON) docker/check.py docker/Dockerfile.cpu
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

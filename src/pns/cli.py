@@ -14,6 +14,7 @@ import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
 from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.doctor import doctor
 from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
 from pns.commands.plan import plan
@@ -282,6 +283,7 @@ def report(run_dir: RunArgument) -> None:
 
 
 app.command("plan")(plan)
+app.command("doctor")(doctor)
 app.command("study")(study)
 app.command("iterate")(iterate)
 app.command("verify", context_settings=SETTINGS)(verify)

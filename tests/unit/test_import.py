@@ -38,8 +38,9 @@ def loaded(code: str) -> set[str]:
         "from typer.testing import CliRunner\nimport pns.cli\n"
         "for words in (['--help'], ['run', '--help'], ['--version']):\n"
         "    assert CliRunner().invoke(pns.cli.app, words).exit_code == 0",
+        "from pathlib import Path\nfrom pns.doctor.examine import examine\nexamine(None, Path('runs'), imports=False)",
     ],
-    ids=["package", "flow", "rewards", "data", "rooms", "help"],
+    ids=["package", "flow", "rewards", "data", "rooms", "help", "doctor"],
 )
 def test_no_heavy_library_is_loaded(code: str) -> None:
     found = loaded(code)

@@ -70,13 +70,13 @@ def study(
 
     Examples:
 
-      pns study recipes/study-embedded.yaml --plan
+      pns study studies/embedded.yaml --plan
 
-      pns study recipes/study-embedded.yaml --until protocol
+      pns study studies/embedded.yaml --until protocol
 
-      pns study recipes/study-embedded.yaml --protocol protocol.json
+      pns study studies/embedded.yaml --protocol protocol.json
 
-      pns study recipes/study-embedded.yaml --report
+      pns study studies/embedded.yaml --report
     """
     with errors():
         from pns.run import Run

@@ -1,0 +1,205 @@
+"""What a recipe needs from its environment, read off its typed parts: one function for each part that needs something."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pns.errors import UserError
+from pns.parts.base import Part, ServerPart
+from pns.recipe import (
+    LoraPart,
+    ModelPart,
+    ProblemsPart,
+    Recipe,
+    RewardModelSource,
+    RewardPart,
+    RewardRecipe,
+    RuntimePart,
+)
+
+Kind = Literal["extra", "package", "module", "cuda", "problems", "variable"]
+
+
+@dataclass(frozen=True)
+class Need:
+    """One thing that must be there.
+
+    Attributes:
+        kind: `extra` of this package; `package`, an import name; `module` of the user's own; `cuda`, a GPU that torch
+            sees; `problems`, a set's name or a file; `variable` of the environment.
+        name: which one; empty for `cuda`.
+        why: the key of the recipe that asks for it.
+    """
+
+    kind: Kind
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recipe, or a study, and what it needs.
+
+    Attributes:
+        kind: `recipe`, `study`, or `reward` for a recipe with the reward alone.
+        name: its name, which is also that of its run directory.
+        needs: each once, in the order of the keys.
+        processes: `runtime.jobs` x `runtime.threads`: cores that it keeps busy.
+    """
+
+    kind: Literal["recipe", "study", "reward"]
+    name: str
+    needs: list[Need]
+    processes: int
+
+
+def needs_of(recipe: Recipe) -> list[Need]:
+    """What a run of the recipe needs. A prompted writer counts only where `prompted` is among the methods."""
+    idle = () if "prompted" in recipe.negatives.sources() else ("negatives.prompted",)
+    return _once([Need("extra", "train", "every run trains"), *_below(recipe, "", idle)])
+
+
+def needs_of_reward(reward: RewardPart) -> list[Need]:
+    """What scoring with the reward alone needs."""
+    return _once(_below(reward, "reward"))
+
+
+def load(path: Path, overrides: list[str]) -> Asked:
+    """A recipe, a study (of all its cells together), or a recipe with the reward alone.
+
+    Raises UserError: as the commands that run it; overrides of a study.
+    """
+    from pns.recipe_files import load_recipe, load_reward, read_yaml
+
+    given = read_yaml(path)
+    with _placeholder_for_data():
+        if "recipe" in given:
+            if overrides:
+                raise UserError(
+                    "a study takes no overrides", file=path, field=overrides[0], remedy="write them under its key `set`"
+                )
+            return _study(path)
+        if "reward" in given and set(given) <= set(RewardRecipe.model_fields):
+            reward = load_reward(path, overrides)
+            return Asked("reward", path.stem, needs_of_reward(reward), reward.verify_workers)
+        recipe, _ = load_recipe(path, overrides)
+    return Asked("recipe", recipe.name, needs_of(recipe), recipe.runtime.jobs * recipe.runtime.threads)
+
+
+def _study(path: Path) -> Asked:
+    from pns.study.cells import Recipes, check_contrasts
+    from pns.study.spec import combinations, load_study
+
+    study = load_study(path)
+    check_contrasts(study, path)
+    recipes = Recipes(study, path)
+    settings: list[tuple[str, dict[str, Any]]] = []
+    for name, part in study.objectives.items():
+        grid = study.tuning.grid if part.grid is None else part.grid
+        settings += [(f"objectives.{name}", {**part.set, **values}) for values in combinations(grid)]
+    for method, made in study.tuning.negatives.items():
+        settings += [(f"tuning.negatives.{method}", values) for values in combinations(made)]
+    main = study.objectives[study.main].set
+    settings += [(f"ablations.switches.{n}", {**main, **s.set}) for n, s in study.ablations.switches.items()]
+    every = [recipes.base, *(recipes.of(study.seeds[0], values, where) for where, values in settings)]
+    runtime = recipes.base.runtime
+    needs = _once(need for recipe in every for need in needs_of(recipe))
+    return Asked("study", study.name, needs, runtime.jobs * runtime.threads)
+
+
+@contextmanager
+def _placeholder_for_data() -> Iterator[None]:
+    """Without a data folder `$PNS_DATA` in a recipe is an error; here it stays as it is written, to be told as missing."""
+    if os.environ.get("PNS_DATA") or Path("../shared/data").is_dir():
+        yield
+        return
+    before = os.environ.get("PNS_DATA")
+    os.environ["PNS_DATA"] = "$PNS_DATA"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PNS_DATA"]
+        else:
+            os.environ["PNS_DATA"] = before
+
+
+def _below(part: Part, key: str, idle: tuple[str, ...] = ()) -> Iterator[Need]:
+    """The needs of a part and of the parts in it."""
+    if key in idle:
+        return
+    if type(part) in _NEEDS:
+        yield from _NEEDS[type(part)](part, key)
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, Part):
+            yield from _below(value, f"{key}.{name}" if key else name, idle)
+
+
+def _problems(part: ProblemsPart, key: str) -> Iterator[Need]:
+    if part.train_file is not None:
+        yield Need("problems", str(part.train_file), f"{key}.train_file")
+    for name, source in part.benchmarks.items():
+        yield Need("problems", str(source), f"{key}.benchmarks.{name}")
+
+
+def _model(part: ModelPart, key: str) -> Iterator[Need]:
+    if part.gguf_file is not None:
+        yield Need("extra", "gguf", f"{key}.gguf_file")
+    if part.gguf_package is not None:
+        yield Need("package", part.gguf_package, f"{key}.gguf_package")
+
+
+def _runtime(part: RuntimePart, key: str) -> Iterator[Need]:
+    if part.device == "cuda":
+        yield Need("cuda", "", f"{key}.device")
+    for name in part.report_to:
+        yield Need("package", name, f"{key}.report_to")
+
+
+def _lora(_: LoraPart, key: str) -> Iterator[Need]:
+    yield Need("extra", "lora", key)
+
+
+def _server(part: ServerPart, key: str) -> Iterator[Need]:
+    yield Need("extra", "server", key)
+    if part.api_key_env is not None:
+        yield Need("variable", part.api_key_env, f"{key}.api_key_env")
+
+
+def _reward(part: RewardPart, key: str) -> Iterator[Need]:
+    if ":" in part.judge:
+        yield Need("module", part.judge, f"{key}.judge")
+
+
+def _reward_model(part: RewardModelSource, key: str) -> Iterator[Need]:
+    if ":" in part.kind:
+        yield Need("module", part.kind, f"{key}.kind")
+    else:  # in process the model, before a server its tokenizer
+        yield Need("extra", "train", f"{key}.kind")
+    if part.device == "cuda":
+        yield Need("cuda", "", f"{key}.device")
+
+
+_NEEDS: dict[type[Part], Callable[[Any, str], Iterator[Need]]] = {
+    ProblemsPart: _problems,
+    ModelPart: _model,
+    RuntimePart: _runtime,
+    LoraPart: _lora,
+    ServerPart: _server,
+    RewardPart: _reward,
+    RewardModelSource: _reward_model,
+}
+
+
+def _once(needs: Iterator[Need] | list[Need]) -> list[Need]:
+    """The first of those that name the same thing."""
+    found: dict[tuple[str, str], Need] = {}
+    for need in needs:
+        found.setdefault((need.kind, need.name), need)
+    return list(found.values())
