@@ -24,6 +24,7 @@ from pns.commands.serve import serve_reward
 from pns.commands.study import study
 from pns.commands.verify import SETTINGS, verify
 from pns.errors import UserError
+from pns.launch import Launcher, launcher_of
 
 app = typer.Typer(
     name="pns",
@@ -49,6 +50,29 @@ class OnExisting(StrEnum):
     fail = "fail"
 
 
+class Launchers(StrEnum):
+    """Who starts the processes of a training."""
+
+    none = "none"
+    accelerate = "accelerate"
+    ray = "ray"
+
+
+LauncherOption = Annotated[
+    Launchers,
+    typer.Option(
+        "--launcher",
+        help="Start each training as runtime.processes processes, by accelerate's launcher or by Ray Train.",
+    ),
+]
+LauncherConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--launcher-config",
+        help="accelerate's configuration, such as recipes/accelerate/fsdp2.yaml.",
+        show_default=False,
+    ),
+]
 RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -76,6 +100,8 @@ def run(
     on_existing: Annotated[
         OnExisting, typer.Option(help="A run directory that exists: go on with it, start beside it, or fail.")
     ] = OnExisting.resume,
+    launcher: LauncherOption = Launchers.none,
+    launcher_config: LauncherConfig = None,
 ) -> None:
     """Run a recipe from problems to the report. What is done is not done again; Ctrl-C stops, the same command goes on.
 
@@ -90,9 +116,14 @@ def run(
       pns run recipes/embedded.yaml --until generator
 
       pns run recipes/embedded.yaml align.learning_rate=1e-4
+
+      pns run recipes/embedded.yaml runtime.processes=2 --launcher accelerate
     """
     with errors():
-        _run(recipe, overrides or [], run_dir, until=until, again=from_, on_existing=on_existing.value)
+        starter = launcher_of(launcher.value, launcher_config)
+        _run(
+            recipe, overrides or [], run_dir, until=until, again=from_, on_existing=on_existing.value, launcher=starter
+        )
 
 
 @app.command()
@@ -106,6 +137,8 @@ def stage(
     recipe: RecipeArgument,
     overrides: Overrides = None,
     run_dir: RunDir = None,
+    launcher: LauncherOption = Launchers.none,
+    launcher_config: LauncherConfig = None,
 ) -> None:
     """Run one stage (again), on the results that its inputs left in the run directory.
 
@@ -116,7 +149,8 @@ def stage(
       pns stage negatives-pns recipes/embedded.yaml negatives.select=best
     """
     with errors():
-        _run(recipe, overrides or [], run_dir, only=name, on_existing="resume")
+        starter = launcher_of(launcher.value, launcher_config)
+        _run(recipe, overrides or [], run_dir, only=name, on_existing="resume", launcher=starter)
 
 
 def _run(
@@ -128,6 +162,7 @@ def _run(
     until: str | None = None,
     again: str | None = None,
     only: str | None = None,
+    launcher: Launcher | None = None,
 ) -> None:
 
     from pns import pipeline
@@ -138,6 +173,11 @@ def _run(
     from pns.scheduler import StageFailed
 
     recipe, _ = load_recipe(recipe_file, overrides)
+    if launcher is None and recipe.runtime.processes > 1:
+        raise UserError(
+            f"{recipe.runtime.processes} processes need somebody to start them",
+            field="runtime.processes", remedy="add --launcher accelerate or --launcher ray, or set it to 1",
+        )  # fmt: skip
     # What can be refused is refused before a run directory is made.
     pipeline.resolve([name for name in (until, again, only) if name], pipeline.stages(recipe))
     pipeline.input_hashes(recipe)
@@ -154,6 +194,7 @@ def _run(
                 again=[again] if again else [],
                 only=[only] if only else [],
                 command=sys.argv[:],
+                launcher=launcher,
             )
     except StageFailed as error:
         fail(str(error), BUG)

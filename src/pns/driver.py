@@ -17,6 +17,7 @@ import pns
 from pns import pipeline
 from pns.display import Display
 from pns.errors import UserError
+from pns.launch import Launcher
 from pns.recipe import Recipe
 from pns.run import STUDY, Run, read_json, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
@@ -38,6 +39,7 @@ def execute(
     again: Iterable[str] = (),
     only: Iterable[str] = (),
     command: list[str],
+    launcher: Launcher | None = None,
 ) -> dict[str, Any]:
     """Run what is not done yet, and return {stage: stage.json} of the wanted stages.
 
@@ -45,6 +47,7 @@ def execute(
         until: stop after these stages (and what they need); all of them when empty.
         again: run these, and what depends on them, though they are done.
         only: run these alone; what they need must be done.
+        launcher: of trainings in several processes; None: each in one.
 
     Raises:
         UserError, StageStopped, StageFailed. KeyboardInterrupt leaves a run that the same command goes on with.
@@ -71,7 +74,7 @@ def execute(
         _save_manifest(run, recipe, plan, command)
         begun = time.monotonic()
         try:
-            run_tasks(plan.tasks, wanted, plan.done, run, display, jobs=recipe.runtime.jobs)
+            run_tasks(plan.tasks, wanted, plan.done, run, display, jobs=recipe.runtime.jobs, launcher=launcher)
         finally:
             run.update_manifest(
                 wall_seconds=round(run.manifest().get("wall_seconds", 0.0) + time.monotonic() - begun, 3)

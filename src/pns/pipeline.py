@@ -25,14 +25,14 @@ from pns.verify.version import VERIFIER
 # Keys that a stage's samples and verdicts depend on wherever a verifier or a model runs.
 VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
 _FORM = ("reward.answer_format", "reward.max_chars")
-_TRAIN = ("runtime.device", "runtime.threads")
+_TRAIN = ("runtime.device", "runtime.threads", "runtime.processes")
 
 # What of a part says how a server is reached and how much work it may get. It changes no result.
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
 
 # Keys that came later than results which are still good: they count where they say something else than this.
 _LATER = {
-    "more_events": 0, "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
+    "more_events": 0, "processes": 1, "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {},
 }  # fmt: skip

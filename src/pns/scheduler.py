@@ -10,6 +10,7 @@ from typing import Any
 
 from pns.display import Display
 from pns.errors import StageStopped, UserError
+from pns.launch import Launcher
 from pns.pipeline import Stage
 from pns.recipe import Recipe
 from pns.run import Run
@@ -55,11 +56,13 @@ def published(run: Run, task: Task) -> dict[str, Any] | None:
 
 
 def run_tasks(
-    tasks: Mapping[str, Task], wanted: Collection[str], done: Done, run: Run, display: Display, *, jobs: int
-) -> None:
+    tasks: Mapping[str, Task], wanted: Collection[str], done: Done, run: Run, display: Display, *, jobs: int,
+    launcher: Launcher | None = None,
+) -> None:  # fmt: skip
     """Run those of the wanted tasks that are not done, each after those that it needs; `done` grows with them.
 
-    Ready ones start in the order of `tasks`. What wanted ones need must be wanted or done. The run must be locked.
+    Ready ones start in the order of `tasks`. What wanted ones need must be wanted or done. The run must be locked. With a
+    `launcher` trainings are several processes (see `pns.launch`).
 
     Raises:
         UserError, StageStopped, StageFailed. Whatever is published by then stays.
@@ -75,7 +78,7 @@ def run_tasks(
             ready = [name for name in todo if all(n in done for n in tasks[name].needs.values())]
             for name in ready[: max(0, jobs - len(active))]:
                 todo.remove(name)
-                active[name] = _start(context, name, tasks, run)
+                active[name] = _start(context, name, tasks, run, launcher)
                 display.stage(name)
             _wait(active, tasks, done, run, display)
     finally:
@@ -84,7 +87,7 @@ def run_tasks(
             one.process.join()
 
 
-def _start(context: Any, name: str, tasks: Mapping[str, Task], run: Run) -> _Active:
+def _start(context: Any, name: str, tasks: Mapping[str, Task], run: Run, launcher: Launcher | None) -> _Active:
     task = tasks[name]
     job = Job(
         stage=task.stage,
@@ -94,6 +97,7 @@ def _start(context: Any, name: str, tasks: Mapping[str, Task], run: Run) -> _Act
         log=run.folder / "logs" / f"{name}.log",
         lock=run.folder / "logs" / f"{name}.lock",
         threads=task.recipe.runtime.threads,
+        launcher=launcher,
     )
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(job, theirs), name=name)

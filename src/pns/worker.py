@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pns.errors import StageStopped, UserError
+from pns.launch import TRAININGS, Launcher, launch
 from pns.pipeline import Stage, call
 from pns.recipe import Recipe
 
@@ -41,6 +42,7 @@ class Job:
     log: Path
     lock: Path
     threads: int
+    launcher: Launcher | None = None
 
 
 def server() -> Any:
@@ -66,7 +68,7 @@ def work(job: Job, pipe: Connection) -> None:
         sys.stdout = sys.stderr = log
         try:
             print(f"--- {job.stage.name} {time.strftime('%Y-%m-%d %H:%M:%S')}", flush=True)  # noqa: T201
-            with _held(job.lock):
+            with held(job.lock):
                 pipe.send(("done", _run(job, pipe)))
         except UserError as error:
             pipe.send(("user", str(error)))
@@ -96,14 +98,22 @@ def _run(job: Job, pipe: Connection) -> dict[str, Any]:
                 pipe.send(("progress", (done, total)))
 
     begun = time.monotonic()
-    call(job.stage, Context(job.recipe, job.stage.name, job.out, job.inputs, progress))
-    # Linux gives the peak in KiB, macOS in bytes.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    launched = job.launcher is not None and job.stage.call in TRAININGS
+    if job.launcher is not None and launched:
+        with held(Path(f"{job.lock}.launched")):
+            pass  # processes of a worker that was killed see it within a second
+        launch(job, job.launcher, progress)
+    else:
+        call(job.stage, Context(job.recipe, job.stage.name, job.out, job.inputs, progress))
+    # Linux gives the peak in KiB, macOS in bytes; of several processes it is the largest one's.
+    whose = resource.RUSAGE_CHILDREN if launched else resource.RUSAGE_SELF
+    peak = resource.getrusage(whose).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"seconds": time.monotonic() - begun, "peak_memory_bytes": peak}
 
 
 @contextlib.contextmanager
-def _held(path: Path) -> Any:
+def held(path: Path) -> Any:
+    """Hold a lock file; waits for it. The system frees it however a process dies."""
     with path.open("a", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

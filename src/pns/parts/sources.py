@@ -134,11 +134,16 @@ class ModelPart(Part):
 
 
 class RuntimePart(Part):
-    """The machine. Only `threads` and `device` change results, so only they enter fingerprints."""
+    """The machine. Only `threads`, `device` and `processes` change results, so only they enter fingerprints."""
 
     jobs: int = Field(2, ge=1, description="stages that may run side by side")
     threads: int = Field(1, ge=1, description="OpenMP threads a process; fixed, since it changes floating-point sums")
     device: Literal["cpu", "cuda"] = "cpu"
+    processes: int = Field(
+        1,
+        ge=1,
+        description="of each training, over all machines (`--launcher`); they divide the batches, and sample apart",
+    )
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints")
     gradient_checkpointing: bool = Field(
         False, description="activations are computed again in the backward pass: a third more work, far less memory"

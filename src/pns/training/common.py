@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import DistributedType, PartialState
 from transformers import TrainerCallback
 
 from pns.errors import UserError
 from pns.recipe import RuntimePart
 from pns.run import write_atomic
 from pns.sampling.engine import assistant, user
+from pns.training.processes import OtherProcess, is_main, share, world_size
 
 Progress = Callable[[int, int], None]
 MARKER = "COMPLETE"
@@ -30,11 +32,15 @@ class Durable(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """A resumed training must not log its steps twice, so the file starts from the checkpoint's own history."""
+        if not is_main():
+            return
         self.progress(state.global_step, state.max_steps)
         write_atomic(self.out / METRICS, "".join(_line(row) for row in state.log_history))
 
     def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """The trainer has just appended to its history."""
+        if not is_main():
+            return
         with (self.out / METRICS).open("a", encoding="utf-8") as stream:
             stream.write(_line(state.log_history[-1]))
 
@@ -43,7 +49,10 @@ class Durable(TrainerCallback):
         self.progress(state.global_step, state.max_steps)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Called after weights, optimizer, scheduler, random states and trainer state are on disk."""
+        """Called after weights, optimizer, scheduler, random states and trainer state are on disk, each process's own."""
+        PartialState().wait_for_everyone()
+        if not is_main():
+            return
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / MARKER).touch()
 
 
@@ -67,14 +76,18 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def arguments(out: Path, runtime: RuntimePart, *, seed: int, steps: int, **own: Any) -> dict[str, Any]:
-    """Keyword arguments that all our trainer configs share; `own` is added last.
+    """Keyword arguments that all our trainer configs share; `own` is added last, its batch, where it
+    has one, divided among the processes.
 
     Training is budgeted in steps. Checkpoints hold what an exact resume needs; two are kept, since the older one is all
     that is left when a kill hits the writing of the newer. Every step is logged: a mean over several steps would forget
     those before a checkpoint.
     """
     cpu = runtime.device == "cpu"
+    if "per_device_train_batch_size" in own:
+        own["per_device_train_batch_size"] = share(own["per_device_train_batch_size"], "a batch")
     return {
+        **({"ddp_backend": "gloo"} if cpu and world_size() > 1 else {}),
         "output_dir": str(out / "checkpoints"),
         "max_steps": steps,
         "seed": seed,
@@ -97,12 +110,12 @@ def arguments(out: Path, runtime: RuntimePart, *, seed: int, steps: int, **own: 
 
 
 def last_checkpoint(out: Path) -> str | None:
-    """The newest complete checkpoint; half-written ones are removed."""
+    """The newest complete checkpoint; half-written ones are removed, by the first process."""
     found = []
     for path in (out / "checkpoints").glob("checkpoint-*"):
         if (path / MARKER).is_file():
             found.append((int(path.name.rsplit("-", 1)[1]), path))
-        else:
+        elif is_main():
             shutil.rmtree(path)
     return str(max(found)[1]) if found else None
 
@@ -110,30 +123,57 @@ def last_checkpoint(out: Path) -> str | None:
 def train(trainer: Any, out: Path, progress: Progress) -> list[dict[str, Any]]:
     """Train to the end, from the last complete checkpoint if there is one; publish model, tokenizer and metrics.
 
-    A training that had ended when its stage was killed is not repeated. Returns the log history, times left out.
+    A training that had ended when its stage was killed is not repeated. Returns the log history, times left out; raises
+    OtherProcess in every process but the first.
     """
     done = out / TRAINED
     if not done.is_file():
         trainer.add_callback(Durable(out, progress))
-        trainer.train(resume_from_checkpoint=last_checkpoint(out))
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        if not all(bool(torch.isfinite(p).all()) for p in model.parameters()):
-            raise UserError(
-                "training ended with weights that are not numbers", file=out, remedy="lower the learning rate"
-            )
-        if hasattr(model, "merge_and_unload"):  # adapters: kept by themselves, and merged for all that follows
-            model.save_pretrained(out / "adapter")
-            model = model.merge_and_unload()
-        save_model(model, trainer.processing_class, out / "model")
-        done.touch()
+        checkpoint = last_checkpoint(out)
+        trainer.accelerator.wait_for_everyone()
+        trainer.train(resume_from_checkpoint=checkpoint)
+        _publish(trainer, out)
+    if not is_main():
+        raise OtherProcess
+    done.touch()
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
 
 
-def save_model(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Save weights (safetensors), configuration and tokenizer; never the pickled training arguments."""
-    for part in (model, tokenizer):
-        part.save_pretrained(folder)
+def _publish(trainer: Any, out: Path) -> None:
+    """The trained model as one directory, by the first process. Raises UserError where its weights are not numbers."""
+    accelerator = trainer.accelerator
+    model, weights = accelerator.unwrap_model(trainer.model), None
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        # Every process holds a part: all take part in putting it together.
+        weights = accelerator.get_state_dict(trainer.model_wrapped)
+    if not is_main():
+        return
+    if not all(bool(torch.isfinite(p).all()) for p in (model.parameters() if weights is None else weights.values())):
+        raise UserError("training ended with weights that are not numbers", file=out, remedy="lower the learning rate")
+    if hasattr(model, "merge_and_unload"):  # adapters: kept by themselves, and merged for all that follows
+        model.save_pretrained(out / "adapter", state_dict=weights)
+        model, weights = _merged(model, out / "adapter", whole=weights is None), None
+    save_model(model, trainer.processing_class, out / "model", weights)
+
+
+def _merged(model: Any, adapter: Path, *, whole: bool) -> Any:
+    """The model with its adapters merged; read anew from its base where this process holds a part of it alone."""
+    if whole:
+        return model.merge_and_unload()
+    from peft import AutoPeftModelForCausalLM
+
+    return AutoPeftModelForCausalLM.from_pretrained(adapter, dtype="auto").merge_and_unload()
+
+
+def save_model(model: Any, tokenizer: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Save weights (safetensors), configuration and tokenizer; never the pickled training arguments.
+
+    Args:
+        weights: in place of the model's own, where that holds a part alone.
+    """
+    model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+    tokenizer.save_pretrained(folder)
 
 
 def check_lengths(tokenizer: Any, rows: Sequence[tuple[str, str]], limit: int, what: str, key: str) -> None:

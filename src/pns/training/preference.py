@@ -29,6 +29,7 @@ from pns.recipe import AlignPart, RuntimePart
 from pns.records import Pair
 from pns.sampling.engine import assistant, load_causal, load_tokenizer, user
 from pns.training.common import Progress, arguments, check_lengths, over_length, train
+from pns.training.processes import share
 
 REFERENCE_FREE = ("simpo", "orpo")
 
@@ -79,7 +80,8 @@ def train_preference(
         max_length=part.max_length,
         gradient_accumulation_steps=part.gradient_accumulation,
     )
-    trainer_class, config, rows_of = _BUILD[part.objective](part, shared, pairs)
+    mine = part.model_copy(update={"batch_size": share(part.batch_size, "align.batch_size")})
+    trainer_class, config, rows_of = _BUILD[part.objective](mine, shared, pairs)
     trainer = trainer_class(
         model=model, args=config, train_dataset=Dataset.from_list(rows_of), processing_class=tokenizer,
         peft_config=lora, **({"ref_model": reference} if reference is not None else {}),

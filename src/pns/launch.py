@@ -1,0 +1,194 @@
+"""Training stages as several processes, started by accelerate's launcher or by Ray Train. (Interface: ours.)
+
+Only trainings are launched: every process runs the stage's function (`pns.launched`), the trainer divides the batch among
+them, and the first one alone goes on behind the training. All other stages stay in the driver's worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+from pns.errors import StageStopped, UserError
+from pns.run import write_json
+
+if TYPE_CHECKING:
+    from pns.worker import Job
+
+TRAININGS = frozenset(
+    {
+        "policy:sft", "policy:rlvr", "policy:rlvr_more", "policy:reinforce", "models:reward_model",
+        "models:hardened_reward_model", "models:generator", "align:align", "align:sft_chosen", "uses:rl",
+        "uses:step_verifier",
+    }
+)  # fmt: skip
+"""Calls of the stages that train."""
+
+RESTARTS = 3
+"""How often Ray Train starts the processes again when one of them is lost; each time from the last checkpoint."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """How trainings are started.
+
+    Attributes:
+        config: accelerate's own configuration file (machines, FSDP, DeepSpeed).
+    """
+
+    kind: Literal["accelerate", "ray"]
+    config: Path | None = None
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where the driver's worker and the launched processes meet: beside the stage's log."""
+
+    job: Path
+    progress: Path
+    outcome: Path
+
+    @classmethod
+    def of(cls, log: Path) -> Files:
+        """Those of a stage by its log."""
+        return cls(*(log.with_suffix(f".{name}.json") for name in ("job", "progress", "outcome")))
+
+
+def launch(job: Job, launcher: Launcher, progress: Progress) -> None:
+    """Run a training stage in `runtime.processes` processes, to its end.
+
+    Raises what the stage raised: UserError, StageStopped; RuntimeError with a traceback, or where a process died.
+    """
+    files, processes = Files.of(job.log), job.recipe.runtime.processes
+    for path in (files.progress, files.outcome):
+        path.unlink(missing_ok=True)
+    me = psutil.Process()
+    told = {
+        "stage": asdict(job.stage), "recipe": job.recipe.model_dump(mode="json"), "out": str(job.out.resolve()),
+        "inputs": {name: str(path.resolve()) for name, path in job.inputs.items()}, "threads": job.threads,
+        "progress": str(files.progress.resolve()), "outcome": str(files.outcome.resolve()),
+        "lock": str(job.lock.resolve()), "parent": [me.pid, me.create_time()],
+    }  # fmt: skip
+    write_json(files.job, told)
+    start = _under_ray if launcher.kind == "ray" else _under_accelerate
+    with _followed(files.progress, progress):
+        code = start(files.job.resolve(), launcher, processes, job.recipe.runtime.device)
+    _raise(files.outcome, code)
+
+
+def _under_accelerate(job: Path, launcher: Launcher, processes: int, device: str) -> str | None:
+    """None, or why it ended badly."""
+    # accelerate's launcher has no several processes on a CPU without MPI; torch's own sets the same variables.
+    if device == "cpu":
+        command = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+        command += [] if processes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    else:
+        config = [] if launcher.config is None else ["--config_file", str(launcher.config)]
+        command = ["accelerate.commands.launch", *config, "--num_processes", str(processes)]
+    child = subprocess.Popen([sys.executable, "-m", *command, "-m", "pns.launched", str(job)], start_new_session=True)
+    try:
+        code = child.wait()
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+    return None if code == 0 else f"the launcher ended with exit code {code}"
+
+
+def _under_ray(job: Path, launcher: Launcher, processes: int, device: str) -> str | None:
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    if not ray.is_initialized():
+        ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=True)
+    trainer = TorchTrainer(
+        _in_ray,
+        train_loop_config={"job": str(job)},
+        torch_config=TorchConfig(backend="gloo" if device == "cpu" else "nccl"),
+        scaling_config=ScalingConfig(num_workers=processes, use_gpu=device != "cpu"),
+        run_config=RunConfig(
+            name=job.stem, storage_path=str(job.parent / "ray"), failure_config=FailureConfig(max_failures=RESTARTS)
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:  # Ray wraps what a worker raised; what the stage had to say stands in its outcome
+        return f"{type(error).__name__}: {error}"
+    finally:
+        ray.shutdown()
+    return None
+
+
+def _in_ray(config: dict[str, Any]) -> None:
+    from pns.launched import run
+
+    run(Path(config["job"]), watch_parent=False)
+
+
+@contextmanager
+def _followed(path: Path, progress: Progress) -> Iterator[None]:
+    """Hand on what the first process writes of its progress."""
+    over = threading.Event()
+
+    def follow() -> None:
+        last: list[int] = []
+        while not over.wait(0.5):
+            try:
+                now = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):  # not there yet, or a disk without atomic renames
+                continue
+            if now != last:
+                last = now
+                progress(*now)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _raise(outcome: Path, ended_badly: str | None) -> None:
+    try:
+        found = json.loads(outcome.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = {"kind": "bug", "text": ended_badly or "no process said how the training ended"}
+    if found["kind"] == "done" and ended_badly is None:
+        return
+    if found["kind"] == "user":
+        raise UserError(found["text"])
+    if found["kind"] == "stopped":
+        raise StageStopped(found["text"])
+    raise RuntimeError(found["text"] if found["kind"] == "bug" else ended_badly)
+
+
+def launcher_of(kind: str, config: Path | None) -> Launcher | None:
+    """From the command line. Raises UserError: a configuration that nothing reads or that is no file; Ray is missing."""
+    import importlib.util
+
+    if config is not None and kind != "accelerate":
+        raise UserError("only --launcher accelerate reads a configuration", field="--launcher-config")
+    if config is not None and not config.is_file():
+        raise UserError("no such file", file=config, remedy="see recipes/accelerate, or `accelerate config`")
+    if kind == "ray" and importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "Ray is not installed", field="--launcher", remedy='install it: pip install "plausible-negatives[ray]"'
+        )
+    if kind == "accelerate":
+        return Launcher("accelerate", None if config is None else config.resolve())
+    return Launcher("ray") if kind == "ray" else None

@@ -1,0 +1,92 @@
+"""One of the processes of a launched training: `python -m pns.launched JOB` under a launcher. See `pns.launch`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pns.errors import StageStopped, UserError
+from pns.pipeline import Stage, call
+from pns.recipe import Recipe
+from pns.run import write_json
+from pns.training.processes import OtherProcess, is_main
+from pns.worker import held
+
+PATIENCE = 1.0
+"""Seconds between two looks at whether the driver's worker is still there."""
+
+
+def run(path: Path, *, watch_parent: bool = True) -> None:
+    """Run the stage of a job file. The first process writes how it ended; the others say so only where they failed.
+
+    Args:
+        watch_parent: end this process when the driver's worker is gone; for processes on its machine.
+    """
+    job = json.loads(path.read_text(encoding="utf-8"))
+    if watch_parent:
+        threading.Thread(target=_leave_with, args=job["parent"], daemon=True).start()
+    outcome = Path(job["outcome"])
+    try:
+        if is_main():
+            # So that a run which is gone on with at once never meets processes of the one before.
+            with held(Path(f"{job['lock']}.launched")):
+                _work(job)
+            write_json(outcome, {"kind": "done"})
+        else:
+            _work(job)
+    except UserError as error:
+        write_json(outcome, {"kind": "user", "text": str(error)})
+        raise SystemExit(1) from None
+    except StageStopped as error:
+        write_json(outcome, {"kind": "stopped", "text": str(error)})
+        raise SystemExit(1) from None
+    except Exception:
+        if is_main():
+            write_json(outcome, {"kind": "bug", "text": traceback.format_exc()})
+        raise
+
+
+def _work(job: dict[str, Any]) -> None:
+    import torch
+
+    from pns.stages.context import Context
+
+    torch.set_num_threads(job["threads"])
+    stage = Stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in job["stage"].items()})
+    recipe = Recipe.model_validate(job["recipe"])
+    inputs = {name: Path(folder) for name, folder in job["inputs"].items()}
+    last = [0.0]
+
+    def progress(done: int, total: int) -> None:
+        now = time.monotonic()
+        if is_main() and (now - last[0] > 0.5 or done >= total):
+            last[0] = now
+            write_json(Path(job["progress"]), [done, total])
+
+    try:
+        call(stage, Context(recipe, stage.name, Path(job["out"]), inputs, progress))
+    except OtherProcess:
+        pass
+
+
+def _leave_with(pid: int, created: float) -> None:
+    while True:
+        time.sleep(PATIENCE)
+        try:
+            if psutil.Process(pid).create_time() != created:
+                break
+        except psutil.NoSuchProcess:
+            break
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))

@@ -1,0 +1,153 @@
+"""Trainings in two processes: the loss curves of one, errors that reach the driver, and processes that are lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from helpers.small import save_small_model
+from helpers.trainings import NAMES, train_all
+from pns.errors import UserError
+from pns.launch import Files, Launcher, launch, launcher_of
+from pns.parts.training import SftPart
+from pns.pipeline import Stage
+from pns.problems import embedded
+from pns.recipe import Recipe
+from pns.recipe_files import load_recipe
+from pns.records import write_parquet
+from pns.sampling.engine import load_causal
+from pns.training.common import MARKER, METRICS
+from pns.worker import Job
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("launch")]
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return save_small_model(tmp_path_factory.mktemp("start"))
+
+
+def losses(out: Path) -> list[float]:
+    rows = [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
+    return [float(row["loss"]) for row in rows if "loss" in row]
+
+
+def test_two_processes_have_the_loss_curves_of_one(start: Path, tmp_path: Path) -> None:
+    train_all(start, tmp_path / "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+               "--rdzv-endpoint", "localhost:0", "-m", "helpers.trainings", str(start), str(tmp_path / "two")]  # fmt: skip
+    done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in NAMES:
+        one, two = losses(tmp_path / "one" / name), losses(tmp_path / "two" / name)
+        assert len(one) == len(two) == 4, name
+        assert two == pytest.approx(one, rel=1e-3, abs=1e-5), name
+        assert one[0] != one[-1], f"{name} has learned something"
+    first, second = (load_causal(tmp_path / n / "sft" / "model").state_dict() for n in ("one", "two"))
+    for key, value in first.items():
+        assert torch.allclose(value, second[key], atol=1e-3), key
+
+
+def recipe(**sft: Any) -> Recipe:
+    """The smoke recipe with two processes and a short SFT."""
+    found = load_recipe(ROOT / "recipes" / "smoke.yaml", ["runtime.processes=2", "runtime.checkpoint_every=2"])[0]
+    part = SftPart.model_validate({**found.sft.model_dump(), "steps": 6, "batch_size": 4, **sft})
+    return found.model_copy(update={"sft": part})
+
+
+def job_of(start: Path, folder: Path, told: Recipe) -> Job:
+    """The SFT stage on a tiny model."""
+    (folder / "start").mkdir(parents=True)
+    (folder / "start" / "model").symlink_to(start)
+    (folder / "problems").mkdir()
+    write_parquet(folder / "problems" / "sft.parquet", embedded.training_problems("sft", 64, 1))
+    (folder / "out").mkdir()
+    return Job(
+        Stage("sft", "policy:sft", ("problems", "start"), ()), told, folder / "out",
+        {name: folder / name for name in ("problems", "start")}, folder / "sft.log", folder / "sft.lock", 1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    return
+
+
+@pytest.mark.usefixtures("environment")
+def test_what_a_stage_refuses_reaches_the_driver(start: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"runtime\.processes: a batch of 3 rows cannot be divided among 2 processes"):
+        launch(job_of(start, tmp_path, recipe(batch_size=3)), Launcher("accelerate"), lambda *_: None)
+
+
+@pytest.mark.usefixtures("environment")
+def test_ray_train_goes_on_from_the_last_checkpoint_when_a_process_is_lost(start: Path, tmp_path: Path) -> None:
+    """The first process kills itself once, at a step behind a checkpoint; the metrics are those of a run without that."""
+    pytest.importorskip("ray")
+    job = job_of(start, tmp_path / "killed", recipe())
+    progress: list[tuple[int, int]] = []
+    killer = tmp_path / "killer.pid"
+
+    def kill_one(done: int, total: int) -> None:
+        progress.append((done, total))
+        if done >= 3 and not killer.exists():
+            mine = [p for p in psutil.Process().children(recursive=True) if "RayTrain" in " ".join(p.cmdline())]
+            assert mine, "a worker of Ray Train"
+            killer.write_text(str(mine[0].pid))
+            os.kill(mine[0].pid, signal.SIGKILL)
+
+    launch(job, Launcher("ray"), kill_one)
+    assert killer.exists()
+    assert progress[-1] == (6, 6)
+    whole = job_of(start, tmp_path / "whole", recipe())
+    launch(whole, Launcher("accelerate"), lambda *_: None)
+    assert losses(job.out) == pytest.approx(losses(whole.out), rel=1e-4)
+    assert not list(job.out.glob(f"**/{MARKER}")), "checkpoints are removed at the end"
+
+
+@pytest.mark.usefixtures("environment")
+def test_processes_leave_with_the_worker_that_started_them(start: Path, tmp_path: Path) -> None:
+    job = job_of(start, tmp_path, recipe(steps=5000, batch_size=2))
+    parent = os.fork()
+    if parent == 0:
+        launch(job, Launcher("accelerate"), lambda *_: None)
+        os._exit(0)
+    files = Files.of(job.log)
+    until(lambda: files.progress.is_file(), 120)
+    mine = [p for p in psutil.Process(parent).children(recursive=True) if p.is_running()]
+    assert len(mine) >= 3, "the launcher and two processes"
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in mine), 60)
+
+
+def until(true: Any, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "took too long"
+        time.sleep(0.2)
+
+
+def test_launchers_are_checked_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert launcher_of("none", None) is None
+    with pytest.raises(UserError, match="only --launcher accelerate reads a configuration"):
+        launcher_of("ray", tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        launcher_of("accelerate", tmp_path / "x.yaml")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="Ray is not installed"):
+        launcher_of("ray", None)
