@@ -25,14 +25,17 @@ from pns.verify.version import VERIFIER
 # Keys that a stage's samples and verdicts depend on wherever a verifier or a model runs.
 VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
 _FORM = ("reward.answer_format", "reward.max_chars")
-_TRAIN = ("runtime.device", "runtime.threads", "runtime.processes")
+_RUN = ("runtime.device", "runtime.threads")
+_TRAIN = (*_RUN, "runtime.processes")
+GRPO = ("runtime.processes", "runtime.vllm")
+"""What a GRPO training depends on besides."""
 
 # What of a part says how a server is reached and how much work it may get. It changes no result.
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
 
 # Keys that came later than results which are still good: they count where they say something else than this.
 _LATER = {
-    "more_events": 0, "processes": 1, "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
+    "more_events": 0, "processes": 1, "vllm": None, "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {},
 }  # fmt: skip
@@ -40,7 +43,7 @@ _LATER = {
 # The same for whole recipes in protocols that were written before.
 _AFTER_PROTOCOLS: dict[str, Any] = {
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "gradient_checkpointing": False,
-    "more_events": 0, "uses": UsesPart().model_dump(mode="json"),
+    "more_events": 0, "processes": 1, "vllm": None, "uses": UsesPart().model_dump(mode="json"),
 }  # fmt: skip
 
 # Stages that read problems, and none of those that rounds share out (`recipe.SHARED_AMONG_ROUNDS`).
@@ -81,7 +84,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
         Stage("start", "policy:make_start", (), ("model", "runtime.device")),
         *_bases(recipe),
         Stage("sft", "policy:sft", ("problems", "start"), ("sft", *_TRAIN)),
-        Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *VERIFY, *_FORM)),
+        Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *GRPO, *VERIFY, *_FORM)),
         _rollouts("reward"),
         _rollouts("pairs", "pairs.chosen", *_FORM),
         _reward_model(recipe, "reward_model", "reward"),
@@ -100,7 +103,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             "audit",
             "negatives:audit",
             ("problems", "rollouts-pairs", "audit_model", "reward_model", *(f"negatives-{m}" for m in methods)),
-            ("negatives.methods", *_TRAIN),
+            ("negatives.methods", *_RUN),
         ),
     ]
     models = {"policy": "rlvr", "sft": "sft", "sft_chosen": "align-sft_chosen"}
@@ -135,7 +138,7 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
         keys = (*_selection_keys(method), "reward.calibrated")
         return Stage(name, call, ("rollouts-pairs", "reward_model", "samples-pns"), keys, args=(method,), version=2)
     needs = ("problems", "rlvr", "rollouts-pairs", "reward_model")
-    return Stage(name, call, needs, (*_selection_keys(method), "reward", *_TRAIN), args=(method,))
+    return Stage(name, call, needs, (*_selection_keys(method), "reward", *_RUN), args=(method,))
 
 
 def _rollouts(split: str, *extra: str) -> Stage:
@@ -171,7 +174,7 @@ def _reward_model(recipe: Recipe, name: str, split: str) -> Stage:
 def _generator(recipe: Recipe) -> list[Stage]:
     if "pns" not in recipe.negatives.sources():
         return []
-    keys = ("reward", *_TRAIN)
+    keys = ("reward", *_RUN)
     start = recipe.generator.start_stage
     needs = ("problems", "rlvr", "reward_model", "generator")
     return [
@@ -179,7 +182,7 @@ def _generator(recipe: Recipe) -> list[Stage]:
             "generator",
             "models:generator",
             ("problems", *dict.fromkeys(("rlvr", start)), "reward_model"),
-            ("generator", *keys),
+            ("generator", *GRPO, *keys),
         ),
         Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", *keys)),
     ]
@@ -188,7 +191,7 @@ def _generator(recipe: Recipe) -> list[Stage]:
 def _references(recipe: Recipe) -> list[Stage]:
     """The whole-method references; the order in which the recipe names them changes nothing."""
     needs = ("problems", "rlvr")
-    keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *VERIFY, *_FORM)
+    keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *GRPO, *VERIFY, *_FORM)
     nsr = (*keys, "reinforce.learning_rate")
     nodes = [
         Stage("rlvr_more", "policy:rlvr_more", needs, keys),

@@ -21,7 +21,16 @@ from pns.parts.negatives import (
     Regime,
 )
 from pns.parts.reward import JudgeServerPart, RewardModelSource, RewardPart
-from pns.parts.sources import SHARED_AMONG_ROUNDS, SPLITS, ModelPart, ProblemsPart, RuntimePart, Splits, expand
+from pns.parts.sources import (
+    SHARED_AMONG_ROUNDS,
+    SPLITS,
+    GrpoVllmPart,
+    ModelPart,
+    ProblemsPart,
+    RuntimePart,
+    Splits,
+    expand,
+)
 from pns.parts.training import (
     REFERENCES,
     REINFORCE_KEYS,
@@ -51,6 +60,7 @@ __all__ = [
     "EvaluatePart",
     "GeneratorPart",
     "GrpoPart",
+    "GrpoVllmPart",
     "JudgeServerPart",
     "LoraPart",
     "Method",

@@ -124,8 +124,10 @@ def test_processes_leave_with_the_worker_that_started_them(start: Path, tmp_path
     job = job_of(start, tmp_path, recipe(steps=5000, batch_size=2))
     parent = os.fork()
     if parent == 0:
-        launch(job, Launcher("accelerate"), lambda *_: None)
-        os._exit(0)
+        try:
+            launch(job, Launcher("accelerate"), lambda *_: None)
+        finally:
+            os._exit(0)
     files = Files.of(job.log)
     until(lambda: files.progress.is_file(), 120)
     mine = [p for p in psutil.Process(parent).children(recursive=True) if p.is_running()]

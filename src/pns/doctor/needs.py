@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pns.errors import UserError
 from pns.parts.base import Part, ServerPart
 from pns.recipe import (
+    GrpoVllmPart,
     LoraPart,
     ModelPart,
     ProblemsPart,
@@ -142,8 +143,8 @@ def _below(part: Part, key: str, idle: tuple[str, ...] = ()) -> Iterator[Need]:
 
 
 def _problems(part: ProblemsPart, key: str) -> Iterator[Need]:
-    if part.train_file is not None:
-        yield Need("problems", str(part.train_file), f"{key}.train_file")
+    for file in part.train_file or ():
+        yield Need("problems", str(file), f"{key}.train_file")
     for name, source in part.benchmarks.items():
         yield Need("problems", str(source), f"{key}.benchmarks.{name}")
 
@@ -186,10 +187,15 @@ def _reward_model(part: RewardModelSource, key: str) -> Iterator[Need]:
         yield Need("cuda", "", f"{key}.device")
 
 
+def _grpo_vllm(part: GrpoVllmPart, key: str) -> Iterator[Need]:
+    yield Need("extra", "vllm", key)
+
+
 _NEEDS: dict[type[Part], Callable[[Any, str], Iterator[Need]]] = {
     ProblemsPart: _problems,
     ModelPart: _model,
     RuntimePart: _runtime,
+    GrpoVllmPart: _grpo_vllm,
     LoraPart: _lora,
     ServerPart: _server,
     RewardPart: _reward,

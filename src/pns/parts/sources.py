@@ -133,6 +133,22 @@ class ModelPart(Part):
         return self
 
 
+class GrpoVllmPart(Part):
+    """vLLM as the sampler inside GRPO trainings, through TRL."""
+
+    mode: Literal["colocate", "server"] = "colocate"
+    url: str | None = Field(None, description="of `trl vllm-serve` (mode: server)")
+    gpu_memory_utilization: float = Field(0.3, gt=0, lt=1, description="share of each GPU's memory (mode: colocate)")
+    tensor_parallel: int = Field(1, ge=1, description="GPUs that share a model (mode: colocate)")
+    sleep: bool = Field(False, description="free vLLM's memory while the step is trained (mode: colocate)")
+
+    @model_validator(mode="after")
+    def _where(self) -> GrpoVllmPart:
+        if (self.mode == "server") != (self.url is not None):
+            raise ValueError("mode: server needs url, and url belongs to mode: server")
+        return self
+
+
 class RuntimePart(Part):
     """The machine. Only `threads`, `device` and `processes` change results, so only they enter fingerprints."""
 
@@ -148,4 +164,11 @@ class RuntimePart(Part):
     gradient_checkpointing: bool = Field(
         False, description="activations are computed again in the backward pass: a third more work, far less memory"
     )
+    vllm: GrpoVllmPart | None = Field(None, description="sample with vLLM in GRPO trainings (device: cuda)")
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
+
+    @model_validator(mode="after")
+    def _vllm(self) -> RuntimePart:
+        if self.vllm is not None and self.device != "cuda":
+            raise ValueError("vllm needs device: cuda")
+        return self

@@ -24,6 +24,7 @@ from pns.stages.context import Context
 from pns.training.common import save_model
 from pns.training.grpo import train_grpo
 from pns.training.pretrained import load_pretrained
+from pns.training.processes import OtherProcess, is_main
 from pns.training.sft import train_sft
 from pns.training.tiny import build_model, build_tokenizer
 
@@ -62,6 +63,8 @@ def sft(context: Context) -> None:
     """Supervised fine-tuning on the solutions of the sft split; without steps the start is published as it is."""
     part, start = context.recipe.sft, context.model("start")
     if not part.steps:
+        if not is_main():
+            raise OtherProcess
         shutil.copytree(start, context.out / "model", dirs_exist_ok=True)
         return
     problems = context.problems("sft")

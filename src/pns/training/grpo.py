@@ -6,6 +6,7 @@ resumed training equals an uninterrupted one.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,16 @@ def train_grpo(
     With a `positive_weight` (>= 0) it is not GRPO: the advantage is the reward, with that weight where it is above 0
     (see `pns.training.reinforce`).
 
-    Raises UserError when there are fewer problems than one pass needs.
+    Raises UserError when there are fewer problems than one pass needs, or vLLM is asked for and not installed.
     """
     need = part.steps * part.prompts_per_step
     if len(problems) < need:
         raise UserError(
             f"{part.steps} steps of {part.prompts_per_step} prompts need {need} problems, not {len(problems)}"
+        )
+    if runtime.vllm is not None and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "vLLM is not installed", field="runtime.vllm", remedy='install it: pip install "plausible-negatives[vllm]"'
         )
     rows = part.prompts_per_step * part.num_generations
     micro = part.micro_batch or rows
@@ -67,7 +72,7 @@ def train_grpo(
             warmup_steps=min(5, part.steps // 4),
             beta=part.beta,
             shuffle_dataset=False,
-            cache_implementation="static",  # as in pns.sampling.engine
+            **_sampler(runtime),
             model_init_kwargs={"dtype": "auto"},
         )
     )
@@ -81,3 +86,16 @@ def train_grpo(
         **own,
     )
     return train(trainer, out, progress)
+
+
+def _sampler(runtime: RuntimePart) -> dict[str, Any]:
+    """How TRL samples: by the model itself, or by vLLM, which is sent the weights after every step."""
+    part = runtime.vllm
+    if part is None:
+        return {"cache_implementation": "static"}  # as in pns.sampling.engine
+    if part.mode == "server":
+        return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": part.url}
+    return {
+        "use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": part.gpu_memory_utilization,
+        "vllm_tensor_parallel_size": part.tensor_parallel, "vllm_enable_sleep_mode": part.sleep,
+    }  # fmt: skip

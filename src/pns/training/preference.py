@@ -80,7 +80,9 @@ def train_preference(
         max_length=part.max_length,
         gradient_accumulation_steps=part.gradient_accumulation,
     )
-    mine = part.model_copy(update={"batch_size": share(part.batch_size, "align.batch_size")})
+    # Of a process: its share of every backward pass.
+    each = share(part.batch_size // part.gradient_accumulation, "a backward pass of align.batch_size")
+    mine = part.model_copy(update={"batch_size": each * part.gradient_accumulation})
     trainer_class, config, rows_of = _BUILD[part.objective](mine, shared, pairs)
     trainer = trainer_class(
         model=model, args=config, train_dataset=Dataset.from_list(rows_of), processing_class=tokenizer,

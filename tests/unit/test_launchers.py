@@ -1,0 +1,93 @@
+"""What is said of several processes before any of them starts: configurations, samplers, fingerprints, shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pns import pipeline
+from pns.errors import UserError
+from pns.launch import TRAININGS
+from pns.recipe_files import load_recipe
+from pns.training.processes import is_main, share, world_size
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "recipes" / "smoke.yaml"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda p: p.stem)
+def test_accelerate_reads_our_configurations(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    found = load_config_from_file(str(path))
+    assert found.num_processes == {"one_gpu": 1, "two_nodes": 16}.get(path.stem, 8)
+    kind = {"one_gpu": "NO", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}.get(path.stem, "FSDP")
+    assert str(found.distributed_type).rpartition(".")[2] == kind
+    assert f"recipes/accelerate/{path.name}" in path.read_text(encoding="utf-8") or path.stem == "two_nodes"
+
+
+def test_every_training_is_launched_and_nothing_else() -> None:
+    recipe, _ = load_recipe(SMOKE, ["references=[rlvr_more, nsr, w_reinforce]"])
+    calls = {stage.call for stage in pipeline.stages(recipe).values()}
+    others = {"data", "evaluate", "negatives", "summary"}
+    for call in calls:
+        started = call.partition(":")[0] not in others and call not in ("policy:make_start", "policy:rollouts")
+        assert (call in TRAININGS) == started, call
+
+
+def marks(*overrides: str) -> dict[str, str]:
+    recipe, _ = load_recipe(SMOKE, list(overrides))
+    return pipeline.fingerprints(recipe, pipeline.stages(recipe))
+
+
+def test_processes_change_trainings_and_what_rests_on_them() -> None:
+    one, two = marks(), marks("runtime.processes=2")
+    assert {name for name in one if one[name] == two[name]} == {"problems", "start"}
+    cuda = marks("runtime.device=cuda")
+    sampled = marks("runtime.device=cuda", "runtime.vllm={mode: colocate}")
+    assert cuda["sft"] == sampled["sft"]
+    assert cuda["rlvr"] != sampled["rlvr"]
+
+
+def test_how_grpo_samples() -> None:
+    from pns.training.grpo import _sampler
+
+    def sampler(*overrides: str) -> dict[str, Any]:
+        return _sampler(load_recipe(SMOKE, list(overrides))[0].runtime)
+
+    assert sampler() == {"cache_implementation": "static"}
+    served = sampler("runtime.device=cuda", "runtime.vllm={mode: server, url: 'http://host:8000'}")
+    assert served == {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://host:8000"}
+    from trl import GRPOConfig
+
+    fields = set(GRPOConfig.__dataclass_fields__)
+    inside = sampler("runtime.device=cuda", "runtime.vllm={mode: colocate, tensor_parallel: 2}")
+    assert set(served) | set(inside) <= fields, "names of TRL's own"
+    assert inside["vllm_tensor_parallel_size"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("runtime.vllm={mode: server}", "mode: server needs url"),
+        ("runtime.vllm={mode: colocate, url: a}", "mode: server needs url"),
+        ("runtime.vllm={}", "vllm needs device: cuda"),
+    ],
+)
+def test_vllm_in_grpo_is_refused_where_it_cannot_be(override: str, words: str) -> None:
+    device = "cpu" if "cuda" in words else "cuda"
+    with pytest.raises(UserError, match=words):
+        load_recipe(SMOKE, [f"runtime.device={device}", override])
+
+
+def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    assert (world_size(), is_main(), share(7, "a batch")) == (1, True, 7)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    assert (world_size(), is_main(), share(8, "a batch")) == (4, False, 2)
+    with pytest.raises(UserError, match="a batch of 6 rows cannot be divided among 4 processes"):
+        share(6, "a batch")
