@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+
+# Its loader imports torchaudio, for sound alone; that wheel wants libraries of CUDA, and there is no sound here.
+sys.modules["torchaudio"] = ModuleType("torchaudio")
+sys.modules["torchaudio"].__spec__ = ModuleSpec("torchaudio", None)
 
 from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, ModelArguments, TrainingArguments

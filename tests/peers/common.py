@@ -70,7 +70,8 @@ def save_tokenizer(folder: Path) -> Path:
 
 def exported(folder: Path, *words: str, rows: list[dict[str, Any]] | None = None) -> Path:
     """The folder that `pns export ...` made from some rows."""
-    source, out = folder / f"{'-'.join(words)}.jsonl".replace("/", "-"), folder / "-".join(words).strip("-")
+    out = folder / f"{words[0]}-{words[1]}"
+    source = out.with_suffix(".jsonl")
     source.write_text("".join(json.dumps(row) + "\n" for row in rows or PAIRS))
     done = CliRunner().invoke(app, ["export", words[0], str(source), "--to", words[1], "-o", str(out), *words[2:]])
     assert done.exit_code == 0, done.output
