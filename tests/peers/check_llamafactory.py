@@ -10,12 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# Its loader imports torchaudio, for sound alone; that wheel wants libraries of CUDA, and there is no sound here.
-sys.modules["torchaudio"] = ModuleType("torchaudio")
-sys.modules["torchaudio"].__spec__ = ModuleSpec("torchaudio", None)
-
-from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
-from llamafactory.hparams import DataArguments, ModelArguments, TrainingArguments
 from transformers import AutoTokenizer
 
 from peers.common import PAIRS, exported, save_tokenizer, told
@@ -23,8 +17,17 @@ from peers.common import PAIRS, exported, save_tokenizer, told
 OTHER = {"known": {"file_name": "known.json", "columns": {"prompt": "täxt"}}}
 
 
+def without_sound() -> None:
+    """Its loader imports torchaudio, for sound alone; that wheel wants libraries of CUDA, so an empty module stands in."""
+    sys.modules["torchaudio"] = ModuleType("torchaudio")
+    sys.modules["torchaudio"].__spec__ = ModuleSpec("torchaudio", None)
+
+
 def loaded(tokenizer: Any, model: Path, folder: Path, name: str, stage: str) -> Any:
     """The training rows of one data set, tokenized, as the trainer of a stage gets them."""
+    from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments, ModelArguments, TrainingArguments
+
     arguments = DataArguments(
         dataset=name, dataset_dir=str(folder), template="qwen", cutoff_len=4096, overwrite_cache=True,
         preprocessing_num_workers=None,
@@ -43,6 +46,7 @@ def answer(tokenizer: Any, labels: list[int]) -> str:
 
 def main() -> None:
     """All checks; the first that fails ends the program."""
+    without_sound()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         model = save_tokenizer(folder / "model")

@@ -141,7 +141,7 @@ def _of_responses(rows: Sequence[Response]) -> dict[str, str]:
 
 
 def _of_scores(scores: Sequence[Scores | None]) -> dict[str, str]:
-    found = {
+    found: dict[str, list[float]] = {
         "mean score": [s.score for s in scores if s is not None and s.score is not None],
         "mean M": [s.reward_model for s in scores if s is not None and s.reward_model is not None],
         "mean judge's total": [s.rubric.total for s in scores if s is not None and s.rubric is not None],
