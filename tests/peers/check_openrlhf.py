@@ -32,7 +32,7 @@ class Engine:
         return SimpleNamespace(outputs=[SimpleNamespace(token_ids=self.ids, finish_reason="stop", logprobs=None)])
 
 
-async def executed(tokenizer: Any, problems: list[dict[str, Any]], texts: list[str], labels: Any) -> list[Any]:
+async def executed(tokenizer: Any, prompts: list[str], texts: list[str], labels: Any) -> list[Any]:
     """What the executor returns for each response: it loads our file, decodes whole texts and calls our function."""
     executor = SingleTurnAgentExecutor(adapter.__file__)
     assert executor.reward_func is not None
@@ -41,7 +41,7 @@ async def executed(tokenizer: Any, problems: list[dict[str, Any]], texts: list[s
         ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
         return await executor.execute(prompt, label, SAMPLING, 1 << 21, tokenizer, Engine(ids))
 
-    return await asyncio.gather(*map(one, problems, texts, labels))
+    return await asyncio.gather(*map(one, prompts, texts, labels))
 
 
 def strategy(**keys: Any) -> Any:

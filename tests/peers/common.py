@@ -84,7 +84,8 @@ def told(name: str, **facts: Any) -> None:
     print(json.dumps({"versions": versions, **facts}))
 
 
+MORE: list[dict[str, Any]] = [{}, {"tolerance": 0.5, "unit": "cm"}, {"kind": "math"}]
 PROBLEMS = [
     {"id": f"p{i}", "problem": row["prompt"], "answer": str(i), **more}
-    for i, (row, more) in enumerate(zip(PAIRS, ({}, {"tolerance": 0.5, "unit": "cm"}, {"kind": "math"}), strict=True))
+    for i, (row, more) in enumerate(zip(PAIRS, MORE, strict=True))
 ]

@@ -22,7 +22,7 @@ from pns.exports.forms import FORMS, PROMPT_FORMS, labelled
 from pns.exports.sources import Preference
 
 ODD = 'Äpfel «2»\u2028 \u0085\r\n\ttab \\frac{1}{2} <|im_end|> </s> 🍎 "x" {y}'
-PAIRS = [
+PAIRS: list[dict[str, Any]] = [
     {"prompt": ODD, "chosen": f"gut {ODD}.", "rejected": f"schlecht {ODD}.", "method": "pns"},
     {
         "prompt": [{"role": "user", "content": "Q2"}],

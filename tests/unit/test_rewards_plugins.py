@@ -225,7 +225,7 @@ def test_verls_router_takes_the_place_of_the_servers_address(tmp_path: Path, mon
 
     monkeypatch.setattr("pns.rewards.adapters.verl.batcher", stop)
     call = ("math", "text", "3", {"problem": "Q"})
-    router = {"use_router": True, "overrides": "reward.judge=none"}
+    router: dict[str, Any] = {"use_router": True, "overrides": "reward.judge=none"}
     with pytest.raises(RewardAborted, match="stopped here"):
         asyncio.run(compute_score(*call, recipe="r.yaml", reward_router_address="[::1]:99", **router))
     assert asked == [("reward.judge=none", "reward.reward_model.server.url=http://[::1]:99")]
