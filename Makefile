@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install dev demo test lint format clean docker-check
+PEERS := verl openrlhf llamafactory axolotl
+
+.PHONY: install dev demo test lint format clean docker-check $(PEERS:%=check-%)
 
 install: .venv/.stamp-install
 dev: .venv/.stamp-dev
@@ -35,6 +37,19 @@ lint: dev
 test: lint
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n 2 --dist loadgroup --durations 20
 
+# Other trainers' own code on our reward and exports, each in an environment of its own: their pins conflict. Not part of
+# `make test`. Packages that need a GPU, or that loading does not, are left out (see tests/peers/*.txt).
+$(PEERS:%=check-%): check-%: .venv-%/.stamp
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONPATH=src:tests .venv-$*/bin/python tests/peers/check_$*.py
+
+.PRECIOUS: .venv-%/.stamp
+.venv-%/.stamp: tests/peers/%.txt tests/peers/%-alone.txt pyproject.toml
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet -r tests/peers/torch.txt
+	.venv-$*/bin/python -m pip install --quiet --no-deps -r tests/peers/$*-alone.txt
+	.venv-$*/bin/python -m pip install --quiet -r tests/peers/torch.txt -r tests/peers/$*.txt -e .
+	touch $@
+
 format: dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -44,5 +59,5 @@ docker-check:
 	$(PYTHON) docker/check.py docker/Dockerfile.cpu
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(PEERS:%=.venv-%) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -53,6 +53,9 @@ def test_steps_are_read_by_the_audit(tmp_path: Path) -> None:
     code, said = run("export", "steps", file, "-o", out, "--force", "--json")
     assert (code, json.loads(said)["by"], json.loads(said)["output"]) == (0, {"arithmetic": 1}, str(out))
     assert len(lines(out)) == 1
+    code, said = run("export", "steps", file, "-o", out, "--force", "--gold", "answer", "--to", "stepwise")
+    assert code == 0, said
+    assert lines(out) == [{"prompt": MIA, "completions": ["12 + 5 = 17", "17 - 3 = 15"], "labels": [True, False]}]
 
 
 def test_pairs_of_steps(tmp_path: Path) -> None:

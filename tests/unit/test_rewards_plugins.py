@@ -214,3 +214,23 @@ def test_openrlhf_aborts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         rewarded(*whole(WRONG))
     monkeypatch.setenv(plugin.ON_UNSCORED, "-0.5")
     assert rewarded(*whole(WRONG)) == -0.5
+
+
+def test_verls_router_takes_the_place_of_the_servers_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def stop(settings: plugin.Settings) -> None:
+        asked.append(settings.overrides)
+        raise UserError("stopped here")
+
+    monkeypatch.setattr("pns.rewards.adapters.verl.batcher", stop)
+    call = ("math", "text", "3", {"problem": "Q"})
+    router: dict[str, Any] = {"use_router": True, "overrides": "reward.judge=none"}
+    with pytest.raises(RewardAborted, match="stopped here"):
+        asyncio.run(compute_score(*call, recipe="r.yaml", reward_router_address="[::1]:99", **router))
+    assert asked == [("reward.judge=none", "reward.reward_model.server.url=http://[::1]:99")]
+    with pytest.raises(RewardAborted, match="verl has no router"):
+        asyncio.run(compute_score(*call, recipe="r.yaml", **router))
+    with pytest.raises(RewardAborted, match="stopped here"):
+        asyncio.run(compute_score(*call, recipe="r.yaml", reward_router_address="[::1]:99"))
+    assert asked[-1] == (), "only where it is asked for"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,20 +13,30 @@ from typing import Annotated, Any
 import typer
 
 from pns.commands.common import check_output, column_option, console, errors, say
+from pns.commands.export_data import pairs, prompts
 from pns.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Negatives in the forms that other trainers and benchmarks read.\n\n"
+    help="Pairs, negatives and prompts in the forms that other trainers and benchmarks read.\n\n"
     "Examples:\n\n"
+    "  pns export pairs runs/embedded --to axolotl -o data/pns\n\n"
     "  pns export steps pairs.parquet -o steps.jsonl\n\n"
     "  pns export step-dpo pairs.parquet -o step-dpo.jsonl",
 )
 
 KEPT = "Nothing is written. A judge behind a server has kept its verdicts in its cache; else the work starts anew."
 FIFTHS = ("first fifth", "second", "third", "fourth", "last fifth")
+
+
+class StepsTo(StrEnum):
+    """The forms of first wrong steps: the benchmark's, and that of trainers of process reward models."""
+
+    processbench = "processbench"
+    stepwise = "stepwise"
+
 
 File = Annotated[
     Path,
@@ -66,6 +77,9 @@ AnyFalse = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures as JSON in place of tables.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
 
+app.command()(pairs)
+app.command()(prompts)
+
 
 @app.command()
 def steps(
@@ -81,6 +95,11 @@ def steps(
     problem_id: ProblemId = None,
     judge: Judge = None,
     any_false: AnyFalse = False,
+    to: Annotated[
+        StepsTo,
+        typer.Option(help="`stepwise` has prompt, completions and labels, up to the first wrong step, as TRL documents "
+                     "and axolotl trains."),
+    ] = StepsTo.processbench,
     with_chosen: Annotated[
         bool,
         typer.Option("--with-chosen", help="Chosen responses, too, as without error (-1): those with no wrong answer "
@@ -97,7 +116,7 @@ def steps(
     """The first wrong step of each rejected response, in ProcessBench's format: for process reward models and audits.
 
     Rules decide it, or --judge does. What stays undecided is counted, and not in the file: the format has no place
-    for it. `pns audit judge --data OUT.jsonl` reads the file.
+    for it. `pns audit judge --data OUT.jsonl` reads the file. `--to stepwise` is another format.
 
     Examples:
 
@@ -119,7 +138,7 @@ def steps(
         }  # fmt: skip
         with _judge(judge, overrides or []) as read:
             rows, n = _labelled(file, columns, problems, read, any_false=any_false)
-            _write_steps(file, out, rows, n, read, with_chosen=with_chosen, details=details, as_json=as_json)
+            _write_steps(file, out, rows, n, read, to=to, with_chosen=with_chosen, details=details, as_json=as_json)
 
 
 @app.command("step-dpo")
@@ -210,11 +229,12 @@ def _write_steps(
     n: int,
     read: Callable[..., Any] | None,
     *,
+    to: StepsTo,
     with_chosen: bool,
     details: Path | None,
     as_json: bool,
 ) -> None:
-    from pns.evaluation.step_labels import chosen_chains, rejected_chains, summary
+    from pns.evaluation.step_labels import chosen_chains, rejected_chains, stepwise, summary
     from pns.evaluation.step_labels import details as all_details
     from pns.records import to_jsonl
     from pns.run import write_atomic
@@ -231,7 +251,9 @@ def _write_steps(
         figures["chosen"] = {"without_error": len(right), "left_out": dict(left_out.most_common())}
     if details is not None:
         _write(details, all_details(rows, file.stem))
-    if chains:
+    if chains and to == StepsTo.stepwise:
+        _write(out, map(stepwise, chains))
+    elif chains:
         write_atomic(out, to_jsonl(chains))
     _tell(figures, out if chains else None, as_json)
     if not chains:

@@ -149,6 +149,16 @@ def chain_of(problem: str, text: Text, *, id: str = "-", generator: str | None =
     )
 
 
+def stepwise(chain: Chain) -> dict[str, Any]:
+    """A chain as a row of stepwise supervision: steps up to the first wrong one, each with whether it is right."""
+    steps = chain.steps if chain.label < 0 else chain.steps[: chain.label + 1]
+    return {
+        "prompt": chain.problem,
+        "completions": list(steps),
+        "labels": [i != chain.label for i in range(len(steps))],
+    }
+
+
 def rejected_chains(rows: Sequence[Labelled], name: str) -> list[Chain]:
     """The labelled negatives as rows of ProcessBench; ids are `<name>-<line>`, `generator` is the method."""
     return [

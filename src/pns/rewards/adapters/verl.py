@@ -1,13 +1,13 @@
-"""The composite as verl calls a custom reward function (read at verl's reward loop, January 2026). Needs no verl.
+"""The composite as verl calls a custom reward function (checked with verl 0.9.1: `make check-verl`). Needs no verl.
 
-    reward_model.reward_manager=naive
-    custom_reward_function.path=pkg://pns.rewards.adapters.verl
-    custom_reward_function.name=compute_score
-    +custom_reward_function.reward_kwargs.recipe=my/reward.yaml
+    reward.reward_manager.name=naive
+    reward.custom_reward_function.path=pkg://pns.rewards.adapters.verl
+    reward.custom_reward_function.name=compute_score
+    +reward.custom_reward_function.reward_kwargs.recipe=my/reward.yaml
 
-verl's reward loop (`use_reward_loop: true`, its default) awaits one call a response and gathers them, so calls that
-are under way at the same time are scored as one batch. Its managers `naive` and `dapo` fit; `remote` and `prime` take
-no asynchronous function. verl does not say whether a response was cut off: the other format checks stand alone there.
+verl's reward loop awaits one call a response and gathers them, so calls that are under way at the same time are scored
+as one batch. Its managers `naive` and `dapo` fit; `remote` takes no asynchronous function. verl does not say whether a
+response was cut off: the other format checks stand alone there. Before verl 0.7.1 the same keys stood without `reward.`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pns.errors import UserError
@@ -22,7 +23,7 @@ from pns.rewards.adapters.batching import Row
 from pns.rewards.adapters.fields import finish_in, given, problem_of
 from pns.rewards.adapters.plugin import RewardAborted, Settings, as_numbers, batcher, needs_text
 
-_OURS = ("recipe", "overrides", "on_unscored", "problem_key")
+_OURS = ("recipe", "overrides", "on_unscored", "problem_key", "use_router")
 _PROBLEM_KEYS = ("problem", "question")
 
 
@@ -36,6 +37,8 @@ async def compute_score(
     overrides: str | Sequence[str] | None = None,
     on_unscored: str | float | None = None,
     problem_key: str | None = None,
+    use_router: bool = False,
+    reward_router_address: str | None = None,
     **of_verl: Any,
 ) -> dict[str, float]:
     """The score of one response, with its breakdown in fixed numeric keys (see `plugin.as_numbers`).
@@ -44,12 +47,16 @@ async def compute_score(
         ground_truth: the gold answer. `kind`, `tolerance` and `unit` are read from `extra_info`, if they are there.
         extra_info: holds the statement under `problem` or `question`, or what `problem_key` names.
         recipe, overrides, on_unscored: see `plugin.Settings`; reward_kwargs or the environment.
+        use_router: ask the recipe's reward model, of kind `vllm`, through verl's router in place of its `server.url`.
+        reward_router_address: where that is; verl says so where `reward.reward_model.enable` is true.
     Raises RewardAborted where the settings or the data cannot be used, and for an unscored response unless
         `on_unscored` is a penalty.
     """
     try:
         _known(of_verl)
         settings = Settings.of(recipe, overrides, on_unscored)
+        if use_router:
+            settings = replace(settings, overrides=(*settings.overrides, _routed(reward_router_address)))
         # The first call loads models and starts workers: not on the event loop.
         made = await asyncio.to_thread(batcher, settings)
         info = dict(extra_info or {})
@@ -61,6 +68,14 @@ async def compute_score(
         raise RewardAborted(str(error)) from None
     scores = await asyncio.wrap_future(made.submit(Row(problem, solution_str, finish_in(info))))
     return as_numbers(scores, made.composite.part, settings.on_unscored)
+
+
+def _routed(address: str | None) -> str:
+    if not address:
+        raise UserError(
+            "verl has no router", field="reward_kwargs.use_router", remedy="set reward.reward_model.enable=true, too"
+        )
+    return f"reward.reward_model.server.url=http://{address}"
 
 
 def _known(of_verl: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Pairs, negatives and prompts as data sets that other trainers load as they are."""
