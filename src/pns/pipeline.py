@@ -14,6 +14,7 @@ from typing import Any
 
 from pns.errors import UserError
 from pns.negatives.prompted import load_prompt, own_file
+from pns.parts.engine import engine_marks
 from pns.problems.registry import identity
 from pns.recipe import ALL_METHODS, REFERENCES, Recipe
 from pns.rewards.callables import source_of
@@ -25,6 +26,7 @@ from pns.verify.version import VERIFIER
 _VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
 _FORM = ("reward.answer_format", "reward.max_chars")
 _TRAIN = ("runtime.device", "runtime.threads")
+_SAMPLE = "engine"
 
 # What of a part says how a server is reached and how much work it may get. It changes no result.
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
@@ -113,7 +115,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
 
 def scoring_keys() -> tuple[str, ...]:
     """What a model's measured accuracy depends on, besides the model and the problems."""
-    return ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", *_VERIFY)
+    return ("evaluate.k", "evaluate.max_new_tokens", "evaluate.batch_size", _SAMPLE, *_VERIFY)
 
 
 def _negatives(recipe: Recipe, method: str) -> Stage:
@@ -130,7 +132,7 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
 
 
 def _rollouts(split: str, *extra: str) -> Stage:
-    keys = ("rollouts", *_VERIFY, *extra)
+    keys = ("rollouts", _SAMPLE, *_VERIFY, *extra)
     return Stage(f"rollouts-{split}", "policy:rollouts", ("problems", "rlvr"), keys, args=(split,))
 
 
@@ -148,7 +150,7 @@ def _generator(recipe: Recipe) -> list[Stage]:
     needs = ("problems", "rlvr", "reward_model", "generator")
     return [
         Stage("generator", "models:generator", ("problems", *starts, "reward_model"), ("generator", *keys)),
-        Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", *keys)),
+        Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", _SAMPLE, *keys)),
     ]
 
 
@@ -171,7 +173,7 @@ def _selection_keys(method: str) -> tuple[str, ...]:
     every = ("negatives.per_problem", "negatives.near_duplicate", "negatives.length_ratio")
     own = {
         "pns": gates,
-        "prefix": ("negatives.prefix",),
+        "prefix": ("negatives.prefix", _SAMPLE),
         "prompted": ("negatives.prompted", "negatives.gate_all", *gates),
         "rejection": ("negatives.gate_all", *gates),
     }
@@ -213,7 +215,10 @@ def mark_of(stage: Stage, data: Mapping[str, Any], files: Mapping[str, str], nee
 def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     """A stage's part of the recipe; where verdicts or scores enter it, the version of what gives them."""
     found = {key: _dig(data, key) for key in sorted(set(keys))}
+    engine = engine_marks(found.pop(_SAMPLE)) if _SAMPLE in found else None
     part = {key: _without_reach(value) for key, value in found.items() if not _is_later(key.split(".")[-1], value)}
+    if engine is not None:  # the default says nothing, so that results of before there were others stay good
+        part[_SAMPLE] = engine
     if any(key.split(".")[0] == "reward" for key in keys):
         part["verifier"] = VERIFIER
     if {"reward", "reward.max_chars"} & set(keys):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from pns.parts.base import Part, SamplePart, ServerPart
+from pns.parts.engine import EnginePart, EngineServerPart, VllmPart
 from pns.parts.negatives import (
     ALL_METHODS,
     METHODS,
@@ -45,6 +46,8 @@ __all__ = [
     "SHARED_AMONG_ROUNDS",
     "SPLITS",
     "AlignPart",
+    "EnginePart",
+    "EngineServerPart",
     "EvaluatePart",
     "GeneratorPart",
     "GrpoPart",
@@ -75,6 +78,7 @@ __all__ = [
     "ServerPart",
     "SftPart",
     "Splits",
+    "VllmPart",
     "expand",
 ]
 
@@ -116,6 +120,7 @@ class Recipe(Part):
     problems: ProblemsPart
     model: ModelPart = ModelPart()
     runtime: RuntimePart = RuntimePart()
+    engine: EnginePart = EnginePart()
     sft: SftPart
     rlvr: RlvrPart
     rollouts: SamplePart = SamplePart()
