@@ -19,10 +19,11 @@ from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_js
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import RewardModel
 from pns.run import seed_of, write_atomic, write_json
-from pns.sampling.engine import Completion, TransformersEngine
+from pns.sampling.engine import Completion, Engine, TransformersEngine
 from pns.sampling.shards import sample_shards
-from pns.stages import prompted
+from pns.stages import engines, prompted
 from pns.stages.context import Context
+from pns.stages.engines import scorer
 
 RULES = {"flip": flip, "corruption": corruption}
 
@@ -99,10 +100,18 @@ def _selected(context: Context, method: str) -> dict[str, list[Response]]:
 
 def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
     """Wrong continuations of prefixes of the chosen responses, by the policy; shards of them are durable one by one."""
+    policy = scorer(context, "rlvr")
+    # One engine: what a round begins depends on the verdicts of the round before.
+    with engines.sampler(context, "rlvr", policy, pool=False) as engine:
+        return _prefix_shards(context, composite, engine, policy)
+
+
+def _prefix_shards(
+    context: Context, composite: Composite, engine: Engine, policy: TransformersEngine
+) -> list[Response]:
     recipe, part = context.recipe, context.recipe.negatives.prefix
     problems = _rows(context)
     right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
-    engine = TransformersEngine(context.model("rlvr"), device=recipe.runtime.device)
     size, out = max(1, part.batch_size // part.n), list[Response]()
     for number, at in enumerate(range(0, len(right), size)):
         path = context.out / "shards" / f"{number:05d}.jsonl"
@@ -122,7 +131,7 @@ def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
                 [problems[r.problem_id] for r in some], some, part, go_on, composite.verifier.verify_problems,
                 seed=seed, answer_format=recipe.reward.answer_format,
             )  # fmt: skip
-            logps = engine.log_probabilities([problems[r.problem_id].problem for r in rows], [r.text for r in rows])
+            logps = policy.log_probabilities([problems[r.problem_id].problem for r in rows], [r.text for r in rows])
             rows = [
                 r.model_copy(update={"policy_logp": lp, "n_tokens": n, "model": engine.name})
                 for r, (lp, n) in zip(rows, logps, strict=True)
@@ -183,8 +192,9 @@ def _by_rule(context: Context, composite: Composite, method: Method) -> list[Res
         text = RULES[method](right.text, rng, answer_format=reward.answer_format, top=top)
         if text is not None:
             out.append(Response(problem_id=right.problem_id, text=text, index=0, source=method))
-    engine = TransformersEngine(context.model("rlvr"), device=context.recipe.runtime.device)
-    logps = engine.log_probabilities([problems[r.problem_id].problem for r in out], [r.text for r in out])
+    logps = scorer(context, "rlvr").log_probabilities(
+        [problems[r.problem_id].problem for r in out], [r.text for r in out]
+    )
     out = [r.model_copy(update={"policy_logp": lp, "n_tokens": n}) for r, (lp, n) in zip(out, logps, strict=True)]
     return _scored(context, composite, out)
 
@@ -198,10 +208,7 @@ def samples(context: Context) -> None:
 
 
 def _from_generator(context: Context, composite: Composite) -> list[Response]:
-    recipe = context.recipe
-    device = recipe.runtime.device
-    writer = TransformersEngine(context.model("generator"), device=device)
-    policy = TransformersEngine(context.model("rlvr"), device=device)
+    writer, policy = scorer(context, "generator"), scorer(context, "rlvr")
 
     def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
         scored = _with_scores(composite, rows, responses)
@@ -214,16 +221,17 @@ def _from_generator(context: Context, composite: Composite) -> list[Response]:
             for r, (q, _), (p, n) in zip(scored, own, base, strict=True)
         ]
 
-    return sample_shards(
-        writer,
-        context.problems("pairs"),
-        recipe.negatives.sample,
-        context.out / "shards",
-        seed=context.seed,
-        source="pns",
-        finish=finish,
-        progress=context.progress,
-    )
+    with engines.sampler(context, "generator", writer) as engine:
+        return sample_shards(
+            engine,
+            context.problems("pairs"),
+            context.recipe.negatives.sample,
+            context.out / "shards",
+            seed=context.seed,
+            source="pns",
+            finish=finish,
+            progress=context.progress,
+        )
 
 
 def _yield(context: Context, samples: Sequence[Response]) -> dict[str, Any]:
