@@ -22,7 +22,10 @@ def main(parent: int, command: list[str]) -> int:
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole foreground; the parent decides
-    process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+    try:
+        process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        sys.exit(f"{command[0]}: {error.strerror}")
     while process.poll() is None and not told and os.getppid() == parent:
         time.sleep(LOOK_SECONDS)
     code = process.poll()
