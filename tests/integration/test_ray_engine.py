@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from pns.recipe import SamplePart
 from pns.records import Problem, Response
 from pns.sampling.engine import Engine, TransformersEngine
 from pns.sampling.make import make_engine
+from pns.sampling.ray import _connect
 from pns.sampling.shards import Draw, sample
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
@@ -28,6 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 ray = pytest.importorskip("ray")
 
 ROOT = Path(__file__).parents[2]
+LONGEST_SECONDS = 600  # two actors that import torch, on a machine that others use
+
 # By default Ray's workers give way to every other process, and would starve beside tests of other groups.
 PROMPT = {"RAY_worker_niceness": "0"}
 SHARDS, PART = 10, SamplePart(n=4, max_new_tokens=24, batch_size=16)
@@ -56,8 +58,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def pool(model: Path) -> Engine:
-    return make_engine(model, EnginePart(ray_workers=2), device="cpu")
+def pool(model: Path, workers: int = 2) -> Engine:
+    return make_engine(model, EnginePart(ray_workers=workers), device="cpu")
 
 
 def actors() -> list[psutil.Process]:
@@ -84,13 +86,13 @@ def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    os.environ.update(PROMPT)
-    ray.init(
-        address="local", num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="error",
-        object_store_memory=100 * 2**20, runtime_env={"env_vars": {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}},
-    )  # fmt: skip
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**PROMPT, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}"}.items():
+            patch.setenv(name, value)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        assert _connect(2)
+        yield
+        ray.shutdown()
 
 
 DRIVER = """
@@ -110,14 +112,16 @@ def test_a_killed_driver_loses_what_is_in_flight_and_a_resume_gives_the_same_row
     env.pop("RAY_ADDRESS", None)
     folder = tmp_path / "shards"
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(ROOT), str(model), str(folder)], env=env)
-    end = time.monotonic() + 120
-    while len(list(folder.glob("*.jsonl"))) < 2:
-        assert driver.poll() is None, "it ended too soon"
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    family = psutil.Process(driver.pid).children(recursive=True)
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    try:
+        end = time.monotonic() + LONGEST_SECONDS
+        while len(list(folder.glob("*.jsonl"))) < 2:
+            assert driver.poll() is None, "it ended too soon"
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        family = psutil.Process(driver.pid).children(recursive=True)
+    finally:
+        driver.kill()
+        driver.wait()
     _, alive = psutil.wait_procs(family, timeout=60)
     assert not alive, "the cluster outlived its driver"
     left = contents(folder)
@@ -152,5 +156,5 @@ def test_a_killed_actor_costs_its_jobs_alone(
 def test_what_an_engine_raises_in_an_actor_reaches_the_driver(cluster: None, model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no usable tokenizer"):
-        run(pool(tmp_path / "empty"), tmp_path / "shards")
+        run(pool(tmp_path / "empty", 1), tmp_path / "shards")
     assert not (tmp_path / "shards").exists()

@@ -148,9 +148,21 @@ def _connect(workers: int) -> bool:
     context.enable_progress_bars = False
     if ray.is_initialized():
         return False
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-    else:  # one more than the actors: Ray Data has tasks of its own
+    settings: dict[str, Any] = {"log_to_driver": False}
+    if not os.environ.get("RAY_ADDRESS"):  # one CPU more than the actors: Ray Data has tasks of its own
         cpus = max(workers + 1, os.cpu_count() or 1)
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
-    return True
+        settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    for last in (False, False, True):
+        try:
+            ray.init(**settings)
+            return True
+        except (
+            Exception
+        ) as error:  # Ray raises no class of its own here; it gives itself 30 s, little on a busy machine
+            ray.shutdown()
+            if last:
+                raise UserError(
+                    f"Ray does not start, or is not to be reached ({error})", field="engine.ray_workers",
+                    remedy="is RAY_ADDRESS right? Without it a cluster is started on this machine",
+                ) from None  # fmt: skip
+    raise AssertionError("the last try returns or raises")
