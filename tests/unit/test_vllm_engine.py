@@ -209,6 +209,6 @@ def test_what_vllm_says_when_it_cannot_load_is_told(fake: Fake, tmp_path: Path) 
 
 def test_without_vllm_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"engine\.kind: vllm needs vllm") as caught:
+    with pytest.raises(UserError, match=r"engine\.kind: vLLM cannot be imported") as caught:
         ours.VllmEngine(tmp_path, VllmPart())
     assert "pip install vllm" in str(caught.value.remedy)

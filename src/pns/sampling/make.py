@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 from pns.errors import UserError
 from pns.parts.engine import EnginePart, VllmPart
 from pns.sampling.engine import Engine, TransformersEngine
+
+# What each kind of engine needs beside transformers: modules, the key that asks for them, and what installs them.
+_NEEDS = {
+    "vllm": (("vllm",), "engine.kind", "pip install vllm, on a machine with a GPU that it supports"),
+    "server": (("httpx2", "tenacity"), "engine.kind", 'pip install "plausible-negatives[server]"'),
+    "ray": (("ray",), "engine.ray_workers", 'pip install "ray[data]"'),
+}
+
+
+def check_engine(part: EnginePart) -> None:
+    """Whether what the engine needs is installed; loads none of it. Raises UserError."""
+    for kind in (part.kind, *(("ray",) if part.ray_workers else ())):
+        modules, field, remedy = _NEEDS.get(kind, ((), "", ""))
+        for name in modules:
+            if importlib.util.find_spec(name) is None:
+                what = f"{kind} needs {name}, which is not installed"
+                raise UserError(what, field=field, remedy=f"{remedy}; or leave `engine` out of the recipe")
 
 
 def make_engine(
@@ -21,6 +39,7 @@ def make_engine(
         pool: false: one engine in this process, whatever `ray_workers` says.
     Raises UserError where what it needs is missing, or the model cannot be loaded.
     """
+    check_engine(part)
     if pool and part.ray_workers:
         from pns.sampling.ray import RayEngine
 
@@ -44,13 +63,8 @@ def _vllm(path: Path, part: EnginePart, device: str, stage: str) -> Engine:
 
 def _server(path: Path, part: EnginePart, device: str, stage: str) -> Engine:
     assert part.server is not None  # the recipe has seen to it
-    try:
-        from pns.sampling.server import ServerEngine
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"engine.kind: server needs {error.name}", field="engine.kind",
-            remedy='install it: pip install "plausible-negatives[server]"',
-        ) from None  # fmt: skip
+    from pns.sampling.server import ServerEngine
+
     return ServerEngine(path, part.server, stage)
 
 

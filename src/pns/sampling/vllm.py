@@ -39,7 +39,7 @@ class VllmEngine:
             import vllm
         except ImportError as error:
             raise UserError(
-                f"engine.kind: vllm needs vllm ({error})", field="engine.kind",
+                f"vLLM cannot be imported ({error})", field="engine.kind",
                 remedy="pip install vllm, on a machine with a GPU that it supports; or set engine.kind=transformers",
             ) from None  # fmt: skip
         adapter = _adapter(Path(path))
