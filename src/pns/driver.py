@@ -20,6 +20,7 @@ from pns.errors import UserError
 from pns.launch import Launcher
 from pns.recipe import Recipe
 from pns.run import STUDY, Run, read_json, write_atomic, write_json
+from pns.sampling.make import check_engine
 from pns.scheduler import Done, Task, published, run_tasks
 
 
@@ -71,6 +72,8 @@ def execute(
             if state is not None and not (name in stale and name in wanted):
                 plan.done[name] = state
         _check_inputs(plan, single)
+        if any("engine" in plan.tasks[name].stage.keys for name in wanted - set(plan.done)):
+            check_engine(recipe.engine)  # before hours of training, not after them
         _save_manifest(run, recipe, plan, command)
         begun = time.monotonic()
         try:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pns.errors import UserError
 from pns.negatives.prompted import load_prompt, own_file
+from pns.parts.engine import EnginePart, engine_marks
 from pns.parts.uses import UsesPart
 from pns.problems.registry import identity
 from pns.recipe import ALL_METHODS, REFERENCES, Recipe
@@ -29,6 +30,7 @@ _RUN = ("runtime.device", "runtime.threads")
 _TRAIN = (*_RUN, "runtime.processes")
 GRPO = ("runtime.processes", "runtime.vllm")
 """What a GRPO training depends on besides."""
+_SAMPLE = "engine"
 
 # What of a part says how a server is reached and how much work it may get. It changes no result.
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
@@ -44,6 +46,7 @@ _LATER = {
 _AFTER_PROTOCOLS: dict[str, Any] = {
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "gradient_checkpointing": False,
     "more_events": 0, "processes": 1, "vllm": None, "uses": UsesPart().model_dump(mode="json"),
+    "engine": EnginePart().model_dump(mode="json"),
 }  # fmt: skip
 
 # Stages that read problems, and none of those that rounds share out (`recipe.SHARED_AMONG_ROUNDS`).
@@ -125,7 +128,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
 
 def scoring_keys() -> tuple[str, ...]:
     """What a model's measured accuracy depends on, besides the model and the problems."""
-    return ("evaluate.k", "evaluate.k_of", "evaluate.max_new_tokens", "evaluate.batch_size", *VERIFY)
+    return ("evaluate.k", "evaluate.k_of", "evaluate.max_new_tokens", "evaluate.batch_size", _SAMPLE, *VERIFY)
 
 
 def _negatives(recipe: Recipe, method: str) -> Stage:
@@ -142,7 +145,7 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
 
 
 def _rollouts(split: str, *extra: str) -> Stage:
-    keys = ("rollouts", *VERIFY, *extra)
+    keys = ("rollouts", _SAMPLE, *VERIFY, *extra)
     return Stage(f"rollouts-{split}", "policy:rollouts", ("problems", "rlvr"), keys, args=(split,))
 
 
@@ -184,7 +187,7 @@ def _generator(recipe: Recipe) -> list[Stage]:
             ("problems", *dict.fromkeys(("rlvr", start)), "reward_model"),
             ("generator", *GRPO, *keys),
         ),
-        Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", *keys)),
+        Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", _SAMPLE, *keys)),
     ]
 
 
@@ -207,7 +210,7 @@ def _selection_keys(method: str) -> tuple[str, ...]:
     every = ("negatives.per_problem", "negatives.near_duplicate", "negatives.length_ratio")
     own = {
         "pns": gates,
-        "prefix": ("negatives.prefix",),
+        "prefix": ("negatives.prefix", _SAMPLE),
         "prompted": ("negatives.prompted", "negatives.gate_all", *gates),
         "rejection": ("negatives.gate_all", *gates),
     }
@@ -249,7 +252,10 @@ def mark_of(stage: Stage, data: Mapping[str, Any], files: Mapping[str, str], nee
 def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     """A stage's part of the recipe; where verdicts or scores enter it, the version of what gives them."""
     found = {key: _dig(data, key) for key in sorted(set(keys))}
+    engine = engine_marks(found.pop(_SAMPLE)) if _SAMPLE in found else None
     part = {key: _without_reach(value) for key, value in found.items() if not _is_later(key.split(".")[-1], value)}
+    if engine is not None:  # the default says nothing, so that results of before there were others stay good
+        part[_SAMPLE] = engine
     if any(key.split(".")[0] == "reward" for key in keys):
         part["verifier"] = VERIFIER
     if {"reward", "reward.max_chars"} & set(keys):

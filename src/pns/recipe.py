@@ -9,6 +9,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from pns.parts.base import BasePart, Part, SamplePart, ServerPart
+from pns.parts.engine import EnginePart, EngineServerPart, VllmPart
 from pns.parts.negatives import (
     ALL_METHODS,
     METHODS,
@@ -57,6 +58,8 @@ __all__ = [
     "SPLITS",
     "AlignPart",
     "BasePart",
+    "EnginePart",
+    "EngineServerPart",
     "EvaluatePart",
     "GeneratorPart",
     "GrpoPart",
@@ -91,6 +94,7 @@ __all__ = [
     "Splits",
     "StepVerifierPart",
     "UsesPart",
+    "VllmPart",
     "expand",
 ]
 
@@ -145,6 +149,7 @@ class Recipe(Part):
     problems: ProblemsPart
     model: ModelPart = ModelPart()
     runtime: RuntimePart = RuntimePart()
+    engine: EnginePart = EnginePart()
     sft: SftPart
     rlvr: RlvrPart
     rollouts: SamplePart = SamplePart()

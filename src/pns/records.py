@@ -170,7 +170,7 @@ def write_parquet(path: Path, rows: Sequence[Record]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    dicts = [_flat(row.model_dump(mode="json")) for row in rows]
+    dicts = [flat_row(row.model_dump(mode="json")) for row in rows]
     pq.write_table(pa.Table.from_pylist(dicts), path, compression="zstd")
 
 
@@ -182,18 +182,20 @@ def read_parquet(path: str | Path, cls: type[R]) -> list[R]:
     if not path.is_file():
         raise UserError("no such file", file=path, remedy="run the stage that makes it")
     rows = pq.read_table(path).to_pylist()
-    return [cls.model_validate(_unflat(row)) for row in rows]
+    return [cls.model_validate(unflat_row(row)) for row in rows]
 
 
 _JSON_FIELDS = ("meta", "sampling")
 
 
-def _flat(row: dict[str, Any]) -> dict[str, Any]:
+def flat_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as Parquet keeps it: free-form dicts as JSON text."""
     out = {k: json.dumps(v, sort_keys=True) if k in _JSON_FIELDS else v for k, v in row.items()}
     if "level" in out and out["level"] is not None:
         out["level"] = str(out["level"])
     return out
 
 
-def _unflat(row: dict[str, Any]) -> dict[str, Any]:
+def unflat_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of Parquet as the record's fields."""
     return {k: json.loads(v) if k in _JSON_FIELDS and isinstance(v, str) else v for k, v in row.items()}

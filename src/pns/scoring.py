@@ -220,7 +220,7 @@ def verdict_schema() -> Any:
     """Arrow schema of an output row of `pns verify`."""
     import pyarrow as pa
 
-    return pa.schema([*_head_fields(), *_verdict_fields()])
+    return pa.schema([*_head_fields(), *verdict_fields()])
 
 
 def score_schema() -> Any:
@@ -232,7 +232,7 @@ def score_schema() -> Any:
         "gate": words, "score": real, "well_formed": pa.bool_(), "format_failures": pa.list_(words),
         "inversion": real, "reward_raw": real, "reward_model": real,
         "rubric": pa.struct([(name, pa.int8()) for name in Rubric.model_fields]),
-        "judge_text": words, "unscored_by": words, "unscored_cause": words, "verdict": pa.struct(_verdict_fields()),
+        "judge_text": words, "unscored_by": words, "unscored_cause": words, "verdict": pa.struct(verdict_fields()),
     }  # fmt: skip
     return pa.schema([*_head_fields(), *((name, kinds[name]) for name in Scores.model_fields)])
 
@@ -252,7 +252,8 @@ def _head_fields() -> list[Any]:
     return [pa.field(name, kind) for name, kind in kinds.items()]
 
 
-def _verdict_fields() -> list[Any]:
+def verdict_fields() -> list[Any]:
+    """Arrow fields of a verdict."""
     import pyarrow as pa
 
     return [pa.field(name, pa.string()) for name in Verdict.model_fields]

@@ -1,4 +1,7 @@
-"""Counts over output rows of `pns verify` and `pns score`, in bounded memory: what the tables on the terminal say."""
+"""Counts over output rows of `pns verify` and `pns score`, in bounded memory: what the tables on the terminal say.
+
+Only for labelled rows a few numbers each are kept, since the AUC needs them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pns.records import Rubric
 from pns.rewards.steps import NOTHING
+from pns.sketch import Names, Sample
 
 if TYPE_CHECKING:
     from pns.evaluation.metrics import Auc
@@ -80,15 +84,15 @@ class Group:
     unscored: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     undecided: Counter[str] = field(default_factory=Counter)
-    paid: array[float] = field(default_factory=lambda: array("d"))
-    paid_of: Counter[str] = field(default_factory=Counter)
+    paid: Sample = field(default_factory=Sample)
+    paid_of: Names = field(default_factory=Names)
     nothing_to_check: int = 0
     total: float = 0.0
     scored: int = 0
     rubric: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in Rubric.model_fields})
     rubric_total: Counter[int] = field(default_factory=Counter)
-    m: array[float] = field(default_factory=lambda: array("d"))
-    raw: array[float] = field(default_factory=lambda: array("d"))
+    m: Sample = field(default_factory=Sample)
+    raw: Sample = field(default_factory=Sample)
 
     def see(self, row: Row) -> None:
         """One output row."""
@@ -104,7 +108,7 @@ class Group:
             self.total += row["score"]
             if row["score"] > 0:
                 self.paid.append(row["score"])
-                self.paid_of[row["problem_id"]] += 1
+                self.paid_of.add(row["problem_id"])
         self.nothing_to_check += row["judge_text"] == NOTHING
         if row["rubric"] is not None:
             for name, points in row["rubric"].items():

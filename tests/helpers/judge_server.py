@@ -55,6 +55,8 @@ class Request:
 
     @property
     def prompt(self) -> str:
+        if "prompt" in self.body:  # of /completions
+            return str(self.body["prompt"])
         return str(self.body["messages"][0]["content"]) if self.body else ""
 
     @property

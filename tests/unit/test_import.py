@@ -34,13 +34,14 @@ def loaded(code: str) -> set[str]:
         "import pns.records, pns.recipe, pns.run, pns.pipeline, pns.driver, pns.worker, pns.display",
         "import pns.verify, pns.rewards, pns.rewards.composite, pns.rewards.adapters.trl",
         "import pns.problems.embedded, pns.problems.files, pns.negatives.rules, pns.negatives.select",
-        "import pns.sampling.engine, pns.sampling.shards, pns.evaluation.metrics, pns.report.build",
+        "import pns.sampling.make, pns.sampling.ray, pns.sampling.vllm, pns.sampling.server, pns.sampling.continuous",
+        "import pns.sampling.engine, pns.sampling.shards, pns.streams, pns.evaluation.metrics, pns.report.build",
         "from typer.testing import CliRunner\nimport pns.cli\n"
         "for words in (['--help'], ['run', '--help'], ['--version']):\n"
         "    assert CliRunner().invoke(pns.cli.app, words).exit_code == 0",
         "from pathlib import Path\nfrom pns.doctor.examine import examine\nexamine(None, Path('runs'), imports=False)",
     ],
-    ids=["package", "flow", "rewards", "data", "rooms", "help", "doctor"],
+    ids=["package", "flow", "rewards", "data", "engines", "rooms", "help", "doctor"],
 )
 def test_no_heavy_library_is_loaded(code: str) -> None:
     found = loaded(code)

@@ -164,13 +164,13 @@ def test_retry_after_is_honoured_within_bounds(make: Make, monkeypatch: pytest.M
         return lambda n, r: Answer(status=429, headers={"Retry-After": value}) if n == 0 else Answer()
 
     waits: list[float] = []
-    real = client._Wait.__call__
+    real = client.Wait.__call__
 
-    def seen(self: client._Wait, state: Any) -> float:
+    def seen(self: client.Wait, state: Any) -> float:
         waits.append(real(self, state))
         return 0.0
 
-    monkeypatch.setattr(client._Wait, "__call__", seen)
+    monkeypatch.setattr(client.Wait, "__call__", seen)
     for value in ("7", "6.7", "0", "-3", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"):
         with ScriptedServer(answer(value)) as server:
             assert make(server).judge(*texts(1))[0].rubric == RUBRIC
@@ -189,7 +189,7 @@ def test_waits_grow_and_differ() -> None:
         def __init__(self, number: int) -> None:
             self.attempt_number = number
 
-    waits = [[client._Wait()(State(n)) for _ in range(20)] for n in (1, 4)]  # type: ignore[arg-type]
+    waits = [[client.Wait()(State(n)) for _ in range(20)] for n in (1, 4)]  # type: ignore[arg-type]
     assert all(0.25 <= w <= 0.5 for w in waits[0])
     assert all(2 <= w <= 4 for w in waits[1])
     assert len(set(waits[0])) > 10

@@ -97,7 +97,14 @@ def test_the_seed_changes_every_stage() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["runtime.jobs=1", "runtime.checkpoint_every=7", "runtime.report_to=[tensorboard]", "about=other"]
+    "key",
+    [
+        "runtime.jobs=1",
+        "runtime.checkpoint_every=7",
+        "runtime.report_to=[tensorboard]",
+        "about=other",
+        "engine.ray_workers=2",
+    ],
 )
 def test_keys_that_change_no_result_change_no_fingerprint(key: str) -> None:
     assert changed(key) == set()
@@ -107,6 +114,8 @@ def test_keys_that_change_no_result_change_no_fingerprint(key: str) -> None:
     ("key", "expected"),
     [
         ("align.beta=0.7", group("align-") | ALIGNED | {"report"}),
+        # Whatever samples, and all after it; the trainings of start, sft, rlvr and the references have samplers of their own.
+        ("engine.kind=vllm", ALL - {"problems", "start", "sft", "rlvr", "rlvr_more"}),
         ("evaluate.k=3", group("evaluate-") | {"report"}),
         ("evaluate.bootstrap=300", {"report"}),
         ("report.examples=3", {"report"}),

@@ -54,10 +54,11 @@ def _group(group: Group) -> dict[str, Any]:
     return {
         "responses": group.rows, "gates": {gate: group.gates[gate] for gate in (*GATES, "unscored")},
         "unscored": dict(group.unscored), "malformed": dict(group.failures), "undecided": dict(group.undecided),
-        "paid": len(group.paid), "problems_paid": len(group.paid_of), "mean_score": group.mean,
-        "paid_quartiles": quartiles(group.paid), "c_mean": _c(group), "c_count": group.rubric_total.total(),
-        "nothing_to_check": group.nothing_to_check, "m_quartiles": quartiles(group.m), "m_count": len(group.m),
-        "raw_quartiles": quartiles(group.raw),
+        "paid": len(group.paid), "problems_paid": len(group.paid_of), "problems_paid_is_least": group.paid_of.full,
+        "mean_score": group.mean,
+        "paid_quartiles": quartiles(group.paid.kept), "c_mean": _c(group), "c_count": group.rubric_total.total(),
+        "nothing_to_check": group.nothing_to_check, "m_quartiles": quartiles(group.m.kept), "m_count": len(group.m),
+        "raw_quartiles": quartiles(group.raw.kept),
     }  # fmt: skip
 
 
@@ -77,9 +78,9 @@ def _gates(groups: dict[str, Group], part: RewardPart, reward_model: bool) -> Ta
     table.add_row("responses", "", *(str(g.rows) for g in every))
     table.add_row("mean score", "", *(real(g.mean) for g in every))
     table.add_row("paid (above 0)", "", *(share(len(g.paid), g.rows) for g in every))
-    table.add_row("  quartiles", "", *(_spread(g.paid) for g in every))
-    table.add_row("  of problems", "", *(str(len(g.paid_of)) for g in every))
-    table.add_row("  most of one", "", *(str(max(g.paid_of.values(), default=0)) for g in every))
+    table.add_row("  quartiles", "", *(_spread(g.paid.kept) for g in every))
+    table.add_row("  of problems", "", *(str(g.paid_of) for g in every))
+    table.add_row("  most of one", "", *(str(g.paid_of.most) for g in every))
     return table
 
 
@@ -95,8 +96,8 @@ def _terms(groups: dict[str, Group], all_terms: bool) -> Table:
     for name in every[0].rubric:
         table.add_row(f"  {name}, 0..3", *(real(mean_of(g.rubric[name]), 2) for g in every))
     if any(g.m for g in every):
-        table.add_row("M, 0..1, quartiles", *(_spread(g.m) for g in every))
-        table.add_row("raw score, quartiles", *(_spread(g.raw) for g in every))
+        table.add_row("M, 0..1, quartiles", *(_spread(g.m.kept) for g in every))
+        table.add_row("raw score, quartiles", *(_spread(g.raw.kept) for g in every))
     return table
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pns.errors import UserError
 from pns.parts.base import Part, ServerPart
 from pns.recipe import (
+    EnginePart,
     GrpoVllmPart,
     LoraPart,
     ModelPart,
@@ -187,6 +188,13 @@ def _reward_model(part: RewardModelSource, key: str) -> Iterator[Need]:
         yield Need("cuda", "", f"{key}.device")
 
 
+def _engine(part: EnginePart, key: str) -> Iterator[Need]:
+    if part.kind != "transformers":
+        yield Need("extra", part.kind, f"{key}.kind")
+    if part.ray_workers:
+        yield Need("extra", "ray", f"{key}.ray_workers")
+
+
 def _grpo_vllm(part: GrpoVllmPart, key: str) -> Iterator[Need]:
     yield Need("extra", "vllm", key)
 
@@ -195,6 +203,7 @@ _NEEDS: dict[type[Part], Callable[[Any, str], Iterator[Need]]] = {
     ProblemsPart: _problems,
     ModelPart: _model,
     RuntimePart: _runtime,
+    EnginePart: _engine,
     GrpoVllmPart: _grpo_vllm,
     LoraPart: _lora,
     ServerPart: _server,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 from rapidfuzz.distance import Levenshtein
 
@@ -28,31 +29,36 @@ def accepted(response: Response, part: NegativesPart, m_floor: float | None, *, 
 
 
 def pick(
-    candidates: Sequence[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str, seed: int,
+    candidates: Iterable[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str, seed: int,
     lengths: Mapping[str, int] | None = None,
 ) -> dict[str, list[Response]]:  # fmt: skip
-    """The best `part.per_problem` negatives of each problem that has an accepted one, best first.
+    """The best `part.per_problem` negatives of each problem that has an accepted one, best first; see `picked`."""
+    ordered = sorted(candidates, key=lambda r: (r.problem_id, r.index, r.text))
+    return dict(picked(ordered, part, m_floor, plausible=plausible, how=how, seed=seed, lengths=lengths))
+
+
+def picked(
+    candidates: Iterable[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str, seed: int,
+    lengths: Mapping[str, int] | None = None,
+) -> Iterator[tuple[str, list[Response]]]:  # fmt: skip
+    """(problem, its best negatives, best first) of each problem that has an accepted one, in order; one at a time.
 
     Gates first; then what is far from the chosen response in length is left out, and the rest is ranked; near-duplicates
     of a better one are passed over.
 
     Args:
+        candidates: sorted by problem, index and text, so that the choice does not depend on the order of rows.
         how: `likely` ranks by the policy's log-probability a token, which is also hardest for it; `best` by score;
             `reward` by the reward model's score; `proportional` draws in proportion to the score, `importance` to the
             policy's probability over the generator's, both without replacement; `random` draws any.
         lengths: tokens of the chosen response of each problem, for `part.length_ratio`.
-    Ties go to the lower index, so that the choice does not depend on the order of rows.
+    Ties go to the lower index.
     """
-    by_problem: dict[str, list[Response]] = {}
-    for response in sorted(candidates, key=lambda r: (r.problem_id, r.index, r.text)):
-        if accepted(response, part, m_floor, plausible=plausible) and _length_fits(response, part, lengths):
-            by_problem.setdefault(response.problem_id, []).append(response)
     rng = random.Random(seed)
-    out = {}
-    for identity, rows in sorted(by_problem.items()):
-        distinct = list({r.text.strip(): r for r in reversed(rows)}.values())[::-1]
-        out[identity] = _spread(_ranked(distinct, how, rng), part)
-    return out
+    fit = (r for r in candidates if accepted(r, part, m_floor, plausible=plausible) and _length_fits(r, part, lengths))
+    for identity, rows in groupby(fit, key=lambda r: r.problem_id):
+        distinct = list({r.text.strip(): r for r in reversed(list(rows))}.values())[::-1]
+        yield identity, _spread(_ranked(distinct, how, rng), part)
 
 
 def _length_fits(response: Response, part: NegativesPart, lengths: Mapping[str, int] | None) -> bool:

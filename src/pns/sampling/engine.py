@@ -1,30 +1,50 @@
-"""Engines draw completions and score log-probabilities. One protocol; here the one over plain transformers."""
+"""Engines draw completions. One protocol; here the one over plain transformers, which scores log-probabilities too."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pns.errors import UserError
 from pns.records import Problem
+from pns.sampling.prompts import (
+    Completion,
+    assistant,
+    completion,
+    end_ids,
+    load_tokenizer,
+    prompt_texts,
+    token_ids,
+    user,
+)
 
 if TYPE_CHECKING:
     import torch
 
-
-class Completion(NamedTuple):
-    """One sampled completion: text without the end token, its length in tokens, and why it stopped."""
-
-    text: str
-    n_tokens: int
-    finish: Literal["stop", "length"]
+__all__ = [
+    "Completion",
+    "Engine",
+    "TransformersEngine",
+    "assistant",
+    "load_causal",
+    "load_tokenizer",
+    "prompt_rows",
+    "user",
+]
 
 
 class Engine(Protocol):
-    """What sampling asks of an engine. `n` completions for each problem, in the order of the problems."""
+    """What sampling asks of an engine. `n` completions for each problem, in the order of the problems.
+
+    Attributes:
+        name: of the model.
+        deterministic: the same call gives the same completions exactly, on any worker of the same kind.
+    """
 
     name: str
+    deterministic: bool
 
     def generate(
         self,
@@ -38,26 +58,7 @@ class Engine(Protocol):
         prefixes: Sequence[str] | None = None,
     ) -> list[list[Completion]]: ...
 
-    def log_probabilities(self, problems: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]: ...
-
-
-def load_tokenizer(path: str | Path) -> Any:
-    """The tokenizer of a model directory. Raises UserError where there is none, or it has no chat template."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"no usable tokenizer in this model directory ({type(error).__name__})",
-            file=path,
-            remedy="save the tokenizer beside the model: tokenizer.save_pretrained(directory)",
-        ) from None
-    if not tokenizer.chat_template:
-        raise UserError(
-            "the tokenizer has no chat template", file=path, remedy="set tokenizer.chat_template and save it"
-        )
-    return tokenizer
+    def close(self) -> None: ...
 
 
 def load_causal(path: str | Path, device: str = "cpu") -> Any:
@@ -70,46 +71,38 @@ def load_causal(path: str | Path, device: str = "cpu") -> Any:
         raise UserError(f"no usable model ({error})", file=path, remedy="run the stage that makes it again") from None
 
 
-def user(problem: str) -> dict[str, str]:
-    """A problem as a chat message."""
-    return {"role": "user", "content": problem}
-
-
-def assistant(text: str) -> dict[str, str]:
-    """A response as a chat message."""
-    return {"role": "assistant", "content": text}
-
-
 class TransformersEngine:
     """Plain `model.generate` in batches; on CPU the same seed and batch give the same samples exactly.
 
     Args:
-        path: model directory with its tokenizer.
+        path: model directory with its tokenizer. The model is read when it is first needed.
         batch_size: sequences in one forward pass of `log_probabilities`.
         loaded: model and tokenizer, where they are in memory already; the path only names them then.
     """
 
+    deterministic = True
+
     def __init__(
         self, path: str | Path, *, device: str = "cpu", batch_size: int = 256, loaded: tuple[Any, Any] | None = None
     ) -> None:
-        self.name = Path(path).name
+        self.path, self.name = Path(path), Path(path).name
         self.device, self.batch_size = device, batch_size
+        self._loaded = loaded
         self.tokenizer = load_tokenizer(path) if loaded is None else loaded[1]
         self.tokenizer.padding_side = "left"
-        self.model = (load_causal(path, device) if loaded is None else loaded[0]).eval()
-        eos = self.model.generation_config.eos_token_id
-        self.eos_ids = {self.tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
+
+    @cached_property
+    def model(self) -> Any:
+        """The model in evaluation mode. Raises UserError when it cannot be loaded."""
+        return (load_causal(self.path, self.device) if self._loaded is None else self._loaded[0]).eval()
+
+    @cached_property
+    def eos_ids(self) -> set[int]:
+        """The tokens that end a response."""
+        return end_ids(self.tokenizer, self.model.generation_config.eos_token_id)
 
     def _prompts(self, problems: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[int]]:
-        if not problems:  # tokenizers do not take an empty batch
-            return []
-        texts = [
-            self.tokenizer.apply_chat_template([user(p)], add_generation_prompt=True, tokenize=False) for p in problems
-        ]
-        if prefixes is not None:
-            texts = [text + prefix for text, prefix in zip(texts, prefixes, strict=True)]
-        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        return ids
+        return token_ids(self.tokenizer, prompt_texts(self.tokenizer, problems, prefixes))
 
     def generate(
         self,
@@ -141,12 +134,10 @@ class TransformersEngine:
         return [rows[i * n : (i + 1) * n] for i in range(len(problems))]
 
     def _completion(self, ids: list[int]) -> Completion:
-        end = next((i for i, token in enumerate(ids) if token in self.eos_ids), None)
-        kept = ids if end is None else ids[:end]
-        if end is None:
-            kept = [t for t in ids if t != self.tokenizer.pad_token_id]
-        text = self.tokenizer.decode(kept, skip_special_tokens=False)
-        return Completion(text, len(kept) + (end is not None), "length" if end is None else "stop")
+        return completion(self.tokenizer, self.eos_ids, ids)
+
+    def close(self) -> None:
+        """Nothing to end: the memory goes with the object."""
 
     def fits(self, problem: str, text: str) -> bool:
         """Whether the model has positions for the two; for texts that it has not written itself."""
@@ -159,8 +150,7 @@ class TransformersEngine:
             for p, t in zip(problems, texts, strict=True)
         ]
         # All at once: one by one, tokenizing takes longer than the model does at small sizes.
-        ids: list[list[int]] = self.tokenizer(wholes, add_special_tokens=False)["input_ids"] if wholes else []
-        return ids
+        return token_ids(self.tokenizer, wholes)
 
     def log_probabilities(self, problems: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:
         """For each (problem, text): the sum over the text's tokens and its end token of log p (nats), and their number.

@@ -1,20 +1,101 @@
-"""Sample problems in fixed shards that are durable one by one: a resume does only the shard in flight again.
+"""Sample problems in fixed shards that are durable one by one: a resume does only the shards in flight again.
 
 A shard is a fixed slice of the problems with a seed from its number, so neither a resume nor the number of workers
-changes the samples.
+changes the samples, as far as the engine promises it (`Engine.deterministic`). While one shard is verified and scored,
+the next one is drawn already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pns.recipe import SamplePart
 from pns.records import Problem, Response, read_jsonl, to_jsonl
 from pns.run import seed_of, write_atomic
-from pns.sampling.engine import Completion, Engine
+from pns.sampling.engine import Engine
+from pns.sampling.jobs import Drawn, Job, draw_all
 
 Finish = Callable[[Sequence[Problem], list[Response]], list[Response]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """`part.n` responses for each problem.
+
+    Attributes:
+        folder: where the shards lie (JSONL); complete ones are read, not drawn again.
+        seed: that the shards' own come from.
+        source: of the responses.
+    """
+
+    problems: Sequence[Problem]
+    part: SamplePart
+    folder: Path
+    seed: int
+    source: str
+
+    @property
+    def shards(self) -> range:
+        """The first problem of each shard."""
+        return range(0, len(self.problems), self._size)
+
+    @property
+    def responses(self) -> int:
+        """How many there will be."""
+        return len(self.problems) * self.part.n
+
+    def path(self, number: int) -> Path:
+        """The file of a shard."""
+        return self.folder / f"{number:05d}.jsonl"
+
+    def chunk(self, number: int) -> Sequence[Problem]:
+        """The problems of a shard."""
+        return self.problems[number * self._size : (number + 1) * self._size]
+
+    def job(self, number: int) -> Job:
+        """What draws a shard."""
+        part = self.part
+        return Job(
+            [p.problem for p in self.chunk(number)],
+            n=part.n,
+            temperature=part.temperature,
+            top_p=part.top_p,
+            max_new_tokens=part.max_new_tokens,
+            seed=seed_of(self.seed, f"shard/{number}"),
+        )
+
+    def rows(self) -> Iterator[Response]:
+        """The finished responses, by problem, then by index; one shard in memory at a time."""
+        for number in range(len(self.shards)):
+            yield from read_jsonl(self.path(number), Response)
+
+    @property
+    def _size(self) -> int:
+        return max(1, self.part.batch_size // self.part.n)
+
+
+def sample(engine: Engine, draws: Sequence[Draw], finish: Finish, progress: Callable[[int, int], None]) -> None:
+    """Do the shards of all draws that are not there yet; then `Draw.rows` reads them.
+
+    Args:
+        finish: fills in verdicts, scores, log-probabilities for one shard: (problem of each response, responses).
+        progress: called with (responses done, responses in all).
+    """
+    every = [(draw, number) for draw in draws for number in range(len(draw.shards))]
+    todo = [(draw, number) for draw, number in every if not draw.path(number).is_file()]
+    total = sum(draw.responses for draw in draws)
+    done = total - sum(len(draw.chunk(number)) * draw.part.n for draw, number in todo)
+    if done:
+        progress(done, total)
+    for place, drawn in draw_all(engine, [draw.job(number) for draw, number in todo]):
+        draw, number = todo[place]
+        rows = _responses(draw, number, drawn, engine.name)
+        by_row = [p for p in draw.chunk(number) for _ in range(draw.part.n)]
+        write_atomic(draw.path(number), to_jsonl(finish(by_row, rows)))
+        done += len(rows)
+        progress(done, total)
 
 
 def sample_shards(
@@ -28,52 +109,26 @@ def sample_shards(
     finish: Finish,
     progress: Callable[[int, int], None],
 ) -> list[Response]:
-    """Draw `part.n` responses for each problem.
-
-    Args:
-        folder: where the shards lie (JSONL); complete ones are read, not drawn again.
-        finish: fills in verdicts, scores, log-probabilities for one shard: (problem of each response, responses).
-        progress: called with (responses done, responses in all).
-    Returns:
-        all responses, by problem, then by index.
-    """
-    size = max(1, part.batch_size // part.n)
-    out: list[Response] = []
-    for number, at in enumerate(range(0, len(problems), size)):
-        path = folder / f"{number:05d}.jsonl"
-        if not path.is_file():
-            chunk = list(problems[at : at + size])
-            drawn = engine.generate(
-                [p.problem for p in chunk],
-                n=part.n,
-                temperature=part.temperature,
-                top_p=part.top_p,
-                max_new_tokens=part.max_new_tokens,
-                seed=seed_of(seed, f"shard/{number}"),
-            )
-            rows = _responses(chunk, drawn, engine.name, source, part)
-            by_row = [p for p in chunk for _ in range(part.n)]
-            write_atomic(path, to_jsonl(finish(by_row, rows)))
-        out.extend(read_jsonl(path, Response))
-        progress(len(out), len(problems) * part.n)
-    return out
+    """One draw: see `Draw` and `sample`. Returns all responses, by problem, then by index."""
+    draw = Draw(problems, part, folder, seed, source)
+    sample(engine, [draw], finish, progress)
+    return list(draw.rows())
 
 
-def _responses(
-    chunk: Sequence[Problem], drawn: list[list[Completion]], model: str, source: str, part: SamplePart
-) -> list[Response]:
+def _responses(draw: Draw, number: int, drawn: Drawn, model: str) -> list[Response]:
+    part = draw.part
     how = {"temperature": part.temperature, "top_p": part.top_p, "max_new_tokens": part.max_new_tokens}
     return [
         Response(
             problem_id=problem.id,
             text=completion.text,
             index=index,
-            source=source,
+            source=draw.source,
             model=model,
             sampling=how,
             finish=completion.finish,
             n_tokens=completion.n_tokens,
         )
-        for problem, completions in zip(chunk, drawn, strict=True)
+        for problem, completions in zip(draw.chunk(number), drawn, strict=True)
         for index, completion in enumerate(completions)
     ]

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pns.recipe import SamplePart
 from pns.records import Problem, Response, write_parquet
 from pns.run import seed_of, write_json
-from pns.sampling.engine import TransformersEngine
-from pns.sampling.shards import sample_shards
+from pns.sampling.shards import Draw, sample
 from pns.stages.context import Context
+from pns.stages.engines import sampler, scorer
 
 
 def evaluate(context: Context, model_stage: str) -> None:
@@ -40,36 +40,35 @@ def _benchmarks(context: Context) -> dict[str, str]:
 def _answers(context: Context, model_stage: str, sets: Mapping[str, str]) -> list[tuple[Problem, Response]]:
     """Answer all sets (name -> split) greedily and sampled. Returns the sampled responses with their problems."""
     part = context.recipe.evaluate
-    engine = TransformersEngine(context.model(model_stage), device=context.recipe.runtime.device)
     greedy = SamplePart.model_construct(
         n=1, temperature=0.0, top_p=1.0, max_new_tokens=part.max_new_tokens, batch_size=part.batch_size
     )
-    sampled = greedy.model_copy(update={"temperature": 1.0})
-    total, done, out = len(sets) * 2, 0, list[tuple[Problem, Response]]()
-    with context.verifier() as verifier:
+    read = {name: context.problems(split) for name, split in sets.items()}
+    how = {
+        name: {"greedy": greedy, "sampled": greedy.model_copy(update={"n": part.samples(name), "temperature": 1.0})}
+        for name in read
+    }
+    draws = {
+        f"{kind}-{name}": Draw(
+            problems, drawn, context.out / "shards" / f"{kind}-{name}",
+            seed=seed_of(context.recipe.seed, f"evaluate/{kind}/{name}"), source=model_stage,
+        )
+        for name, problems in read.items() for kind, drawn in how[name].items()
+    }  # fmt: skip
+    with context.verifier() as verifier, sampler(context, model_stage) as engine:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
             verdicts = verifier.verify_problems(rows, [r.text for r in responses])
             return [r.model_copy(update={"verdict": v}) for r, v in zip(responses, verdicts, strict=True)]
 
-        for name, split in sets.items():
-            problems = context.problems(split)
-            k = part.samples(name)
-            for kind, how in (("greedy", greedy), ("sampled", sampled.model_copy(update={"n": k}))):
-                rows = sample_shards(
-                    engine,
-                    problems,
-                    how,
-                    context.out / "shards" / f"{kind}-{name}",
-                    seed=seed_of(context.recipe.seed, f"evaluate/{kind}/{name}"),
-                    source=model_stage,
-                    finish=finish,
-                    progress=lambda *_: None,
-                )
-                write_parquet(context.out / f"{kind}-{name}.parquet", rows)
-                done += 1
-                context.progress(done, total)
-            out += [(problem, r) for problem, r in zip((p for p in problems for _ in range(k)), rows, strict=True)]
+        # All of them at once, so that engines are started once.
+        sample(engine, list(draws.values()), finish, context.progress)
+    out: list[tuple[Problem, Response]] = []
+    for file, draw in draws.items():
+        rows = list(draw.rows())
+        write_parquet(context.out / f"{file}.parquet", rows)
+        if file.startswith("sampled-"):
+            out += zip((p for p in draw.problems for _ in range(draw.part.n)), rows, strict=True)
     return out
 
 
@@ -78,11 +77,8 @@ def _spent(context: Context, model_stage: str, answered: Sequence[tuple[Problem,
 
     The mean of log p_model - log p_policy is unbiased, whatever the sign of one sample's. The policy itself spends 0.
     """
-    engines = [
-        TransformersEngine(context.model(s), device=context.recipe.runtime.device) for s in (model_stage, "rlvr")
-    ]
     statements, texts = [p.problem for p, _ in answered], [r.text for _, r in answered]
-    own, base = (engine.log_probabilities(statements, texts) for engine in engines)
+    own, base = (scorer(context, s).log_probabilities(statements, texts) for s in (model_stage, "rlvr"))
     gaps = [a - b for (a, _), (b, _) in zip(own, base, strict=True)]
     tokens = sum(n for _, n in own)
     error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pns.errors import UserError
@@ -13,16 +13,20 @@ from pns.evaluation.metrics import auc_with_ci
 from pns.negatives.mixed import fill, mixture
 from pns.negatives.prefix import wrong_continuations
 from pns.negatives.rules import corruption, flip
-from pns.negatives.select import build_pairs, draw, matched_ids, pick, places
+from pns.negatives.select import build_pairs, draw, matched_ids, places
+from pns.negatives.selection import select_to
+from pns.negatives.yields import fully_consistent, yield_of
 from pns.recipe import ALL_METHODS, Method
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import RewardModel
 from pns.run import seed_of, write_atomic, write_json
-from pns.sampling.engine import Completion, TransformersEngine
-from pns.sampling.shards import sample_shards
-from pns.stages import prompted
+from pns.sampling.engine import Completion, Engine, TransformersEngine
+from pns.sampling.shards import Draw, sample
+from pns.stages import engines, prompted
 from pns.stages.context import Context
+from pns.stages.engines import scorer
+from pns.streams import read_responses, write_responses
 
 RULES = {"flip": flip, "corruption": corruption}
 
@@ -34,8 +38,7 @@ def negatives(context: Context, method: Method) -> None:
         _mixed(context, method)
         return
     if method == "pns":  # sampled and scored by a stage before, so that other gates need no new samples
-        candidates = read_parquet(context.inputs["samples-pns"] / "candidates.parquet", Response)
-        _select(context, method, candidates)
+        _select_samples(context)
         return
     with context.composite() as composite:
         if method in ("rejection", "rejection_hard"):
@@ -48,26 +51,37 @@ def negatives(context: Context, method: Method) -> None:
         else:
             candidates = _by_rule(context, composite, method)
     write_parquet(context.out / "candidates.parquet", candidates)
-    _select(context, method, candidates)
+    stats = _select(context, method, candidates)
+    if method == "prompted":
+        stats |= prompted.account(context, candidates)
+    write_json(context.out / "stats.json", stats)
 
 
-def _select(context: Context, method: Method, candidates: Sequence[Response]) -> None:
-    """negatives.parquet and stats.json from the candidates."""
+def _select_samples(context: Context) -> None:
+    samples = context.inputs["samples-pns"] / "candidates.parquet"
+    stats = _select(context, "pns", read_responses(samples))
+    floor, least = context.calibration().quantile(0.25), context.recipe.negatives.min_rubric
+    stats |= yield_of(lambda: read_responses(samples), floor=floor, min_rubric=least)
+    write_json(context.out / "stats.json", stats)
+
+
+def _select(context: Context, method: Method, candidates: Iterable[Response]) -> dict[str, Any]:
+    """negatives.parquet from the candidates; what stats.json says of it."""
     part = context.recipe.negatives
     plausible = method == "pns" or (method in ("rejection", "prompted") and part.gate_all)
     floor = _m_floor(context) if plausible else None
     how = part.select if plausible else "reward" if method == "rejection_hard" else "random"
     seed = seed_of(context.recipe.seed, f"select/{method}")
-    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
-    lengths = {r.problem_id: r.n_tokens for r in right}
-    selected = pick(candidates, part, floor, plausible=plausible, how=how, seed=seed, lengths=lengths)
-    write_parquet(context.out / "negatives.parquet", flat(selected))
-    stats = {"candidates": len(candidates), "problems_served": len(selected)}
-    if method == "pns":
-        stats |= _yield(context, candidates)
-    elif method == "prompted":
-        stats |= prompted.account(context, candidates)
-    write_json(context.out / "stats.json", stats)
+    lengths = None
+    if part.length_ratio is not None:
+        right = read_responses(context.inputs["rollouts-pairs"] / "chosen.parquet")
+        lengths = {r.problem_id: r.n_tokens for r in right}
+    return dict(
+        select_to(
+            context.out / "negatives.parquet", candidates, part, floor,
+            plausible=plausible, how=how, seed=seed, lengths=lengths,
+        )
+    )  # fmt: skip
 
 
 def _mixed(context: Context, method: Method) -> None:
@@ -99,10 +113,18 @@ def _selected(context: Context, method: str) -> dict[str, list[Response]]:
 
 def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
     """Wrong continuations of prefixes of the chosen responses, by the policy; shards of them are durable one by one."""
+    policy = scorer(context, "rlvr")
+    # One engine: what a round begins depends on the verdicts of the round before.
+    with engines.sampler(context, "rlvr", policy, pool=False) as engine:
+        return _prefix_shards(context, composite, engine, policy)
+
+
+def _prefix_shards(
+    context: Context, composite: Composite, engine: Engine, policy: TransformersEngine
+) -> list[Response]:
     recipe, part = context.recipe, context.recipe.negatives.prefix
     problems = _rows(context)
     right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
-    engine = TransformersEngine(context.model("rlvr"), device=recipe.runtime.device)
     size, out = max(1, part.batch_size // part.n), list[Response]()
     for number, at in enumerate(range(0, len(right), size)):
         path = context.out / "shards" / f"{number:05d}.jsonl"
@@ -122,7 +144,7 @@ def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
                 [problems[r.problem_id] for r in some], some, part, go_on, composite.verifier.verify_problems,
                 seed=seed, answer_format=recipe.reward.answer_format,
             )  # fmt: skip
-            logps = engine.log_probabilities([problems[r.problem_id].problem for r in rows], [r.text for r in rows])
+            logps = policy.log_probabilities([problems[r.problem_id].problem for r in rows], [r.text for r in rows])
             rows = [
                 r.model_copy(update={"policy_logp": lp, "n_tokens": n, "model": engine.name})
                 for r, (lp, n) in zip(rows, logps, strict=True)
@@ -183,8 +205,9 @@ def _by_rule(context: Context, composite: Composite, method: Method) -> list[Res
         text = RULES[method](right.text, rng, answer_format=reward.answer_format, top=top)
         if text is not None:
             out.append(Response(problem_id=right.problem_id, text=text, index=0, source=method))
-    engine = TransformersEngine(context.model("rlvr"), device=context.recipe.runtime.device)
-    logps = engine.log_probabilities([problems[r.problem_id].problem for r in out], [r.text for r in out])
+    logps = scorer(context, "rlvr").log_probabilities(
+        [problems[r.problem_id].problem for r in out], [r.text for r in out]
+    )
     out = [r.model_copy(update={"policy_logp": lp, "n_tokens": n}) for r, (lp, n) in zip(out, logps, strict=True)]
     return _scored(context, composite, out)
 
@@ -194,14 +217,12 @@ def samples(context: Context) -> None:
     under it and the policy.
     """
     with context.composite() as composite:
-        write_parquet(context.out / "candidates.parquet", _from_generator(context, composite))
+        drawn = _from_generator(context, composite)
+    write_responses(context.out / "candidates.parquet", drawn.rows())
 
 
-def _from_generator(context: Context, composite: Composite) -> list[Response]:
-    recipe = context.recipe
-    device = recipe.runtime.device
-    writer = TransformersEngine(context.model("generator"), device=device)
-    policy = TransformersEngine(context.model("rlvr"), device=device)
+def _from_generator(context: Context, composite: Composite) -> Draw:
+    writer, policy = scorer(context, "generator"), scorer(context, "rlvr")
 
     def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
         scored = _with_scores(composite, rows, responses)
@@ -214,55 +235,11 @@ def _from_generator(context: Context, composite: Composite) -> list[Response]:
             for r, (q, _), (p, n) in zip(scored, own, base, strict=True)
         ]
 
-    return sample_shards(
-        writer,
-        context.problems("pairs"),
-        recipe.negatives.sample,
-        context.out / "shards",
-        seed=context.seed,
-        source="pns",
-        finish=finish,
-        progress=context.progress,
-    )
-
-
-def _yield(context: Context, samples: Sequence[Response]) -> dict[str, Any]:
-    """The generator's yield over all its samples, in the words of method.md; shares 0..1, KL in nats a response."""
-    part, n = context.recipe.negatives, max(1, len(samples))
-    floor = context.calibration().quantile(0.25)
-    gates = [r.scores.gate if r.scores else "unscored" for r in samples]
-    plausible = sum(
-        r.scores is not None
-        and r.scores.gate == "scored"
-        and (r.scores.reward_model or 0.0) >= floor
-        and (r.scores.rubric is None or r.scores.rubric.total >= 9)
-        for r in samples
-    )
-    answers: dict[str, set[str]] = {}
-    for r in samples:
-        if r.verdict and r.verdict.outcome == "wrong" and r.verdict.answer:
-            answers.setdefault(r.problem_id, set()).add(r.verdict.answer)
-    gaps = [r.sampling["generator_logp"] - r.policy_logp for r in samples if r.policy_logp is not None]
-    return {
-        "n": len(samples),
-        "well_formed": sum(bool(r.scores and r.scores.well_formed) for r in samples) / n,
-        "wrong": gates.count("scored") / n,
-        "correct": gates.count("correct") / n,
-        "undecided": gates.count("undecided") / n,
-        "unscored": gates.count("unscored") / n,
-        "malformed": gates.count("malformed") / n,
-        "plausible": plausible / n,
-        "min_rubric": part.min_rubric,
-        "fully_consistent": _fully_consistent(samples),
-        "distinct_answers": statistics.fmean(len(a) for a in answers.values()) if answers else 0.0,
-        "kl_to_policy": statistics.fmean(gaps) if gaps else None,
-    }
-
-
-def _fully_consistent(rows: Sequence[Response]) -> float | None:
-    """Share of the decidedly wrong that the judge gives all 12 points."""
-    totals = [r.scores.rubric.total for r in rows if r.scores and r.scores.gate == "scored" and r.scores.rubric]
-    return sum(t == 12 for t in totals) / len(totals) if totals else None
+    part = context.recipe.negatives.sample
+    drawn = Draw(context.problems("pairs"), part, context.out / "shards", context.seed, "pns")
+    with engines.sampler(context, "generator", writer) as engine:
+        sample(engine, [drawn], finish, context.progress)
+    return drawn
 
 
 def load_negatives(context: Context) -> dict[str, dict[str, list[Response]]]:
@@ -365,7 +342,7 @@ def audit(context: Context) -> None:
         out["heldout_auc"][name], out["heldout_auc_ci95"][name] = auc["auc"], list(auc["ci95"])
         by_length = auc_with_ci([lengths[r.problem_id] for r in both], [r.n_tokens for r in both], seed=context.seed)
         out["length_auc"][name] = by_length["auc"]
-        out["fully_consistent"][name] = _fully_consistent(rows)
+        out["fully_consistent"][name] = fully_consistent(rows)
     write_json(context.out / "audit.json", out)
 
 

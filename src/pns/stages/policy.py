@@ -20,7 +20,9 @@ from pns.rewards.format import format_failures
 from pns.run import seed_of, write_json
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
 from pns.sampling.shards import sample_shards
+from pns.stages import engines
 from pns.stages.context import Context
+from pns.stages.engines import scorer
 from pns.training.common import save_model
 from pns.training.grpo import train_grpo
 from pns.training.pretrained import load_pretrained
@@ -168,9 +170,9 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
     """
     recipe = context.recipe
     problems = context.problems(split)
-    engine = TransformersEngine(context.model(sampler), device=recipe.runtime.device)
-    policy = engine if sampler == "rlvr" else TransformersEngine(context.model("rlvr"), device=recipe.runtime.device)
-    with context.verifier() as verifier:
+    policy = scorer(context, "rlvr")
+    own = policy if sampler == "rlvr" else None
+    with context.verifier() as verifier, engines.sampler(context, sampler, own) as engine:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
             verdicts = verifier.verify_problems(rows, [r.text for r in responses])
@@ -192,7 +194,7 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
         )
     write_parquet(context.out / "responses.parquet", out)
     if split == "pairs" and sampler == "rlvr":
-        chosen = _chosen(context, problems, out, engine)
+        chosen = _chosen(context, problems, out, policy)
         write_parquet(context.out / "chosen.parquet", chosen)
 
 

@@ -102,7 +102,7 @@ class Client:
         last: ServerFailed | None = None
         tries = AsyncRetrying(
             stop=stop_after_attempt(self._server.retries + 1),
-            wait=_Wait(),
+            wait=Wait(),
             retry=retry_if_exception(lambda error: isinstance(error, ServerFailed) and error.again),
             reraise=True,
         )
@@ -191,7 +191,7 @@ class Client:
         return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 
-class _Wait(wait_base):
+class Wait(wait_base):
     """Doubling waits with up to as much again of jitter; what the server asks for, where it asks, is the least."""
 
     def __call__(self, retry_state: RetryCallState) -> float:

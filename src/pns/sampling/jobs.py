@@ -1,0 +1,81 @@
+"""Calls of an engine as data, so that they can be spread over workers, and drawn ahead of what is done with them."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from pns.sampling.engine import Engine
+from pns.sampling.prompts import Completion
+
+T = TypeVar("T")
+Drawn = list[list[Completion]]
+_END = object()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of `Engine.generate`."""
+
+    problems: Sequence[str]
+    n: int
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    seed: int
+    prefixes: Sequence[str] | None = None
+
+    def on(self, engine: Engine) -> Drawn:
+        """Its completions by this engine."""
+        how = {k: v for k, v in vars(self).items() if k != "problems"}
+        return engine.generate(self.problems, **how)
+
+    def to_json(self) -> str:
+        """Itself as JSON text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """The job that `to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """An engine that spreads jobs over workers: it gives (place of the job, completions) as they come, in any order."""
+
+    def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]: ...
+
+
+def draw_all(engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
+    """(place of the job, completions) of all jobs; from one engine in order. A thread draws one job ahead."""
+    if isinstance(engine, Pool):
+        return ahead(engine.generate_all(jobs))
+    return ahead((i, job.on(engine)) for i, job in enumerate(jobs))
+
+
+def ahead(rows: Iterable[T], most: int = 1) -> Iterator[T]:
+    """The same rows in the same order, of which a thread of their own makes `most` before they are asked for.
+
+    What making one raises is raised where that row would have come. When the caller stops early, the row that is being
+    made is made to its end, and no other one.
+    """
+    found = iter(rows)
+    with ThreadPoolExecutor(1, thread_name_prefix="pns-ahead") as pool:
+        waiting = deque(pool.submit(next, found, _END) for _ in range(most))
+        try:
+            while (row := waiting.popleft().result()) is not _END:
+                waiting.append(pool.submit(next, found, _END))
+                yield row  # type: ignore[misc]
+        finally:
+            for one in waiting:
+                one.cancel()
+
+
+def completions(rows: Any) -> Drawn:
+    """Completions from what JSON made of them: lists of [text, tokens, finish]."""
+    return [[Completion(*one) for one in ones] for ones in rows]

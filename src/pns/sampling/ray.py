@@ -1,0 +1,168 @@
+"""A Ray Data pool of actors, each with an engine of its own; on this machine, or on the cluster that RAY_ADDRESS names.
+
+One job is one block, so a lost actor or node costs the jobs that it was at, and Ray gives those to another. Which actor
+draws a job changes nothing where the engine is deterministic: a job has its own seed. `ray.data.llm` is not used: it
+batches rows across jobs, and would so undo that. (Source: ours.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pns.errors import StageStopped, UserError
+from pns.parts.engine import EnginePart
+from pns.sampling.jobs import Drawn, Job, completions
+from pns.sampling.prompts import Completion
+
+_TRIES = 4
+_RAISED = {"user": UserError, "stopped": StageStopped}
+
+
+class RayEngine:
+    """`part.ray_workers` actors with an engine of `part.kind` each. They start when the first jobs come.
+
+    Args:
+        path: model directory, which every node must see under this path.
+        threads: OpenMP threads of an actor, as in a stage's own process: they change floating-point sums.
+    Raises UserError where Ray is not installed.
+    """
+
+    def __init__(self, path: str | Path, part: EnginePart, *, device: str, stage: str, threads: int) -> None:
+        self.name = Path(path).name
+        self.deterministic = part.kind == "transformers" and not part.continuous_batching
+        if part.vllm is not None:
+            self.deterministic = part.vllm.batch_invariant
+        self._workers = part.ray_workers
+        local = part.model_copy(update={"ray_workers": 0})
+        self._told = {
+            "path": str(path),
+            "part": local.model_dump_json(),
+            "device": device,
+            "stage": stage,
+            "threads": threads,
+        }
+        self._gpus = _gpus(part, device)
+        self._ours = _connect(self._workers)
+
+    def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
+        """(place of the job, its completions), as they are done. Raises what an actor's engine raised."""
+        import ray.data
+
+        if not jobs:
+            return
+        rows = [{"place": i, "job": job.to_json()} for i, job in enumerate(jobs)]
+        done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Worker,
+            batch_size=1,
+            batch_format="numpy",
+            compute=ray.data.ActorPoolStrategy(size=min(self._workers, len(rows))),
+            fn_constructor_kwargs=self._told,
+            num_cpus=1,
+            num_gpus=self._gpus,
+            max_restarts=_TRIES,
+            max_task_retries=_TRIES,
+        )
+        for row in done.iter_rows():
+            found = json.loads(row["found"])
+            for kind, error in _RAISED.items():
+                if kind in found:
+                    raise error(found[kind])
+            yield int(row["place"]), completions(found["drawn"])
+
+    def generate(
+        self,
+        problems: Sequence[str],
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        seed: int,
+        prefixes: Sequence[str] | None = None,
+    ) -> list[list[Completion]]:
+        """One job by one actor, which loads its model for it: `generate_all` is the way to draw many."""
+        ((_, drawn),) = self.generate_all([Job(problems, n, temperature, top_p, max_new_tokens, seed, prefixes)])
+        return drawn
+
+    def close(self) -> None:
+        """Let go of the cluster, and end it where it was started for this engine."""
+        import ray
+
+        if self._ours:
+            ray.shutdown()
+            self._ours = False
+
+
+class _Worker:
+    """An actor. What goes wrong for a reason that the user can mend is told, not raised: Ray would try it again."""
+
+    def __init__(self, path: str, part: str, device: str, stage: str, threads: int) -> None:
+        self._path, self._part = path, EnginePart.model_validate_json(part)
+        self._device, self._stage, self._threads = device, stage, threads
+        self._engine: Any = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"place": batch["place"], "found": [json.dumps(self._draw(str(text))) for text in batch["job"]]}
+
+    def _draw(self, text: str) -> dict[str, Any]:
+        try:
+            if self._engine is None:
+                self._engine = self._made()
+            return {"drawn": Job.from_json(text).on(self._engine)}
+        except UserError as error:
+            return {"user": str(error)}
+        except StageStopped as error:
+            return {"stopped": str(error)}
+
+    def _made(self) -> Any:
+        import torch
+
+        from pns.sampling.make import make_engine
+
+        torch.set_num_threads(self._threads)
+        return make_engine(self._path, self._part, device=self._device, stage=self._stage)
+
+
+def _gpus(part: EnginePart, device: str) -> int:
+    """Of one actor."""
+    if part.kind == "vllm":
+        return part.vllm.tensor_parallel if part.vllm is not None else 1
+    return 1 if part.kind == "transformers" and device == "cuda" else 0
+
+
+def _connect(workers: int) -> bool:
+    """Connect to the cluster that RAY_ADDRESS names, or start one here; whether it is ours to end."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UserError(
+            f"engine.ray_workers needs {error.name}", field="engine.ray_workers",
+            remedy='install it: pip install "ray[data]"; or set engine.ray_workers=0',
+        ) from None  # fmt: skip
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    if ray.is_initialized():
+        return False
+    settings: dict[str, Any] = {"log_to_driver": False}
+    if not os.environ.get("RAY_ADDRESS"):  # one CPU more than the actors: Ray Data has tasks of its own
+        cpus = max(workers + 1, os.cpu_count() or 1)
+        settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+    for last in (False, False, True):
+        try:
+            ray.init(**settings)
+            return True
+        except (
+            Exception
+        ) as error:  # Ray raises no class of its own here; it gives itself 30 s, little on a busy machine
+            ray.shutdown()
+            if last:
+                raise UserError(
+                    f"Ray does not start, or is not to be reached ({error})", field="engine.ray_workers",
+                    remedy="is RAY_ADDRESS right? Without it a cluster is started on this machine",
+                ) from None  # fmt: skip
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,140 @@
+"""vLLM in this process. Prompts go in as token ids and completions come out as such, so the texts are those of every engine.
+
+Log-probabilities are not its business: stages compare those of several models, so one implementation, that of
+transformers, computes them all. Covered by contract tests against the signatures of vLLM 0.33 alone: it needs a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pns.errors import StageStopped, UserError
+from pns.parts.engine import VllmPart
+from pns.run import seed_of
+from pns.sampling.prompts import Completion, completion, end_ids, load_tokenizer, prompt_texts, token_ids
+
+ADAPTER = "adapter_config.json"
+_FIELD = "engine.vllm"
+
+
+class VllmEngine:
+    """Completions by `vllm.LLM`, each problem with a seed of its own, and sample k of it with that seed plus k.
+
+    Args:
+        path: model directory with its tokenizer; with an adapter_config.json the LoRA adapter of the base that this names.
+    Attributes:
+        deterministic: with `batch_invariant` alone: other kernels round by what else is in the batch.
+    Raises UserError where vLLM is missing, or cannot load the model.
+    """
+
+    def __init__(self, path: str | Path, part: VllmPart) -> None:
+        self.name, self.deterministic = Path(path).name, part.batch_invariant
+        if part.batch_invariant:
+            os.environ["VLLM_BATCH_INVARIANT"] = "1"  # vLLM reads it when it is imported, and in its own processes
+        try:
+            import vllm
+        except ImportError as error:
+            raise UserError(
+                f"vLLM cannot be imported ({error})", field="engine.kind",
+                remedy="pip install vllm, on a machine with a GPU that it supports; or set engine.kind=transformers",
+            ) from None  # fmt: skip
+        adapter = _adapter(Path(path))
+        self.tokenizer = load_tokenizer(path)
+        self._params, self._lora, lora = vllm.SamplingParams, None, {}
+        if adapter is not None:
+            from vllm.lora.request import LoRARequest
+
+            self._lora = LoRARequest(lora_name=self.name, lora_int_id=1, lora_path=str(path))
+            lora = {"enable_lora": True, "max_lora_rank": _rank(adapter["r"])}
+        model = str(path) if adapter is None else adapter["base_model_name_or_path"]
+        try:
+            self._llm = vllm.LLM(
+                model=model,
+                tokenizer=str(path),
+                tensor_parallel_size=part.tensor_parallel,
+                gpu_memory_utilization=part.gpu_memory_utilization,
+                max_model_len=part.max_model_len,
+                enable_prefix_caching=part.prefix_caching,
+                seed=0,
+                **lora,
+            )
+        except (ValueError, OSError, RuntimeError) as error:
+            raise UserError(
+                f"vLLM cannot load the model ({error})", file=path, field=_FIELD,
+                remedy="its log says more; less gpu_memory_utilization or max_model_len, or more tensor_parallel",
+            ) from None  # fmt: skip
+        self._ends = end_ids(self.tokenizer, _eos(model))
+
+    def generate(
+        self,
+        problems: Sequence[str],
+        *,
+        n: int,
+        temperature: float,
+        top_p: float,
+        max_new_tokens: int,
+        seed: int,
+        prefixes: Sequence[str] | None = None,
+    ) -> list[list[Completion]]:
+        """See `TransformersEngine.generate`. Raises UserError for a prompt that is too long for the model."""
+        ids = token_ids(self.tokenizer, prompt_texts(self.tokenizer, problems, prefixes))
+        params = [
+            self._params(
+                n=n, temperature=temperature, top_p=top_p, top_k=0, max_tokens=max_new_tokens,
+                # Of the shard's seed alone: neither the place in a batch nor a resume changes it.
+                seed=seed_of(seed, f"problem/{i}"), stop_token_ids=sorted(self._ends), detokenize=False,
+            )
+            for i in range(len(ids))
+        ]  # fmt: skip
+        try:
+            outputs = self._llm.generate(
+                [{"prompt_token_ids": row} for row in ids], params, use_tqdm=False, lora_request=self._lora
+            )
+        except ValueError as error:
+            raise UserError(f"vLLM refuses a prompt ({error})", field=f"{_FIELD}.max_model_len") from None
+        return [[self._completion(one) for one in output.outputs] for output in outputs]
+
+    def close(self) -> None:
+        """Let go of the engine, so that its processes end and the GPU is free."""
+        self._llm = None
+
+    def _completion(self, one: Any) -> Completion:
+        if one.finish_reason not in ("stop", "length"):
+            raise StageStopped(f"vLLM gave up a request ({one.finish_reason})")
+        return completion(self.tokenizer, self._ends, list(one.token_ids))
+
+
+def _adapter(path: Path) -> dict[str, Any] | None:
+    """What the LoRA adapter in this directory says of itself, or None where there is none."""
+    file = path / ADAPTER
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        base, rank = found["base_model_name_or_path"], found["r"]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"not a LoRA adapter's ({type(error).__name__}: {error})", file=file) from None
+    if not isinstance(base, str) or type(rank) is not int or not 0 < rank <= _RANKS[-1]:
+        raise UserError(f"needs a base model and a rank of 1 to {_RANKS[-1]}", file=file)
+    return {"base_model_name_or_path": base, "r": rank}
+
+
+_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def _rank(r: int) -> int:
+    """The least of the ranks that vLLM takes that holds this one."""
+    return next(rank for rank in _RANKS if rank >= r)
+
+
+def _eos(model: str) -> Any:
+    from transformers import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:  # a model without a generation config ends with its tokenizer's token
+        return None

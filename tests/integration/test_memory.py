@@ -1,0 +1,39 @@
+"""Memory does not grow with the number of rows: peaks of `pns score` and of selection, in processes of their own.
+
+With bounds made small, so that a few thousand rows are past all of them; `benchmarks/memory.py` goes to a million.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+FILE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
+SMALL = """
+import pns.sketch, pns.streams
+pns.sketch.VALUES = pns.sketch.NAMES = pns.streams.BATCH = 200
+pns.streams._CACHE_KIB = 512
+"""
+
+
+def benchmark() -> Any:
+    if not FILE.is_file():
+        pytest.skip("benchmarks/ is not here")
+    spec = importlib.util.spec_from_file_location("memory", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_peak_memory_is_flat_in_the_number_of_rows(tmp_path: Path) -> None:
+    module = benchmark()
+    few, many = (module.measure(rows, tmp_path, SMALL) for rows in (2_000, 12_000))
+    for step in ("score", "select"):
+        assert many[step]["bytes"] < 1.15 * few[step]["bytes"], step

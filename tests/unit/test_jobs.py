@@ -1,0 +1,238 @@
+"""Drawing ahead: order, bound, exceptions; shards while the next one is drawn; pools that give them in any order."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pns.errors import StageStopped, UserError
+from pns.parts.base import SamplePart
+from pns.parts.engine import EnginePart, engine_marks
+from pns.records import Problem, Response
+from pns.run import seed_of
+from pns.sampling.jobs import Drawn, Job, ahead, completions
+from pns.sampling.make import make_engine
+from pns.sampling.prompts import Completion
+from pns.sampling.shards import Draw, sample
+
+PROBLEMS = [Problem(id=f"p{i}", problem=f"problem {i}", answer="1") for i in range(10)]
+PART = SamplePart(n=2, batch_size=6)
+
+
+class Broken(Exception):
+    pass
+
+
+class Engine:
+    """Says what it was asked; `before` is called first, with the number of the call."""
+
+    name, deterministic = "fake", True
+
+    def __init__(self, before: Callable[[int], None] = lambda call: None) -> None:
+        self.before, self.calls = before, 0
+
+    def generate(
+        self, problems: Sequence[str], *, n: int, temperature: float, top_p: float, max_new_tokens: int, seed: int,
+        prefixes: Sequence[str] | None = None,
+    ) -> Drawn:  # fmt: skip
+        self.calls += 1
+        self.before(self.calls)
+        return [[Completion(f"{p} {k} {seed}", 3, "stop") for k in range(n)] for p in problems]
+
+    def close(self) -> None:
+        pass
+
+
+class Backwards(Engine):
+    """A pool whose last job is done first."""
+
+    def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
+        for i, job in reversed(list(enumerate(jobs))):
+            yield i, job.on(Engine())
+
+
+def same(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
+    return rows
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {p.name: p.read_text() for p in folder.glob("*.jsonl")}
+
+
+def test_rows_come_in_order_one_ahead() -> None:
+    made: list[int] = []
+
+    def rows() -> Iterator[int]:
+        for i in range(5):
+            made.append(i)
+            yield i
+
+    found = ahead(rows())
+    assert made == []
+    for i, row in enumerate(found):
+        assert row == i
+        assert len(made) <= i + 2
+    assert list(ahead([])) == []
+    assert list(ahead(range(7), most=3)) == list(range(7))
+
+
+def test_what_making_a_row_raises_comes_in_its_place() -> None:
+    def rows() -> Iterator[int]:
+        yield 0
+        yield 1
+        raise Broken
+
+    found = ahead(rows())
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(Broken):
+        next(found)
+
+
+def test_a_caller_that_stops_leaves_no_thread() -> None:
+    made: list[int] = []
+
+    def rows() -> Iterator[int]:
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    found = ahead(rows())
+    assert next(found) == 0
+    found.close()  # type: ignore[attr-defined]
+    assert len(made) <= 3
+    assert not [t for t in threading.enumerate() if t.name.startswith("pns-ahead")]
+
+
+def test_the_next_shard_is_drawn_while_one_is_scored(tmp_path: Path) -> None:
+    """Each waits for the other, so it ends only if both are under way at the same time."""
+    second = threading.Event()
+    engine = Engine(lambda call: second.set() if call == 2 else None)
+    threads: set[int] = set()
+
+    def finish(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
+        threads.add(threading.get_ident())
+        assert second.wait(20), "the next shard waits for this one"
+        return rows
+
+    told: list[tuple[int, int]] = []
+    sample(engine, [Draw(PROBLEMS, PART, tmp_path, 5, "t")], finish, lambda *done: told.append(done))
+    assert told == [(6, 20), (12, 20), (18, 20), (20, 20)]
+    assert threads == {threading.get_ident()}  # files and messages are this thread's alone
+
+
+def test_workers_may_be_done_in_any_order(tmp_path: Path) -> None:
+    for name, engine in (("one", Engine()), ("pool", Backwards())):
+        draws = [Draw(PROBLEMS, PART, tmp_path / name / str(i), i, "t") for i in range(2)]
+        sample(engine, draws, same, lambda *_: None)
+        assert [(r.problem_id, r.index) for r in draws[1].rows()] == [(p.id, k) for p in PROBLEMS for k in range(2)]
+    for i in range(2):
+        assert files(tmp_path / "one" / str(i)) == files(tmp_path / "pool" / str(i))
+    first = next(draws[1].rows())
+    assert first.text == f"problem 0 0 {seed_of(1, 'shard/0')}"
+
+
+@pytest.mark.parametrize("where", ["engine", "finish"])
+def test_an_error_leaves_whole_shards_and_a_resume_gives_the_same(tmp_path: Path, where: str) -> None:
+    whole = Draw(PROBLEMS, PART, tmp_path / "whole", 5, "t")
+    sample(Engine(), [whole], same, lambda *_: None)
+    scored: list[int] = []
+
+    def breaks(call: int) -> None:
+        if where == "engine" and call == 3:
+            raise Broken
+
+    def finish(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
+        scored.append(len(rows))
+        if where == "finish" and len(scored) == 3:
+            raise Broken
+        return rows
+
+    draw = Draw(PROBLEMS, PART, tmp_path / "part", 5, "t")
+    with pytest.raises(Broken):
+        sample(Engine(breaks), [draw], finish, lambda *_: None)
+    assert sorted(p.name for p in draw.folder.iterdir()) == ["00000.jsonl", "00001.jsonl"]
+    engine, told = Engine(), list[tuple[int, int]]()
+    sample(engine, [draw], same, lambda *done: told.append(done))
+    assert (engine.calls, told) == (2, [(12, 20), (18, 20), (20, 20)])
+    assert files(draw.folder) == files(whole.folder)
+    sample(engine, [draw], same, lambda *done: told.append(done))
+    assert (engine.calls, told[-1]) == (2, (20, 20))
+
+
+def test_a_job_survives_json() -> None:
+    job = Job(["é", "b"], 2, 0.5, 1.0, 8, 2**31 - 1, ["x", ""])
+    assert Job.from_json(job.to_json()) == job
+    drawn = job.on(Engine())
+    assert completions([[list(one) for one in ones] for ones in drawn]) == drawn
+
+
+SERVER: dict[str, Any] = {"kind": "server", "server": {"urls": ["http://a/v1"]}}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"kind": "server"}, "kind: server and engine.server go together"),
+        ({"server": {"urls": ["http://a/v1"]}}, "go together"),
+        ({"vllm": {}}, "engine.vllm says nothing to kind: transformers"),
+        ({"kind": "vllm", "continuous_batching": True}, "continuous_batching says nothing to kind: vllm"),
+        ({"kind": "server", "ray_workers": 2, "server": {"start": ["x", "{model}", "{port}"]}}, "use server.replicas"),
+    ],
+)
+def test_parts_that_mean_nothing_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        EnginePart.model_validate(given)
+
+
+def test_what_changes_samples_is_in_the_marks_and_nothing_else() -> None:
+    def marks(**given: Any) -> Any:
+        return engine_marks(EnginePart.model_validate(given).model_dump(mode="json"))
+
+    def server(**more: Any) -> Any:
+        return marks(kind="server", server={"urls": ["http://a/v1"], **more})
+
+    assert marks() is marks(ray_workers=4) is None
+    assert marks(continuous_batching=True) == {"continuous_batching": True}
+    plain = marks(kind="vllm")
+    assert plain == marks(kind="vllm", vllm={"gpu_memory_utilization": 0.5, "max_model_len": 99}, ray_workers=8)
+    assert plain != marks(kind="vllm", vllm={"tensor_parallel": 2})
+    assert plain != marks(kind="vllm", vllm={"batch_invariant": True})
+    asked = server()
+    assert asked == server(urls=["http://b/v1", "http://c/v1"], concurrency=3, retries=0, served_model={"rlvr": "m"})
+    for more in ({"dialect": "vllm"}, {"api": "chat"}, {"extra": {"top_k": 5}}):
+        assert asked != server(**more)
+    started = {"start": ["vllm", "serve", "{model}", "--port", "{port}"]}
+    assert marks(kind="server", server=started) == marks(kind="server", server={**started, "replicas": 4})
+    assert marks(kind="server", server=started) != marks(
+        kind="server", server={"start": [*started["start"], "--dtype", "half"]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("module", "given", "field"),
+    [
+        ("ray", {"ray_workers": 2}, "engine.ray_workers"),
+        ("httpx2", SERVER, "engine.kind"),
+        ("vllm", {"kind": "vllm"}, "engine.kind"),
+    ],
+)
+def test_what_is_not_installed_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, given: dict[str, Any], field: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=module) as caught:
+        make_engine(tmp_path, EnginePart.model_validate(given), device="cpu")
+    assert caught.value.field == field
+    assert "pip install" in str(caught.value.remedy)
+
+
+def test_a_server_that_is_not_there_stops_the_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pns.sampling.server.load_tokenizer", lambda path: None)
+    part = EnginePart.model_validate({"kind": "server", "server": {"urls": ["http://127.0.0.1:9/v1"]}})
+    with pytest.raises(StageStopped, match="cannot connect"):
+        make_engine(tmp_path, part, device="cpu")

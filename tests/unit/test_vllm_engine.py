@@ -1,0 +1,214 @@
+"""What the vLLM engine asks of vLLM, held against the signatures of vLLM 0.33 (read in its wheel); nothing of vLLM runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pns.errors import StageStopped, UserError
+from pns.parts.engine import VllmPart
+from pns.run import seed_of
+from pns.sampling import vllm as ours
+
+# The keywords of `vllm.LLM`: those that it names, and fields of EngineArgs that it passes on.
+LLM_KEYS = {
+    "model", "runner", "convert", "tokenizer", "tokenizer_mode", "skip_tokenizer_init", "trust_remote_code",
+    "tensor_parallel_size", "dtype", "quantization", "revision", "tokenizer_revision", "chat_template", "seed",
+    "gpu_memory_utilization", "cpu_offload_gb", "enforce_eager", "hf_overrides", "kv_cache_memory_bytes",
+    "max_model_len", "enable_prefix_caching", "enable_lora", "max_lora_rank", "max_loras", "max_num_seqs",
+}  # fmt: skip
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass
+class SamplingParams:
+    """The fields of vLLM's that matter here, with its defaults and its checks."""
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    stop_token_ids: list[int] | None = None
+    max_tokens: int | None = 16
+    detokenize: bool = True
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        assert self.n >= 1
+        assert self.temperature >= 0
+        assert 0 < self.top_p <= 1
+        assert self.temperature > 0 or self.n == 1, "greedy sampling has one output"
+        assert self.seed is None or -(2**63) <= self.seed < 2**63
+        assert self.stop_token_ids is None or isinstance(self.stop_token_ids, list)
+
+
+@dataclass
+class LoRARequest:
+    lora_name: str
+    lora_int_id: int
+    lora_path: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.lora_int_id >= 1
+        assert self.lora_path
+
+
+@dataclass
+class Fake:
+    """A module `vllm`; `write` gives the token ids and the end of output k of a prompt."""
+
+    write: Callable[[list[int], int], tuple[list[int], str]] = lambda ids, k: ([5, 6, 2], "stop")
+    made: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[tuple[list[Any], list[SamplingParams], Any]] = field(default_factory=list)
+    fails: Exception | None = None
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> Fake:
+        fake = self
+
+        class LLM:
+            def __init__(self, model: str, **kwargs: Any) -> None:
+                assert set(kwargs) <= LLM_KEYS
+                assert kwargs.get("max_lora_rank", 16) in RANKS
+                if fake.fails is not None:
+                    raise fake.fails
+                fake.made.append({"model": model, **kwargs})
+
+            def generate(
+                self, prompts: Sequence[Any], sampling_params: Sequence[SamplingParams] | None = None, *,
+                use_tqdm: bool = True, lora_request: Any = None, priority: Any = None,
+                tokenization_kwargs: Any = None, mm_processor_kwargs: Any = None,
+            ) -> list[Any]:  # fmt: skip
+                assert sampling_params is not None
+                assert len(sampling_params) == len(prompts)
+                if any(len(p["prompt_token_ids"]) > 40 for p in prompts):
+                    raise ValueError("The decoder prompt is longer than the maximum model length")
+                fake.calls.append((list(prompts), list(sampling_params), lora_request))
+                return [
+                    SimpleNamespace(outputs=[
+                        SimpleNamespace(index=k, text="", token_ids=tuple(ids), finish_reason=end)
+                        for k in range(params.n) for ids, end in [fake.write(prompt["prompt_token_ids"], k)]
+                    ])
+                    for prompt, params in zip(prompts, sampling_params, strict=True)
+                ]  # fmt: skip
+
+        module, lora, request = ModuleType("vllm"), ModuleType("vllm.lora"), ModuleType("vllm.lora.request")
+        module.LLM, module.SamplingParams, request.LoRARequest = LLM, SamplingParams, LoRARequest  # type: ignore[attr-defined]
+        for name, one in (("vllm", module), ("vllm.lora", lora), ("vllm.lora.request", request)):
+            monkeypatch.setitem(sys.modules, name, one)
+        return self
+
+
+class Tokenizer:
+    """One token a letter; `<end>` is 2, padding 0."""
+
+    eos_token_id, pad_token_id, chat_template = 2, 0, "x"
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **how: Any) -> str:
+        assert how == {"add_generation_prompt": True, "tokenize": False}
+        return f"U{messages[0]['content']}A"
+
+    def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, Any]:
+        assert not add_special_tokens
+        return {"input_ids": [[ord(c) for c in text] for text in texts]}
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        assert not skip_special_tokens
+        return "".join(f"<{i}>" for i in ids)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    monkeypatch.setattr(ours, "load_tokenizer", lambda path: Tokenizer())
+    monkeypatch.setattr(ours, "_eos", lambda model: [2, 3])
+    return Fake().install(monkeypatch)
+
+
+HOW: dict[str, Any] = {"n": 2, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 12, "seed": 4}
+
+
+def test_prompts_are_token_ids_and_every_problem_has_its_seed(fake: Fake, tmp_path: Path) -> None:
+    engine = ours.VllmEngine(tmp_path / "model", VllmPart(tensor_parallel=2, max_model_len=99, prefix_caching=False))
+    assert fake.made == [
+        {
+            "model": str(tmp_path / "model"), "tokenizer": str(tmp_path / "model"), "tensor_parallel_size": 2,
+            "gpu_memory_utilization": 0.9, "max_model_len": 99, "enable_prefix_caching": False, "seed": 0,
+        }
+    ]  # fmt: skip
+    fake.write = lambda ids, k: ([ids[1], k + 10, *([3, 9] if k else [])], "stop" if k else "length")
+    found = engine.generate(["p", "q"], prefixes=["x", "yz"], **HOW)
+    assert found == [[(f"<{ord(c)}><10>", 2, "length"), (f"<{ord(c)}><11>", 3, "stop")] for c in "pq"]
+    ((prompts, params, lora),) = fake.calls
+    assert prompts == [{"prompt_token_ids": [ord(c) for c in text]} for text in ("UpAx", "UqAyz")]
+    assert [p.seed for p in params] == [seed_of(4, "problem/0"), seed_of(4, "problem/1")]
+    assert {(p.n, p.temperature, p.top_p, p.top_k, p.max_tokens, p.detokenize) for p in params} == {
+        (2, 0.7, 0.9, 0, 12, False)
+    }
+    assert params[0].stop_token_ids == [2, 3]
+    assert lora is None
+    engine.generate(["p"], **{**HOW, "n": 1, "temperature": 0.0})
+    assert engine.generate([], **HOW) == []
+    engine.close()
+
+
+def test_a_request_that_was_given_up_is_no_completion(fake: Fake, tmp_path: Path) -> None:
+    engine = ours.VllmEngine(tmp_path, VllmPart())
+    fake.write = lambda ids, k: ([5], "abort")
+    with pytest.raises(StageStopped, match="abort"):
+        engine.generate(["p"], **HOW)
+
+
+def test_a_prompt_that_is_too_long_is_told(fake: Fake, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="max_model_len: vLLM refuses a prompt"):
+        ours.VllmEngine(tmp_path, VllmPart()).generate(["p" * 50], **HOW)
+
+
+@pytest.mark.parametrize(("rank", "most"), [(1, 1), (9, 16), (32, 32), (300, 320)])
+def test_an_adapter_goes_with_every_request_and_its_base_is_loaded(
+    fake: Fake, tmp_path: Path, rank: int, most: int
+) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base", "r": rank}))
+    engine = ours.VllmEngine(tmp_path, VllmPart())
+    assert fake.made[0]["model"] == "org/base"
+    assert (fake.made[0]["enable_lora"], fake.made[0]["max_lora_rank"]) == (True, most)
+    engine.generate(["p"], **HOW)
+    assert fake.calls[0][2] == LoRARequest(tmp_path.name, 1, str(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"r": 4}', '{"base_model_name_or_path": "b", "r": 9999}'])
+def test_a_broken_adapter_is_told(fake: Fake, tmp_path: Path, text: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(UserError, match=r"adapter_config\.json"):
+        ours.VllmEngine(tmp_path, VllmPart())
+    assert not fake.made
+
+
+def test_batch_invariance_is_a_promise_of_the_same_samples(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "0")
+    assert not ours.VllmEngine(tmp_path, VllmPart()).deterministic
+    assert ours.os.environ["VLLM_BATCH_INVARIANT"] == "0"
+    assert ours.VllmEngine(tmp_path, VllmPart(batch_invariant=True)).deterministic
+    assert ours.os.environ["VLLM_BATCH_INVARIANT"] == "1"
+
+
+def test_what_vllm_says_when_it_cannot_load_is_told(fake: Fake, tmp_path: Path) -> None:
+    fake.fails = ValueError("No available memory for the cache blocks")
+    with pytest.raises(UserError, match="No available memory"):
+        ours.VllmEngine(tmp_path, VllmPart())
+
+
+def test_without_vllm_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match=r"engine\.kind: vLLM cannot be imported") as caught:
+        ours.VllmEngine(tmp_path, VllmPart())
+    assert "pip install vllm" in str(caught.value.remedy)
