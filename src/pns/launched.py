@@ -60,7 +60,8 @@ def _work(job: dict[str, Any]) -> None:
     from pns.stages.context import Context
 
     torch.set_num_threads(job["threads"])
-    stage = Stage(**{k: tuple(v) if isinstance(v, list) else v for k, v in job["stage"].items()})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["stage"].items()}
+    stage = Stage(**given)
     recipe = Recipe.model_validate(job["recipe"])
     inputs = {name: Path(folder) for name, folder in job["inputs"].items()}
     last = [0.0]

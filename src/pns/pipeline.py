@@ -36,7 +36,7 @@ _SAMPLE = "engine"
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
 
 # Keys that came later than results which are still good: they count where they say something else than this.
-_LATER = {
+_LATER: dict[str, Any] = {
     "more_events": 0, "processes": 1, "vllm": None, "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {},

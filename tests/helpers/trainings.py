@@ -56,11 +56,11 @@ def _dpo(start: Path, out: Path, how: dict[str, Any]) -> None:
 def _grpo(start: Path, out: Path, how: dict[str, Any]) -> None:
     import pns.training.grpo as grpo
 
-    class Given(grpo.GRPOTrainer):  # type: ignore[misc, valid-type]
+    class Given(grpo.GRPOTrainer):
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(rollout_func=_completions, **kwargs)
 
-    def reward(completion_ids: list[list[int]], **_: Any) -> list[float]:
+    def reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         return [float(sum(ids) % 5) for ids in completion_ids]
 
     part = GrpoPart(steps=4, prompts_per_step=2, num_generations=4, learning_rate=1e-2, beta=0.1, max_new_tokens=8)

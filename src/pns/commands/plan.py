@@ -40,8 +40,12 @@ def plan(
     gpus: Annotated[int, typer.Option(min=1, help="Devices: GPUs, or processes of one thread on a CPU.")] = 1,
     shard: Annotated[int, typer.Option(min=1, help="Devices of a node, which share the state of a training.")] = 8,
     engine: Annotated[
-        EngineName, typer.Option(help="Static batches (transformers) or continuous batching (vllm).")
-    ] = EngineName.transformers,
+        EngineName | None,
+        typer.Option(
+            help="Static batches (transformers) or continuous batching (vllm). Default: as the recipe's `engine`.",
+            show_default=False,
+        ),
+    ] = None,
     machine: Annotated[
         Path | None,
         typer.Option(help="Constants of a machine, from --calibrate. Default: H100 or CPU, by runtime.device."),
@@ -141,7 +145,7 @@ def _measured(device: str, file: Path | None) -> Machine:
 
 
 def _setting(
-    recipe: Recipe, machine: Machine, gpus: int, shard: int, engine: EngineName, assume: list[str],
+    recipe: Recipe, machine: Machine, gpus: int, shard: int, engine: EngineName | None, assume: list[str],
     prices: tuple[float | None, float | None],
 ) -> Setting:  # fmt: skip
     from pns.plan.cost import Spread
@@ -150,7 +154,8 @@ def _setting(
     from pns.plan.work import assume as assumed
 
     shapes, _ = shapes_of(recipe)
-    spread = Spread(gpus, shard, engine is EngineName.vllm)
+    own = recipe.engine.kind != "transformers" or recipe.engine.continuous_batching
+    spread = Spread(gpus, shard, own if engine is None else engine is EngineName.vllm)
     return Setting(shapes, machine, spread, assumed(recipe, assume), *prices)
 
 
