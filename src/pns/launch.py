@@ -113,7 +113,9 @@ def _under_ray(job: Path, launcher: Launcher, processes: int, device: str) -> st
     from ray.train.torch import TorchConfig, TorchTrainer
 
     if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=True)
+        # A cluster of this machine's own has room for all of them, however few cores there are.
+        alone = {"address": "local", "num_cpus": max(processes + 1, os.cpu_count() or 1), "include_dashboard": False}
+        ray.init(**({} if os.environ.get("RAY_ADDRESS") else alone))
     trainer = TorchTrainer(
         _in_ray,
         train_loop_config={"job": str(job)},
