@@ -80,7 +80,7 @@ def child(code: str, *arguments: str) -> dict[str, float]:
         [sys.executable, "-c", code + PEAK, *arguments], env=env, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
+        raise SystemExit(done.stderr)
     return {"bytes": float(done.stdout.split()[-1]), "seconds": round(time.perf_counter() - begin, 1)}
 
 

@@ -32,8 +32,8 @@ def benchmark() -> Any:
     return module
 
 
-def test_peak_memory_is_flat_in_the_number_of_rows(tmp_path: Path) -> None:
+def test_peak_memory_is_flat_in_the_number_of_rows(tmp_path_factory: pytest.TempPathFactory) -> None:
     module = benchmark()
-    few, many = (module.measure(rows, tmp_path, SMALL) for rows in (1_000, 8_000))
+    few, many = (module.measure(rows, tmp_path_factory.mktemp("rows"), SMALL) for rows in (1_000, 8_000))
     for step in ("score", "select"):
         assert many[step]["bytes"] < 1.15 * few[step]["bytes"], step

@@ -118,16 +118,13 @@ def test_a_killed_driver_loses_what_is_in_flight_and_a_resume_gives_the_same_row
             assert driver.poll() is None, "it ended too soon"
             assert time.monotonic() < end
             time.sleep(0.01)
-        family = psutil.Process(driver.pid).children(recursive=True)
+        # Two helpers of Ray's own, which hold neither a model nor a file of ours, take longer to notice.
+        family = [p for p in psutil.Process(driver.pid).children(recursive=True) if not p.name().endswith("Agent")]
     finally:
         driver.kill()
         driver.wait()
-    _, alive = psutil.wait_procs(family, timeout=20)
-    left = [process.name() for process in alive]
-    for process in alive:
-        process.kill()
-    # Two helpers of Ray's own, which hold neither a model nor a file of ours, may take longer to notice.
-    assert all(name.endswith("Agent") for name in left), "actors outlived their driver"
+    _, alive = psutil.wait_procs(family, timeout=60)
+    assert not alive, "actors outlived their driver"
     kept = {name: data for name, data in contents(folder).items() if name.endswith(".jsonl")}
     assert 2 <= len(kept) < SHARDS
     assert kept.items() <= whole.items()
