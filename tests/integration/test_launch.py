@@ -26,6 +26,8 @@ from pns.recipe import Recipe
 from pns.recipe_files import load_recipe
 from pns.records import write_parquet
 from pns.sampling.engine import load_causal
+from pns.stages.context import Context
+from pns.stages.policy import sft
 from pns.training.common import MARKER, METRICS
 from pns.worker import Job
 
@@ -61,10 +63,10 @@ def test_two_processes_have_the_loss_curves_of_one(start: Path, tmp_path: Path) 
         assert torch.allclose(value, second[key], atol=1e-3), key
 
 
-def recipe(**sft: Any) -> Recipe:
+def recipe(**part_of: Any) -> Recipe:
     """The smoke recipe with two processes and a short SFT."""
     found = load_recipe(ROOT / "recipes" / "smoke.yaml", ["runtime.processes=2", "runtime.checkpoint_every=2"])[0]
-    part = SftPart.model_validate({**found.sft.model_dump(), "steps": 6, "batch_size": 4, **sft})
+    part = SftPart.model_validate({**found.sft.model_dump(), "steps": 6, "batch_size": 4, **part_of})
     return found.model_copy(update={"sft": part})
 
 
@@ -96,7 +98,7 @@ def test_what_a_stage_refuses_reaches_the_driver(start: Path, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("environment")
 def test_ray_train_goes_on_from_the_last_checkpoint_when_a_process_is_lost(start: Path, tmp_path: Path) -> None:
-    """The first process kills itself once, at a step behind a checkpoint; the metrics are those of a run without that."""
+    """One process is killed at a step behind a checkpoint; the metrics are those of one process without that."""
     pytest.importorskip("ray")
     job = job_of(start, tmp_path / "killed", recipe())
     progress: list[tuple[int, int]] = []
@@ -114,7 +116,7 @@ def test_ray_train_goes_on_from_the_last_checkpoint_when_a_process_is_lost(start
     assert killer.exists()
     assert progress[-1] == (6, 6)
     whole = job_of(start, tmp_path / "whole", recipe())
-    launch(whole, Launcher("accelerate"), lambda *_: None)
+    sft(Context(whole.recipe, "sft", whole.out, whole.inputs, lambda *_: None))
     assert losses(job.out) == pytest.approx(losses(whole.out), rel=1e-4)
     assert not list(job.out.glob(f"**/{MARKER}")), "checkpoints are removed at the end"
 
