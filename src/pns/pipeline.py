@@ -27,8 +27,9 @@ from pns.verify.version import VERIFIER
 VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
 _FORM = ("reward.answer_format", "reward.max_chars")
 _RUN = ("runtime.device", "runtime.threads")
-_TRAIN = (*_RUN, "runtime.processes")
-GRPO = ("runtime.processes", "runtime.vllm")
+TRAIN = (*_RUN, "runtime.processes", "runtime.train_dtype")
+"""What every training depends on besides its part."""
+GRPO = ("runtime.processes", "runtime.vllm", "runtime.train_dtype")
 """What a GRPO training depends on besides."""
 _SAMPLE = "engine"
 
@@ -37,7 +38,8 @@ _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_
 
 # Keys that came later than results which are still good: they count where they say something else than this.
 _LATER: dict[str, Any] = {
-    "more_events": 0, "processes": 1, "vllm": None, "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
+    "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32",
+    "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {},
 }  # fmt: skip
@@ -45,7 +47,7 @@ _LATER: dict[str, Any] = {
 # The same for whole recipes in protocols that were written before.
 _AFTER_PROTOCOLS: dict[str, Any] = {
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "gradient_checkpointing": False,
-    "more_events": 0, "processes": 1, "vllm": None, "uses": UsesPart().model_dump(mode="json"),
+    "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32", "uses": UsesPart().model_dump(mode="json"),
     "engine": EnginePart().model_dump(mode="json"),
 }  # fmt: skip
 
@@ -86,7 +88,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
         ),
         Stage("start", "policy:make_start", (), ("model", "runtime.device")),
         *_bases(recipe),
-        Stage("sft", "policy:sft", ("problems", "start"), ("sft", *_TRAIN)),
+        Stage("sft", "policy:sft", ("problems", "start"), ("sft", *TRAIN)),
         Stage("rlvr", "policy:rlvr", ("problems", "sft"), ("rlvr", *GRPO, *VERIFY, *_FORM)),
         _rollouts("reward"),
         _rollouts("pairs", "pairs.chosen", *_FORM),
@@ -111,12 +113,12 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     ]
     models = {"policy": "rlvr", "sft": "sft", "sft_chosen": "align-sft_chosen"}
     models |= {name: name for name in REFERENCES if name in recipe.references}
-    nodes.append(Stage("align-sft_chosen", "align:sft_chosen", ("rlvr", "pairs"), ("align", "pairs.regimes", *_TRAIN)))
+    nodes.append(Stage("align-sft_chosen", "align:sft_chosen", ("rlvr", "pairs"), ("align", "pairs.regimes", *TRAIN)))
     for regime in regimes:
         for m in methods:
             name = f"align-{m}-{regime}"
             models[m if regime == regimes[0] else f"{m}-own"] = name
-            nodes.append(Stage(name, "align:align", ("rlvr", "pairs"), ("align", *_TRAIN), args=(m, regime), version=2))
+            nodes.append(Stage(name, "align:align", ("rlvr", "pairs"), ("align", *TRAIN), args=(m, regime), version=2))
     for label, stage in models.items():
         nodes.append(
             Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), scoring_keys(), args=(stage,))
@@ -170,7 +172,7 @@ def _bases(recipe: Recipe) -> list[Stage]:
 def _reward_model(recipe: Recipe, name: str, split: str) -> Stage:
     base = () if recipe.reward_model.base is None else ("start-reward_model",)
     needs = ("problems", "rlvr", f"rollouts-{split}", *base)
-    keys = ("reward_model", "rollouts.n", "problems.source", *_TRAIN)
+    keys = ("reward_model", "rollouts.n", "problems.source", *TRAIN)
     return Stage(name, "models:reward_model", needs, keys, args=(split,))
 
 

@@ -91,3 +91,16 @@ def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (world_size(), is_main(), share(8, "a batch")) == (4, False, 2)
     with pytest.raises(UserError, match="a batch of 6 rows cannot be divided among 4 processes"):
         share(6, "a batch")
+
+
+def test_weights_are_trained_in_float32_on_a_gpu_and_as_they_are_on_a_cpu() -> None:
+    from pns.training.common import train_dtype
+
+    def dtype(*overrides: str) -> str:
+        return train_dtype(load_recipe(SMOKE, list(overrides))[0].runtime)
+
+    assert dtype() == "auto"
+    assert dtype("runtime.device=cuda") == "float32"
+    assert dtype("runtime.device=cuda", "runtime.train_dtype=bfloat16") == "bfloat16"
+    half = marks("runtime.device=cuda", "runtime.train_dtype=bfloat16")
+    assert half["sft"] != marks("runtime.device=cuda")["sft"]

@@ -161,6 +161,11 @@ class RuntimePart(Part):
         description="of each training, over all machines (`--launcher`); they divide the batches, and sample apart",
     )
     checkpoint_every: int = Field(50, ge=1, description="optimizer steps between checkpoints")
+    train_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of weights while a GPU trains them (they are published in bfloat16); bfloat16 halves their memory, and "
+        "rounds steps away that are small beside a weight. On a CPU a model keeps its own",
+    )
     gradient_checkpointing: bool = Field(
         False, description="activations are computed again in the backward pass: a third more work, far less memory"
     )

@@ -61,12 +61,12 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-def load_causal(path: str | Path, device: str = "cpu") -> Any:
-    """A causal LM from a directory, in the dtype it was saved in. Raises UserError when it cannot be loaded."""
+def load_causal(path: str | Path, device: str = "cpu", dtype: str = "auto") -> Any:
+    """A causal LM from a directory; `auto`: in the dtype it was saved in. Raises UserError when it cannot be loaded."""
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype="auto").to(device)
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
     except (OSError, ValueError) as error:
         raise UserError(f"no usable model ({error})", file=path, remedy="run the stage that makes it again") from None
 

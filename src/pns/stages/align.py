@@ -13,6 +13,7 @@ from pns.records import Pair, read_parquet
 from pns.run import write_json
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
 from pns.stages.context import Context
+from pns.training.common import train_dtype
 from pns.training.preference import align_steps, count_cut, train_preference
 from pns.training.sft import train_sft
 
@@ -85,7 +86,7 @@ def sft_chosen(context: Context, regime: Regime | None = None, method: Method | 
     recipe, part = context.recipe, context.recipe.align
     rows = _pairs(context, f"{regime or recipe.pairs.regimes[0]}-{method or recipe.negatives.methods[0]}")
     train_sft(
-        load_causal(context.model("rlvr"), recipe.runtime.device),
+        load_causal(context.model("rlvr"), recipe.runtime.device, train_dtype(recipe.runtime)),
         load_tokenizer(context.model("rlvr")),
         [(p.prompt, p.chosen) for p in rows],
         context.out,

@@ -23,7 +23,7 @@ from pns.sampling.shards import sample_shards
 from pns.stages import engines
 from pns.stages.context import Context
 from pns.stages.engines import scorer
-from pns.training.common import save_model
+from pns.training.common import save_model, train_dtype
 from pns.training.grpo import train_grpo
 from pns.training.pretrained import load_pretrained
 from pns.training.processes import OtherProcess, is_main
@@ -73,7 +73,7 @@ def sft(context: Context) -> None:
     # Each row is seen once where there are enough; a smaller set is passed over again by the trainer.
     rows = [(p.problem, p.solution or "") for p in problems[: part.steps * part.batch_size]]
     train_sft(
-        load_causal(start, context.recipe.runtime.device),
+        load_causal(start, context.recipe.runtime.device, train_dtype(context.recipe.runtime)),
         load_tokenizer(start),
         rows,
         context.out,

@@ -123,14 +123,14 @@ def rl_stage(judge: str) -> str:
 
 def _uses(recipe: Recipe, plain: Stage) -> dict[str, Stage]:
     """Stages of what else negatives are good for. Matched pairs: the same problems and as many for every method."""
-    train, answers = ("runtime.device", "runtime.threads"), ("problems", "rlvr", "rollouts-reward")
-    rl_keys = ("uses.rl", "rlvr", "generator", "reward.answer_format", "reward.max_chars", *pipeline.GRPO, *train)
+    run, answers = ("runtime.device", "runtime.threads"), ("problems", "rlvr", "rollouts-reward")
+    rl_keys = ("uses.rl", "rlvr", "generator", "reward.answer_format", "reward.max_chars", *pipeline.GRPO, *run)
     out = [Stage(rl_stage(PLAIN), "uses:rl", ("problems", "rlvr", plain.name), rl_keys, args=(plain.name,))]
     for method in recipe.negatives.methods:
         pairs = f"{recipe.pairs.regimes[0]}-{method}"
         hard, calibrated = (
             f"{plain.name}-{method}",
-            ("uses.calibration_responses", "reward", "reward_model.holdout", *train),
+            ("uses.calibration_responses", "reward", "reward_model.holdout", *run),
         )
         out += [
             replace(
@@ -140,7 +140,7 @@ def _uses(recipe: Recipe, plain: Stage) -> dict[str, Stage]:
             Stage(rl_stage(method), "uses:rl", ("problems", "rlvr", hard), rl_keys, args=(hard,)),
             Stage(
                 f"step_verifier-{method}", "uses:step_verifier", (*answers, "pairs"),
-                ("uses.step_verifier", "evaluate.bootstrap", "runtime.processes", *pipeline.VERIFY, *train), args=(pairs,),
+                ("uses.step_verifier", "evaluate.bootstrap", *pipeline.VERIFY, *pipeline.TRAIN), args=(pairs,),
             ),
             Stage(f"calibration-{method}", "uses:calibration", (*answers, "pairs", plain.name), calibrated, args=(pairs,)),
         ]  # fmt: skip

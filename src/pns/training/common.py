@@ -109,6 +109,11 @@ def arguments(out: Path, runtime: RuntimePart, *, seed: int, steps: int, **own: 
     }
 
 
+def train_dtype(runtime: RuntimePart) -> str:
+    """In which dtype a training loads its weights: on a GPU the recipe's (computing is in bfloat16 either way)."""
+    return "auto" if runtime.device == "cpu" else runtime.train_dtype
+
+
 def last_checkpoint(out: Path) -> str | None:
     """The newest complete checkpoint; half-written ones are removed, by the first process."""
     found = []
@@ -151,6 +156,9 @@ def _publish(trainer: Any, out: Path) -> None:
         return
     if not all(bool(torch.isfinite(p).all()) for p in (model.parameters() if weights is None else weights.values())):
         raise UserError("training ended with weights that are not numbers", file=out, remedy="lower the learning rate")
+    if not trainer.args.use_cpu:  # trained in float32, perhaps: half of that is enough for all that follows
+        model = model.to(torch.bfloat16)
+        weights = None if weights is None else {name: w.to(torch.bfloat16) for name, w in weights.items()}
     if hasattr(model, "merge_and_unload"):  # adapters: kept by themselves, and merged for all that follows
         model.save_pretrained(out / "adapter", state_dict=weights)
         model, weights = _merged(model, out / "adapter", whole=weights is None), None

@@ -19,7 +19,7 @@ from pns.recipe import GrpoPart, RuntimePart
 from pns.records import Problem
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction
 from pns.sampling.engine import load_tokenizer, prompt_rows
-from pns.training.common import Progress, arguments, train
+from pns.training.common import Progress, arguments, train, train_dtype
 from pns.training.reinforce import ReinforceTrainer
 
 
@@ -73,7 +73,7 @@ def train_grpo(
             beta=part.beta,
             shuffle_dataset=False,
             **_sampler(runtime),
-            model_init_kwargs={"dtype": "auto"},
+            model_init_kwargs={"dtype": train_dtype(runtime)},
         )
     )
     own = {} if positive_weight is None else {"positive_weight": positive_weight}

@@ -28,7 +28,7 @@ from pns.errors import UserError
 from pns.recipe import AlignPart, RuntimePart
 from pns.records import Pair
 from pns.sampling.engine import assistant, load_causal, load_tokenizer, user
-from pns.training.common import Progress, arguments, check_lengths, over_length, train
+from pns.training.common import Progress, arguments, check_lengths, over_length, train, train_dtype
 from pns.training.processes import share
 
 REFERENCE_FREE = ("simpo", "orpo")
@@ -61,12 +61,12 @@ def train_preference(
     else:
         rows, what = [(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)], "sides of preference pairs"
     check_lengths(tokenizer, rows, part.max_length, what, "align.max_length")
-    model, reference = load_causal(start, runtime.device), None
+    model, reference = load_causal(start, runtime.device, train_dtype(runtime)), None
     lora = None if part.lora is None else _lora(part.lora)
     # An in-memory model has no reference of its own in TRL, so it is given one, loaded from the same directory. With
     # adapters the reference is the model without them.
     if part.objective not in REFERENCE_FREE and lora is None:
-        reference = load_causal(start, runtime.device)
+        reference = load_causal(start, runtime.device, train_dtype(runtime))
     steps = align_steps(len(pairs), part)
     shared = arguments(
         out,
