@@ -7,7 +7,7 @@ For every seed that is there, by kind of mistake (see pns.problems.mistakes):
 - the policy's wrong rollouts on the problems of the pairs, and the negatives that each method put into matched pairs;
 - how near a negative is to the policy: whether its answer is among those of the policy's own rollouts to the same problem, and
   how often the policy gives that answer;
-- wrong greedy answers to the benchmarks, of the policy and of every aligned model.
+- answers to the benchmarks, greedy and sampled, of the policy and of every aligned model.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pns.problems.families import BENCHMARKS, Story
 from pns.problems.mistakes import RIGHT, mistake
 from pns.recipe_files import load_recipe
 from pns.records import Pair, Response, read_parquet
+from pns.study.results import KINDS
 from pns.study.spec import Study, load_study, with_settings
 
 GROUPS = ("policy's rollouts", "rejection", "pns")
@@ -81,8 +82,8 @@ def of_negatives(study: Path, seed: int, stories: Mapping[str, Story]) -> dict[s
     return out
 
 
-def of_models(study: Path, seed: int, stories: Mapping[str, Story]) -> dict[str, dict[str, float]]:
-    """Wrong greedy answers to all benchmarks by kind, as shares of all problems; means where a model was trained twice."""
+def of_models(study: Path, seed: int, stories: Mapping[str, Story], how: str) -> dict[str, dict[str, float]]:
+    """Greedy or sampled answers to all benchmarks by kind, as shares of all; means where a model was trained twice."""
     out: dict[str, dict[str, float]] = {}
     stages = {"policy": "test-rlvr", "sft_chosen": "test-align-sft_chosen"}
     stages |= {
@@ -93,7 +94,7 @@ def of_models(study: Path, seed: int, stories: Mapping[str, Story]) -> dict[str,
         found = folders(study, seed, stage)
         for folder in found:
             for benchmark in BENCHMARKS:
-                rows = read_parquet(folder / f"greedy-{benchmark}.parquet", Response)
+                rows = read_parquet(folder / f"{how}-{benchmark}.parquet", Response)
                 counts.update(mistake(stories[r.problem_id], r.text) for r in rows)
         if found:
             out[name] = {kind: n / counts.total() for kind, n in counts.items()}
@@ -104,6 +105,16 @@ def mean(rows: list[dict[str, float]]) -> dict[str, float]:
     """Means over seeds; a kind that a seed does not have counts as 0 there."""
     kinds = dict.fromkeys(kind for row in rows for kind in row)
     return {kind: statistics.fmean(row.get(kind, 0.0) for row in rows) for kind in kinds}
+
+
+def changes(made: Mapping[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Of every model but the policy: its shares less the policy's."""
+    policy = made["policy"]
+    return {
+        name: {kind: found.get(kind, 0) - policy.get(kind, 0) for kind in policy | found}
+        for name, found in made.items()
+        if name != "policy"
+    }
 
 
 def distance(a: Mapping[str, float], b: Mapping[str, float]) -> float:
@@ -137,7 +148,7 @@ def main() -> None:
             continue
         pairs, tests = stories_of(study, seed)
         negatives.append(of_negatives(asked.study, seed, pairs))
-        models.append(of_models(asked.study, seed, tests))
+        models.append({how: of_models(asked.study, seed, tests, how) for how in KINDS})
         used.append(seed)
     if not used:
         told.error(f"{asked.study}: no seed has all its cells yet")
@@ -145,17 +156,14 @@ def main() -> None:
     near = {
         name: mean([{k: v for k, v in one[name].items() if k != "kinds"} for one in negatives]) for name in GROUPS[1:]
     }
-    made = {name: mean([one[name] for one in models]) for name in models[0]}
-    change = {
-        n: {k: made[n].get(k, 0) - made["policy"].get(k, 0) for k in made["policy"] | made[n]}
-        for n in made
-        if n != "policy"
-    }
+    made = {how: {n: mean([one[how][n] for one in models]) for n in models[0][how]} for how in KINDS}
+    change = {how: changes(found) for how, found in made.items()}
     apart = {name: distance(kinds[name], kinds["policy's rollouts"]) for name in GROUPS[1:]}
     show(f"Mistakes by kind, per cent of all mistakes; {len(used)} seeds", kinds)
     Console().print({"total variation from the policy's rollouts": apart, "near": near})
-    show("Greedy answers to the benchmarks by kind, per cent", {"policy": made["policy"]})
-    show("Change against the policy, points", change, signed=True)
+    for how in KINDS:
+        show(f"Answers of the policy to the benchmarks by kind, {how}, per cent", {"policy": made[how]["policy"]})
+        show(f"Change against the policy, {how}, points", change[how], signed=True)
     if asked.json:
         told_all = {"seeds": used, "kinds": kinds, "distance": apart, "near": near, "answers": made, "change": change}
         asked.json.write_text(json.dumps(told_all, indent=1, sort_keys=True) + "\n", encoding="utf-8")
