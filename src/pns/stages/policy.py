@@ -13,7 +13,7 @@ from transformers import set_seed
 from pns.errors import UserError
 from pns.parts.training import more_steps
 from pns.problems.files import to_boxed
-from pns.recipe import GrpoPart, ModelPart, Reference
+from pns.recipe import GrpoPart, ModelPart, Recipe, Reference
 from pns.records import Problem, Response, write_parquet
 from pns.rewards.adapters.trl import rlvr_reward, signed_reward
 from pns.rewards.format import format_failures
@@ -113,17 +113,15 @@ def _budget_of_pns(context: Context) -> tuple[list[Problem], GrpoPart]:
     recipe = context.recipe
     problems = [*context.problems("generator"), *context.problems("pairs")]
     steps = more_steps(recipe.generator, recipe.problems.splits.pairs * recipe.negatives.sample.n)
-    size = recipe.generator.prompts_per_step
-    part = recipe.rlvr.model_copy(
-        update={
-            "steps": min(steps, len(problems) // size),
-            "prompts_per_step": size,
-            "num_generations": recipe.generator.num_generations,
-            "micro_batch": recipe.generator.micro_batch,
-        }
-    )
+    part = as_large_steps(recipe, steps=min(steps, len(problems) // recipe.generator.prompts_per_step))
     write_json(context.out / "budget.json", {"steps": part.steps, "steps_of_pns": steps})
     return problems, part
+
+
+def as_large_steps(recipe: Recipe, **changes: object) -> GrpoPart:
+    """RLVR's part with steps of as many rollouts as the generator's, and with the changes."""
+    shape = {name: getattr(recipe.generator, name) for name in ("prompts_per_step", "num_generations", "micro_batch")}
+    return recipe.rlvr.model_copy(update={**shape, **changes})
 
 
 def _rlvr(

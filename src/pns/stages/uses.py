@@ -19,7 +19,7 @@ from pns.rewards.arithmetic import find_steps
 from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
 from pns.run import write_json
 from pns.stages.context import Context
-from pns.stages.policy import end_ids, references
+from pns.stages.policy import as_large_steps, end_ids, references
 from pns.training.grpo import train_grpo
 from pns.training.step_verifier import train_step_verifier
 
@@ -161,15 +161,11 @@ def rl(context: Context, judge: str) -> None:
     """
     recipe, own = context.recipe, context.recipe.uses.rl
     problems = context.problems("generator")
-    part = recipe.rlvr.model_copy(
-        update={
-            "steps": recipe.generator.steps,
-            "prompts_per_step": recipe.generator.prompts_per_step,
-            "num_generations": recipe.generator.num_generations,
-            "micro_batch": recipe.generator.micro_batch,
-            "beta": own.beta,
-            "learning_rate": own.learning_rate or recipe.rlvr.learning_rate,
-        }
+    part = as_large_steps(
+        recipe,
+        steps=recipe.generator.steps,
+        beta=own.beta,
+        learning_rate=own.learning_rate or recipe.rlvr.learning_rate,
     )
     folder = context.inputs[judge]
     reward = scored_reward(
