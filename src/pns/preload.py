@@ -18,6 +18,7 @@ import pns.stages.negatives
 import pns.stages.policy
 import pns.stages.prompted
 import pns.stages.summary
+import pns.stages.uses
 
 # By default tqdm makes a semaphore to share bars between processes; one of a killed worker would be reported as leaked.
 tqdm.tqdm.set_lock(threading.RLock())
