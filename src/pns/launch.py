@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
+from pns.cluster import connect
 from pns.errors import StageStopped, UserError
+from pns.extras import install, missing
 from pns.run import write_json
 
 if TYPE_CHECKING:
@@ -112,10 +114,7 @@ def _under_ray(job: Path, launcher: Launcher, processes: int, device: str) -> st
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    if not ray.is_initialized():
-        # A cluster of this machine's own has room for all of them, however few cores there are.
-        alone = {"address": "local", "num_cpus": max(processes + 1, os.cpu_count() or 1), "include_dashboard": False}
-        ray.init(**({} if os.environ.get("RAY_ADDRESS") else alone))
+    ours = connect(processes + 1, "--launcher", log=True)  # Ray Train has a process of its own
     trainer = TorchTrainer(
         _in_ray,
         train_loop_config={"job": str(job)},
@@ -130,7 +129,8 @@ def _under_ray(job: Path, launcher: Launcher, processes: int, device: str) -> st
     except Exception as error:  # Ray wraps what a worker raised; what the stage had to say stands in its outcome
         return f"{type(error).__name__}: {error}"
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
     return None
 
 
@@ -181,16 +181,12 @@ def _raise(outcome: Path, ended_badly: str | None) -> None:
 
 def launcher_of(kind: str, config: Path | None) -> Launcher | None:
     """From the command line. Raises UserError: a configuration that nothing reads or that is no file; Ray is missing."""
-    import importlib.util
-
     if config is not None and kind != "accelerate":
         raise UserError("only --launcher accelerate reads a configuration", field="--launcher-config")
     if config is not None and not config.is_file():
         raise UserError("no such file", file=config, remedy="see recipes/accelerate, or `accelerate config`")
-    if kind == "ray" and importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "Ray is not installed", field="--launcher", remedy='install it: pip install "plausible-negatives[ray]"'
-        )
+    if kind == "ray" and missing(["ray"]):
+        raise UserError("Ray is not installed", field="--launcher", remedy=f"install it: {install('ray')}")
     if kind == "accelerate":
         return Launcher("accelerate", None if config is None else config.resolve())
     return Launcher("ray") if kind == "ray" else None

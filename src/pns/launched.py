@@ -79,6 +79,7 @@ def _work(job: dict[str, Any]) -> None:
 
 
 def _leave_with(pid: int, created: float) -> None:
+    """By each process itself: torch's launcher gives them sessions of their own, which no process group reaches."""
     while True:
         time.sleep(PATIENCE)
         try:

@@ -6,13 +6,13 @@ Heavy libraries are imported by the stages themselves, in the process that runs 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
+from pns.extras import package_folder
 from pns.negatives.prompted import load_prompt, own_file
 from pns.parts.engine import EnginePart, engine_marks
 from pns.parts.uses import UsesPart
@@ -292,10 +292,9 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
     if recipe.model.path is not None:
         model = _model_files(recipe.model.path)
     if recipe.model.gguf_package is not None and recipe.model.gguf_file is not None:
-        # Found without importing the package: the ones that carry weights import an inference engine at once.
-        spec = importlib.util.find_spec(recipe.model.gguf_package)
-        folders = (spec.submodule_search_locations if spec else None) or []
-        model = [p for f in folders if (p := Path(f) / recipe.model.gguf_file).is_file()]
+        folder = package_folder(recipe.model.gguf_package)
+        if folder is not None and (file := folder / recipe.model.gguf_file).is_file():
+            model = [file]
     scoring, methods = _scoring_files(recipe), recipe.negatives.sources()
     every = [("problems", data), ("start", model), ("generator", scoring), ("samples-pns", scoring)]
     for name, base in (("generator", recipe.generator.base), ("reward_model", recipe.reward_model.base)):

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.selection import pick
 from pns.negatives.rules import corruption, flip
-from pns.negatives.select import accepted, build_pairs, draw, matched_ids, pick
+from pns.negatives.select import accepted, build_pairs, draw, matched_ids
 from pns.problems import families
 from pns.problems.families import LIMIT, TRAINING_MIX
 from pns.recipe import NegativesPart

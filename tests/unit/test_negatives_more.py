@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.selection import pick
 from pns.negatives.mixed import fill, mixture
 from pns.negatives.prefix import cut_at, cuts, wrong_continuations
-from pns.negatives.select import pick, places
+from pns.negatives.select import places
 from pns.problems import families
 from pns.problems.families import TRAINING_MIX
 from pns.recipe import NegativesPart, PrefixPart

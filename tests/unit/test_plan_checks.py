@@ -48,7 +48,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("PNS_DATA", raising=False)
-    monkeypatch.setattr(module, "find_spec", lambda name: name)
+    monkeypatch.setattr(module, "missing", lambda modules: [])
+    monkeypatch.setattr(module, "package_folder", lambda name: Path(name))
 
 
 def test_what_cannot_be_checked_is_said_and_never_passed(tmp_path: Path) -> None:

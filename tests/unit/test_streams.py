@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.selection import pick
 from pns import sketch, streams
 from pns.errors import UserError
-from pns.negatives.select import accepted, pick
+from pns.negatives.select import accepted
 from pns.negatives.selection import select_to
 from pns.negatives.yields import yield_of
 from pns.recipe import NegativesPart

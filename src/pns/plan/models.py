@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 from pns.errors import UserError
+from pns.extras import package_folder
 from pns.plan.shapes import KNOWN, Shape, from_config
 from pns.plan.work import Which
 from pns.recipe import BasePart, ModelPart, Recipe
@@ -46,12 +46,11 @@ def _policy(recipe: Recipe) -> tuple[Shape, str]:
 def _gguf(part: ModelPart, name: str) -> tuple[Shape, str]:
     """The shape that the header of a GGUF file states."""
     if part.gguf_package is not None:
-        spec = find_spec(part.gguf_package)
-        folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+        folder = package_folder(part.gguf_package)
     else:
-        folders = [str(part.path)]
-    file = next((p for folder in folders if (p := Path(folder) / name).is_file()), None)
-    if file is None:
+        folder = Path(str(part.path))
+    file = None if folder is None else folder / name
+    if file is None or not file.is_file():
         where = part.gguf_package or part.path
         raise UserError(
             f"no {name} in {where}", field="model.gguf_file", remedy="install the package, or check the name"

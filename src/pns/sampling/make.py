@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 from pns.errors import UserError
+from pns.extras import install, missing
 from pns.parts.engine import EnginePart, VllmPart
 from pns.sampling.engine import Engine, TransformersEngine
 
 # What each kind of engine needs beside transformers: modules, the key that asks for them, and what installs them.
 _NEEDS = {
-    "vllm": (("vllm",), "engine.kind", "pip install vllm, on a machine with a GPU that it supports"),
-    "server": (("httpx2", "tenacity"), "engine.kind", 'pip install "plausible-negatives[server]"'),
-    "ray": (("ray",), "engine.ray_workers", 'pip install "ray[data]"'),
+    "vllm": (("vllm",), "engine.kind", f"{install('vllm')}, on a machine with a GPU that it supports"),
+    "server": (("httpx2", "tenacity"), "engine.kind", install("server")),
+    "ray": (("ray",), "engine.ray_workers", install("ray")),
 }
 
 
@@ -22,10 +22,9 @@ def check_engine(part: EnginePart) -> None:
     """Whether what the engine needs is installed; loads none of it. Raises UserError."""
     for kind in (part.kind, *(("ray",) if part.ray_workers else ())):
         modules, field, remedy = _NEEDS.get(kind, ((), "", ""))
-        for name in modules:
-            if importlib.util.find_spec(name) is None:
-                what = f"{kind} needs {name}, which is not installed"
-                raise UserError(what, field=field, remedy=f"{remedy}; or leave `engine` out of the recipe")
+        for name in missing(modules):
+            what = f"{kind} needs {name}, which is not installed"
+            raise UserError(what, field=field, remedy=f"{remedy}; or leave `engine` out of the recipe")
 
 
 def make_engine(

@@ -8,12 +8,13 @@ batches rows across jobs, and would so undo that. (Source: ours.)
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pns.cluster import connect
 from pns.errors import StageStopped, UserError
+from pns.extras import install
 from pns.parts.engine import EnginePart
 from pns.sampling.jobs import Drawn, Job, completions
 from pns.sampling.prompts import Completion
@@ -137,32 +138,11 @@ def _gpus(part: EnginePart, device: str) -> int:
 def _connect(workers: int) -> bool:
     """Connect to the cluster that RAY_ADDRESS names, or start one here; whether it is ours to end."""
     try:
-        import ray
         import ray.data
     except ImportError as error:
         raise UserError(
             f"engine.ray_workers needs {error.name}", field="engine.ray_workers",
-            remedy='install it: pip install "ray[data]"; or set engine.ray_workers=0',
+            remedy=f"install it: {install('ray')}; or set engine.ray_workers=0",
         ) from None  # fmt: skip
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    if ray.is_initialized():
-        return False
-    settings: dict[str, Any] = {"log_to_driver": False}
-    if not os.environ.get("RAY_ADDRESS"):  # one CPU more than the actors: Ray Data has tasks of its own
-        cpus = max(workers + 1, os.cpu_count() or 1)
-        settings |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    for last in (False, False, True):
-        try:
-            ray.init(**settings)
-            return True
-        except (
-            Exception
-        ) as error:  # Ray raises no class of its own here; it gives itself 30 s, little on a busy machine
-            ray.shutdown()
-            if last:
-                raise UserError(
-                    f"Ray does not start, or is not to be reached ({error})", field="engine.ray_workers",
-                    remedy="is RAY_ADDRESS right? Without it a cluster is started on this machine",
-                ) from None  # fmt: skip
-    raise AssertionError("the last try returns or raises")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return connect(workers + 1, "engine.ray_workers")  # Ray Data has tasks of its own

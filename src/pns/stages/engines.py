@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from pns.sampling.engine import Engine, TransformersEngine
 from pns.sampling.make import make_engine
 from pns.stages.context import Context
+
+log = logging.getLogger("pns.engines")
 
 
 def scorer(context: Context, stage: str) -> TransformersEngine:
@@ -33,5 +36,7 @@ def sampler(
     made = make_engine(
         context.model(stage), part, device=runtime.device, stage=stage, threads=runtime.threads, pool=pool
     )
+    if not made.deterministic:
+        log.warning("%s does not promise the same samples for the same seed", part.kind)
     with closing(made) as engine:
         yield engine

@@ -6,7 +6,6 @@ resumed training equals an uninterrupted one.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from pns.errors import UserError
+from pns.extras import install, missing
 from pns.recipe import GrpoPart, RuntimePart
 from pns.records import Problem
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction
@@ -47,10 +47,8 @@ def train_grpo(
         raise UserError(
             f"{part.steps} steps of {part.prompts_per_step} prompts need {need} problems, not {len(problems)}"
         )
-    if runtime.vllm is not None and importlib.util.find_spec("vllm") is None:
-        raise UserError(
-            "vLLM is not installed", field="runtime.vllm", remedy='install it: pip install "plausible-negatives[vllm]"'
-        )
+    if runtime.vllm is not None and missing(["vllm"]):
+        raise UserError("vLLM is not installed", field="runtime.vllm", remedy=f"install it: {install('vllm')}")
     rows = part.prompts_per_step * part.num_generations
     micro = part.micro_batch or rows
     tokenizer = load_tokenizer(start)

