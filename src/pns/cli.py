@@ -24,7 +24,7 @@ from pns.commands.serve import serve_reward
 from pns.commands.study import study
 from pns.commands.verify import SETTINGS, verify
 from pns.errors import UserError
-from pns.launch import Launcher, launcher_of
+from pns.launch import Launcher, check_launcher, launcher_of
 
 app = typer.Typer(
     name="pns",
@@ -173,11 +173,7 @@ def _run(
     from pns.scheduler import StageFailed
 
     recipe, _ = load_recipe(recipe_file, overrides)
-    if launcher is None and recipe.runtime.processes > 1:
-        raise UserError(
-            f"{recipe.runtime.processes} processes need somebody to start them",
-            field="runtime.processes", remedy="add --launcher accelerate or --launcher ray, or set it to 1",
-        )  # fmt: skip
+    check_launcher(recipe, launcher)
     # What can be refused is refused before a run directory is made.
     pipeline.resolve([name for name in (until, again, only) if name], pipeline.stages(recipe))
     pipeline.input_hashes(recipe)

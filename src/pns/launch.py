@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -26,16 +27,16 @@ from pns.extras import install, missing
 from pns.run import write_json
 
 if TYPE_CHECKING:
+    from pns.recipe import Recipe
     from pns.worker import Job
 
 TRAININGS = frozenset(
     {
         "policy:sft", "policy:rlvr", "policy:rlvr_more", "policy:reinforce", "models:reward_model",
-        "models:hardened_reward_model", "models:generator", "align:align", "align:sft_chosen", "uses:rl",
-        "uses:step_verifier",
+        "models:hardened_reward_model", "models:generator", "align:align", "align:sft_chosen",
     }
 )  # fmt: skip
-"""Calls of the stages that train."""
+"""Calls of the stages of a run that train."""
 
 RESTARTS = 3
 """How often Ray Train starts the processes again when one of them is lost; each time from the last checkpoint."""
@@ -82,7 +83,7 @@ def launch(job: Job, launcher: Launcher, progress: Progress) -> None:
         "stage": asdict(job.stage), "recipe": job.recipe.model_dump(mode="json"), "out": str(job.out.resolve()),
         "inputs": {name: str(path.resolve()) for name, path in job.inputs.items()}, "threads": job.threads,
         "progress": str(files.progress.resolve()), "outcome": str(files.outcome.resolve()),
-        "lock": str(job.lock.resolve()), "parent": [me.pid, me.create_time()],
+        "lock": str(job.lock.resolve()), "parent": [socket.gethostname(), me.pid, me.create_time()],
     }  # fmt: skip
     write_json(files.job, told)
     start = _under_ray if launcher.kind == "ray" else _under_accelerate
@@ -177,6 +178,21 @@ def _raise(outcome: Path, ended_badly: str | None) -> None:
     if found["kind"] == "stopped":
         raise StageStopped(found["text"])
     raise RuntimeError(found["text"] if found["kind"] == "bug" else ended_badly)
+
+
+def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
+    """Raises UserError: several processes that nobody starts; a configuration that nothing reads on a CPU."""
+    runtime = recipe.runtime
+    if launcher is None and runtime.processes > 1:
+        raise UserError(
+            f"{runtime.processes} processes need somebody to start them",
+            field="runtime.processes", remedy="`pns run` with --launcher accelerate or --launcher ray, or set it to 1",
+        )  # fmt: skip
+    if launcher is not None and launcher.config is not None and runtime.device == "cpu":
+        raise UserError(
+            "on a CPU torch's own launcher starts the processes, which reads no configuration of accelerate",
+            field="--launcher-config", remedy="leave it out, or set runtime.device=cuda",
+        )  # fmt: skip
 
 
 def launcher_of(kind: str, config: Path | None) -> Launcher | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -28,12 +29,16 @@ def run(path: Path, *, watch_parent: bool = True) -> None:
     """Run the stage of a job file. The first process writes how it ended; the others say so only where they failed.
 
     Args:
-        watch_parent: end this process when the driver's worker is gone; for processes on its machine.
+        watch_parent: end this process when the driver's worker is gone, where that is on the same machine. False: the launcher
+            sees to it, and starts processes again that have failed.
     """
     job = json.loads(path.read_text(encoding="utf-8"))
-    if watch_parent:
-        threading.Thread(target=_leave_with, args=job["parent"], daemon=True).start()
+    host, pid, created = job["parent"]
     outcome = Path(job["outcome"])
+    if watch_parent and host == socket.gethostname():
+        threading.Thread(target=_leave_with, args=(pid, created), daemon=True).start()
+    elif not watch_parent and _refused(outcome):
+        raise SystemExit(1)  # what was refused is refused again
     try:
         if is_main():
             # So that a run which is gone on with at once never meets processes of the one before.
@@ -52,6 +57,14 @@ def run(path: Path, *, watch_parent: bool = True) -> None:
         if is_main():
             write_json(outcome, {"kind": "bug", "text": traceback.format_exc()})
         raise
+
+
+def _refused(outcome: Path) -> bool:
+    """Whether the stage itself ended an attempt before, and no process was lost."""
+    try:
+        return json.loads(outcome.read_text(encoding="utf-8"))["kind"] in ("user", "stopped")
+    except (OSError, ValueError):
+        return False
 
 
 def _work(job: dict[str, Any]) -> None:

@@ -72,10 +72,11 @@ def by_problem(rows: Iterable[Response], folder: Path) -> Iterator[Response]:
         # The file is thrown away whatever happens, so nothing in it has to be safe.
         base.executescript(
             f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA cache_size=-{_CACHE_KIB}; PRAGMA temp_store=FILE;"
-            "CREATE TABLE found (problem TEXT, place INTEGER, text TEXT, row TEXT)"
+            "CREATE TABLE found (problem TEXT, place INTEGER, text TEXT, number INTEGER, row TEXT,"
+            " PRIMARY KEY (problem, place, text, number)) WITHOUT ROWID"  # sorted as it is filled, in this very file
         )
-        marked = ((r.problem_id, r.index, r.text, r.model_dump_json()) for r in rows)
-        base.executemany("INSERT INTO found VALUES (?, ?, ?, ?)", marked)
+        marked = ((r.problem_id, r.index, r.text, i, r.model_dump_json()) for i, r in enumerate(rows))
+        base.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?)", marked)
         # SQLite compares the bytes of UTF-8, whose order is that of the code points.
-        for (row,) in base.execute("SELECT row FROM found ORDER BY problem, place, text, rowid"):
+        for (row,) in base.execute("SELECT row FROM found ORDER BY problem, place, text, number"):
             yield Response.model_validate_json(row)

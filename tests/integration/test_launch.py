@@ -17,14 +17,16 @@ import torch
 
 from helpers.small import save_small_model
 from helpers.trainings import NAMES, train_all
+from pns import launched
 from pns.errors import UserError
-from pns.launch import Files, Launcher, launch, launcher_of
+from pns.launch import Files, Launcher, check_launcher, launch, launcher_of
 from pns.parts.training import SftPart
 from pns.pipeline import Stage
 from pns.problems import embedded
 from pns.recipe import Recipe
 from pns.recipe_files import load_recipe
 from pns.records import write_parquet
+from pns.run import write_json
 from pns.sampling.engine import load_causal
 from pns.stages.context import Context
 from pns.stages.policy import sft
@@ -119,6 +121,24 @@ def test_ray_train_goes_on_from_the_last_checkpoint_when_a_process_is_lost(start
     sft(Context(whole.recipe, "sft", whole.out, whole.inputs, lambda *_: None))
     assert losses(job.out) == pytest.approx(losses(whole.out), rel=1e-4)
     assert not list(job.out.glob(f"**/{MARKER}")), "checkpoints are removed at the end"
+
+
+@pytest.mark.parametrize("kind", ["user", "stopped", "bug", None])
+def test_an_attempt_that_was_refused_is_not_made_again(tmp_path: Path, kind: str | None) -> None:
+    """Ray Train starts the processes again whatever ended them; only a lost process, or a bug, is worth it."""
+    outcome = tmp_path / "outcome.json"
+    if kind is not None:
+        write_json(outcome, {"kind": kind, "text": "x"})
+    assert launched._refused(outcome) == (kind in ("user", "stopped"))
+
+
+def test_configurations_and_processes_that_nobody_reads_are_refused(tmp_path: Path) -> None:
+    two = recipe()
+    with pytest.raises(UserError, match="2 processes need somebody to start them"):
+        check_launcher(two, None)
+    with pytest.raises(UserError, match="reads no configuration of accelerate"):
+        check_launcher(two, Launcher("accelerate", tmp_path))
+    check_launcher(two, Launcher("accelerate"))
 
 
 @pytest.mark.usefixtures("environment")

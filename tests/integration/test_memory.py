@@ -36,4 +36,5 @@ def test_peak_memory_is_flat_in_the_number_of_rows(tmp_path_factory: pytest.Temp
     module = benchmark()
     few, many = (module.measure(rows, tmp_path_factory.mktemp("rows"), SMALL) for rows in (1_000, 8_000))
     for step in ("score", "select"):
-        assert many[step]["bytes"] < 1.15 * few[step]["bytes"], step
+        # To hold 7,000 more rows, at some 4 kB each, would take 28 MB.
+        assert many[step]["bytes"] - few[step]["bytes"] < 12e6, step

@@ -199,7 +199,8 @@ def test_what_changes_samples_is_in_the_marks_and_nothing_else() -> None:
     assert marks() is marks(ray_workers=4) is None
     assert marks(continuous_batching=True) == {"continuous_batching": True}
     plain = marks(kind="vllm")
-    assert plain == marks(kind="vllm", vllm={"gpu_memory_utilization": 0.5, "max_model_len": 99}, ray_workers=8)
+    assert plain == marks(kind="vllm", vllm={"gpu_memory_utilization": 0.5}, ray_workers=8)
+    assert plain != marks(kind="vllm", vllm={"max_model_len": 99}), "it cuts what is longer"
     assert plain != marks(kind="vllm", vllm={"tensor_parallel": 2})
     assert plain != marks(kind="vllm", vllm={"batch_invariant": True})
     asked = server()

@@ -16,6 +16,7 @@ from pns.errors import StageStopped, UserError
 from pns.parts.engine import VllmPart
 from pns.run import seed_of
 from pns.sampling import vllm as ours
+from pns.sampling.prompts import end_ids
 
 # The keywords of `vllm.LLM`: those that it names, and fields of EngineArgs that it passes on.
 LLM_KEYS = {
@@ -128,7 +129,7 @@ class Tokenizer:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     monkeypatch.setattr(ours, "load_tokenizer", lambda path: Tokenizer())
-    monkeypatch.setattr(ours, "_eos", lambda model: [2, 3])
+    monkeypatch.setattr(ours, "model_end_ids", lambda model, tokenizer: end_ids(tokenizer, [2, 3]))
     return Fake().install(monkeypatch)
 
 

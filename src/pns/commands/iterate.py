@@ -53,6 +53,7 @@ def iterate(
     """
     with errors():
         from pns.display import Display
+        from pns.launch import check_launcher
         from pns.recipe_files import load_recipe
         from pns.report.rounds import build_rounds_page, rounds_table
         from pns.run import Run
@@ -64,6 +65,7 @@ def iterate(
             raise UserError("rounds are counted by the command", field="round", remedy="leave it out, and use --rounds")
         many = [found.seed] if seeds is None else _seeds(seeds)
         need_libraries()
+        check_launcher(found, None)
         run = Run.create(run_dir or Path("runs") / f"{found.name}-rounds", "resume")
         try:
             with Display(console()) as display:

@@ -79,6 +79,7 @@ def study(
       pns study studies/embedded.yaml --report
     """
     with errors():
+        from pns.launch import check_launcher
         from pns.run import Run
         from pns.study.cells import Recipes, check_contrasts
         from pns.study.spec import load_study
@@ -96,6 +97,7 @@ def study(
             _report(recipes, Run(Run.open(folder).folder, store))
             return
         need_libraries()
+        check_launcher(recipes.base, None)
         run = Run(Run.create(folder, "resume").folder, store)
         _plan(recipes, run, jobs)
         _run(recipes, run, until.value, jobs, protocol)

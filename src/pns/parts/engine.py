@@ -104,7 +104,7 @@ class EnginePart(Part):
 
 # What changes how fast samples come, and none of them.
 _FREE = frozenset({
-    "gpu_memory_utilization", "max_model_len", "urls", "replicas", "ready_seconds", "served_model", "api_key_env",
+    "gpu_memory_utilization", "urls", "replicas", "ready_seconds", "served_model", "api_key_env",
     "concurrency", "timeout_seconds", "retries",
 })  # fmt: skip
 

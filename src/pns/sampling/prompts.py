@@ -67,6 +67,17 @@ def end_ids(tokenizer: Any, eos: int | Sequence[int] | None) -> set[int]:
     return {tokenizer.eos_token_id, *([eos] if isinstance(eos, int) else eos or [])}
 
 
+def model_end_ids(model: str | Path, tokenizer: Any) -> set[int]:
+    """`end_ids` of a model directory or hub id; one without a generation config ends with its tokenizer's token."""
+    from transformers import GenerationConfig
+
+    try:
+        eos = GenerationConfig.from_pretrained(model).eos_token_id
+    except OSError:
+        eos = None
+    return end_ids(tokenizer, eos)
+
+
 def completion(tokenizer: Any, ends: set[int], ids: Sequence[int]) -> Completion:
     """The completion that begins with these tokens: up to the first end token, padding left out."""
     end = next((i for i, token in enumerate(ids) if token in ends), None)

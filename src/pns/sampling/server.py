@@ -188,7 +188,9 @@ class ServerEngine:
 
     async def _name_at(self, url: str, client: Client, stage: str) -> str:
         try:
-            listed = await client.get("/models")
+            async for attempt in _tries(self._part.retries):
+                with attempt:
+                    listed = await client.get("/models")
         except ServerFailed as error:
             raise StageStopped(f"{url}: {error}") from None
         rows = listed.get("data") if isinstance(listed, dict) else None
@@ -213,6 +215,16 @@ class ServerEngine:
         )
 
 
+def _tries(retries: int) -> AsyncRetrying:
+    """A first try, and so many after failures that may pass."""
+    return AsyncRetrying(
+        stop=stop_after_attempt(retries + 1),
+        wait=Wait(),
+        retry=retry_if_exception(lambda error: isinstance(error, ServerFailed) and error.again),
+        reraise=True,
+    )
+
+
 class _Replicas:
     """Posts to the least busy of several replicas; after a failure, to another one. Use it on one event loop."""
 
@@ -224,14 +236,8 @@ class _Replicas:
 
     async def post(self, path: str, body: Any) -> Any:
         """The JSON of a reply. `body`: of a request to replica i. Raises ServerFailed after the last try."""
-        tries = AsyncRetrying(
-            stop=stop_after_attempt(self._retries + 1),
-            wait=Wait(),
-            retry=retry_if_exception(lambda error: isinstance(error, ServerFailed) and error.again),
-            reraise=True,
-        )
         async with self._places:
-            async for attempt in tries:
+            async for attempt in _tries(self._retries):
                 with attempt:
                     return await self._once(path, body)
         raise AssertionError("tenacity raises what the last try raised")

@@ -15,7 +15,7 @@ from typing import Any
 from pns.errors import StageStopped, UserError
 from pns.parts.engine import VllmPart
 from pns.run import seed_of
-from pns.sampling.prompts import Completion, completion, end_ids, load_tokenizer, prompt_texts, token_ids
+from pns.sampling.prompts import Completion, completion, load_tokenizer, model_end_ids, prompt_texts, token_ids
 
 ADAPTER = "adapter_config.json"
 _FIELD = "engine.vllm"
@@ -67,7 +67,7 @@ class VllmEngine:
                 f"vLLM cannot load the model ({error})", file=path, field=_FIELD,
                 remedy="its log says more; less gpu_memory_utilization or max_model_len, or more tensor_parallel",
             ) from None  # fmt: skip
-        self._ends = end_ids(self.tokenizer, _eos(model))
+        self._ends = model_end_ids(model, self.tokenizer)
 
     def generate(
         self,
@@ -129,12 +129,3 @@ _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 def _rank(r: int) -> int:
     """The least of the ranks that vLLM takes that holds this one."""
     return next(rank for rank in _RANKS if rank >= r)
-
-
-def _eos(model: str) -> Any:
-    from transformers import GenerationConfig
-
-    try:
-        return GenerationConfig.from_pretrained(model).eos_token_id
-    except OSError:  # a model without a generation config ends with its tokenizer's token
-        return None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pns.errors import UserError
 from pns.evaluation.metrics import rank_auc
+from pns.recipe import RewardModelPart
 from pns.records import Pair, Problem, Response, read_parquet
 from pns.rewards.adapters.trl import composite_reward
 from pns.rewards.reward_model import Calibration, RewardModel
@@ -49,6 +50,11 @@ def hardened_reward_model(context: Context, split: str, pairs: str, before: str,
     )
 
 
+def trained_on(ids: Sequence[str], part: RewardModelPart) -> set[str]:
+    """The problems of its split that a reward model is trained on; the others are held out. Their order is random already."""
+    return set(ids[: max(1, round(len(ids) * (1 - part.holdout)))])
+
+
 def _tells(model: RewardModel, pairs: Sequence[Pair]) -> dict[str, float]:
     """How well a reward model tells the sides of pairs: over all responses, and within each pair (a tie counts half)."""
     chosen = model.score([p.prompt for p in pairs], [p.chosen for p in pairs])
@@ -63,8 +69,7 @@ def _reward_model(context: Context, split: str, hard: list[TextPair]) -> None:
     responses = read_parquet(context.inputs[f"rollouts-{split}"] / "responses.parquet", Response)
     if part.correct == "policy_or_reference":
         responses = with_references(context, list(problems.values()), responses)
-    cut = max(1, round(len(problems) * (1 - part.holdout)))
-    train_ids = set(list(problems)[:cut])  # the order of problems is random already
+    train_ids = trained_on(list(problems), part)
     pairs = pairs_within(
         problems, [r for r in responses if r.problem_id in train_ids], part.pairs_per_problem, context.seed
     )

@@ -19,6 +19,7 @@ from pns.rewards.adapters.trl import rlvr_reward, signed_reward
 from pns.rewards.format import format_failures
 from pns.run import seed_of, write_json
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
+from pns.sampling.prompts import model_end_ids
 from pns.sampling.shards import sample_shards
 from pns.stages import engines
 from pns.stages.context import Context
@@ -152,11 +153,8 @@ def _rlvr(
 
 
 def end_ids(context: Context, stage: str) -> set[int]:
-    from transformers import GenerationConfig
-
-    eos = GenerationConfig.from_pretrained(context.model(stage)).eos_token_id
-    listed = [eos] if isinstance(eos, int) else list(eos or [])
-    return {load_tokenizer(context.model(stage)).eos_token_id, *listed}
+    """The tokens that end a response of a stage's model."""
+    return model_end_ids(context.model(stage), load_tokenizer(context.model(stage)))
 
 
 def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:

@@ -19,6 +19,7 @@ from pns.rewards.arithmetic import find_steps
 from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
 from pns.run import write_json
 from pns.stages.context import Context
+from pns.stages.models import trained_on
 from pns.stages.policy import as_large_steps, end_ids, references
 from pns.training.grpo import train_grpo
 from pns.training.step_verifier import train_step_verifier
@@ -122,8 +123,7 @@ Judged = tuple[str, str, bool]
 def _halves(context: Context) -> tuple[list[Judged], list[Judged]]:
     """The policy's decided answers to the problems that the reward model was trained on, and to the others."""
     problems: dict[str, Problem] = {p.id: p for p in context.problems(SPLIT)}
-    cut = max(1, round(len(problems) * (1 - context.recipe.reward_model.holdout)))  # as in `models.reward_model`
-    trained = set(list(problems)[:cut])
+    trained = trained_on(list(problems), context.recipe.reward_model)
     own, held = list[Judged](), list[Judged]()
     for r in _responses(context):
         if r.verdict is not None and r.verdict.outcome != "undecided":
