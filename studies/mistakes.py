@@ -23,15 +23,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from pns.errors import UserError
 from pns.problems import embedded
 from pns.problems.families import BENCHMARKS, Story
 from pns.problems.mistakes import RIGHT, mistake
 from pns.recipe_files import load_recipe
 from pns.records import Pair, Response, read_parquet
+from pns.run import Run
+from pns.study.cells import Recipes
+from pns.study.collect import Collected
 from pns.study.results import KINDS
+from pns.study.run import finished
 from pns.study.spec import Study, load_study, with_settings
 
 GROUPS = ("policy's rollouts", "rejection", "pns")
+CELLS = ("policy", "sft_chosen", "sft_chosen/own", "rejection", "rejection/own", "pns", "pns/own")
 
 
 def stories_of(study: Study, seed: int) -> tuple[dict[str, Story], dict[str, Story]]:
@@ -46,21 +52,17 @@ def stories_of(study: Study, seed: int) -> tuple[dict[str, Story], dict[str, Sto
     return pairs, tests
 
 
-def folders(study: Path, seed: int, stage: str) -> list[Path]:
-    """Finished stages of a seed by name; there are more than one where tuning or the protocol `each` made them."""
-    tail = len("-0123456789")
-    return sorted(p for p in (study / "stages").glob(f"s{seed}-{stage}-*") if p.name[:-tail] == f"s{seed}-{stage}")
-
-
 def shares(kinds: Iterable[str]) -> dict[str, float]:
     """Share of each kind of mistake among all mistakes, right answers left out."""
     counts = Counter(kind for kind in kinds if kind != RIGHT)
     return {kind: n / counts.total() for kind, n in counts.most_common()}
 
 
-def of_negatives(study: Path, seed: int, stories: Mapping[str, Story]) -> dict[str, Any]:
+def of_negatives(study: Collected, seed: int, stories: Mapping[str, Story]) -> dict[str, Any]:
     """Kinds of mistake of rollouts and negatives, and how near the negatives' answers are to the policy's."""
-    (rollouts,) = folders(study, seed, "rollouts-pairs")
+    rollouts, pairs = (study.upstream(GROUPS[-1], seed, stage) for stage in ("rollouts-pairs", "pairs"))
+    assert rollouts is not None, "an aligned cell rests on both"
+    assert pairs is not None
     rows = read_parquet(rollouts / "responses.parquet", Response)
     own: dict[str, Counter[str]] = {}
     for r in rows:
@@ -70,7 +72,6 @@ def of_negatives(study: Path, seed: int, stories: Mapping[str, Story]) -> dict[s
     out: dict[str, Any] = {
         "policy's rollouts": {"kinds": shares(mistake(stories[r.problem_id], r.text) for r in wrong)}
     }
-    (pairs,) = folders(study, seed, "pairs")
     for method in GROUPS[1:]:
         made = read_parquet(pairs / f"matched-{method}.parquet", Pair)
         same = [own.get(p.problem_id, Counter())[p.rejected_answer or ""] for p in made]
@@ -82,22 +83,14 @@ def of_negatives(study: Path, seed: int, stories: Mapping[str, Story]) -> dict[s
     return out
 
 
-def of_models(study: Path, seed: int, stories: Mapping[str, Story], how: str) -> dict[str, dict[str, float]]:
-    """Greedy or sampled answers to all benchmarks by kind, as shares of all; means where a model was trained twice."""
+def of_models(study: Collected, seed: int, stories: Mapping[str, Story], how: str) -> dict[str, dict[str, float]]:
+    """Greedy or sampled answers of each cell to all benchmarks by kind, as shares of all."""
     out: dict[str, dict[str, float]] = {}
-    stages = {"policy": "test-rlvr", "sft_chosen": "test-align-sft_chosen"}
-    stages |= {
-        f"{m}{'' if r == 'matched' else '/own'}": f"test-align-{m}-{r}" for m in GROUPS[1:] for r in ("matched", "own")
-    }
-    for name, stage in stages.items():
-        counts: Counter[str] = Counter()
-        found = folders(study, seed, stage)
-        for folder in found:
-            for benchmark in BENCHMARKS:
-                rows = read_parquet(folder / f"{how}-{benchmark}.parquet", Response)
-                counts.update(mistake(stories[r.problem_id], r.text) for r in rows)
-        if found:
-            out[name] = {kind: n / counts.total() for kind, n in counts.items()}
+    for cell in CELLS:
+        folder = study.folder(study.scored[cell, seed])
+        rows = [r for name in study.names for r in read_parquet(folder / f"{how}-{name}.parquet", Response)]
+        counts = Counter(mistake(stories[r.problem_id], r.text) for r in rows)
+        out[cell] = {kind: n / counts.total() for kind, n in counts.items()}
     return out
 
 
@@ -141,17 +134,20 @@ def main() -> None:
     told.add_argument("--json", type=Path, help="also write the figures")
     asked = told.parse_args()
     study = load_study(asked.file)
-    seeds = [int(s) for s in asked.seeds.split(",")] if asked.seeds else list(study.seeds)
-    negatives, models, used = [], [], []
-    for seed in seeds:
-        if not all(folders(asked.study, seed, f"test-align-{m}-own") for m in GROUPS[1:]):
-            continue
-        pairs, tests = stories_of(study, seed)
-        negatives.append(of_negatives(asked.study, seed, pairs))
-        models.append({how: of_models(asked.study, seed, tests, how) for how in KINDS})
-        used.append(seed)
+    try:
+        run = Run.open(asked.study)
+        work, _, scored = finished(Recipes(study, asked.file), run)
+    except UserError as error:
+        told.error(str(error))
+    every = [int(s) for s in asked.seeds.split(",")] if asked.seeds else list(study.seeds)
+    used = [seed for seed in every if all((cell, seed) in scored for cell in CELLS)]
     if not used:
         told.error(f"{asked.study}: no seed has all its cells yet")
+    found, negatives, models = Collected(work, run, scored), [], []
+    for seed in used:
+        pairs, tests = stories_of(study, seed)
+        negatives.append(of_negatives(found, seed, pairs))
+        models.append({how: of_models(found, seed, tests, how) for how in KINDS})
     kinds = {name: mean([one[name]["kinds"] for one in negatives]) for name in GROUPS}
     near = {
         name: mean([{k: v for k, v in one[name].items() if k != "kinds"} for one in negatives]) for name in GROUPS[1:]

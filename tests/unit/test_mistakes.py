@@ -11,6 +11,7 @@ import pytest
 from pns.problems import embedded
 from pns.problems.families import Event, Story, misreadings, render, solve
 from pns.problems.mistakes import mistake
+from pns.run import Run
 
 ROOT = Path(__file__).parents[2]
 STORY = Story(
@@ -70,11 +71,11 @@ def test_stories_come_with_the_problems_that_are_published() -> None:
 
 
 def test_the_program_says_what_it_needs(tmp_path: Path) -> None:
-    (tmp_path / "stages").mkdir()
+    Run.create(tmp_path, "resume")
     file = ROOT / "studies" / "embedded.yaml"
     found = subprocess.run(
         [sys.executable, ROOT / "studies" / "mistakes.py", file, tmp_path, "--seeds", "1"],
         capture_output=True, text=True, cwd=ROOT, check=False, env={"PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
     assert found.returncode == 2
-    assert "no seed has all its cells yet" in found.stderr
+    assert "tuning is not over, so there is nothing to report" in found.stderr
