@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +163,12 @@ def ray_speed(model: Path, given: argparse.Namespace, workers: int, folder: Path
     came: list[float] = []
     begin = time.perf_counter()
     with closing(make_engine(model, EnginePart(ray_workers=workers), device="cpu")) as engine:
-        sample(engine, [Draw(rows, part, folder, 0, "b")], lambda _, r: r, lambda *_: came.append(time.perf_counter()))
+        sample(
+            nullcontext(engine),
+            [Draw(rows, part, folder, 0, "b")],
+            lambda _, r: r,
+            lambda *_: came.append(time.perf_counter()),
+        )
     per_shard = 8 * given.n
     return {
         "workers": workers, "rows_a_second": per_shard * (len(came) - 1) / (came[-1] - came[0]),

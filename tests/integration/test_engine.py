@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,14 @@ def sampled(engine: TransformersEngine, folder: Path, *, die_at: int | None = No
 
     part = SamplePart(n=2, max_new_tokens=6, batch_size=6)
     rows = sample_shards(
-        engine, PROBLEMS, part, folder, seed=5, source="test", finish=finish, progress=lambda done, total: None
+        nullcontext(engine),
+        PROBLEMS,
+        part,
+        folder,
+        seed=5,
+        source="test",
+        finish=finish,
+        progress=lambda done, total: None,
     )
     return rows, drawn
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
@@ -50,7 +51,7 @@ def run(engine: Engine, folder: Path, seen: Callable[[], None] = lambda: None) -
         seen()
         return rows
 
-    sample(engine, [draw(folder)], finish, lambda done, total: None)
+    sample(nullcontext(engine), [draw(folder)], finish, lambda done, total: None)
     return drawn
 
 

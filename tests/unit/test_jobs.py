@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_the_next_shard_is_drawn_while_one_is_scored(tmp_path: Path) -> None:
         return rows
 
     told: list[tuple[int, int]] = []
-    sample(engine, [Draw(PROBLEMS, PART, tmp_path, 5, "t")], finish, lambda *done: told.append(done))
+    sample(nullcontext(engine), [Draw(PROBLEMS, PART, tmp_path, 5, "t")], finish, lambda *done: told.append(done))
     assert told == [(6, 20), (12, 20), (18, 20), (20, 20)]
     assert threads == {threading.get_ident()}  # files and messages are this thread's alone
 
@@ -128,7 +129,7 @@ def test_the_next_shard_is_drawn_while_one_is_scored(tmp_path: Path) -> None:
 def test_workers_may_be_done_in_any_order(tmp_path: Path) -> None:
     for name, engine in (("one", Engine()), ("pool", Backwards())):
         draws = [Draw(PROBLEMS, PART, tmp_path / name / str(i), i, "t") for i in range(2)]
-        sample(engine, draws, same, lambda *_: None)
+        sample(nullcontext(engine), draws, same, lambda *_: None)
         assert [(r.problem_id, r.index) for r in draws[1].rows()] == [(p.id, k) for p in PROBLEMS for k in range(2)]
     for i in range(2):
         assert files(tmp_path / "one" / str(i)) == files(tmp_path / "pool" / str(i))
@@ -139,7 +140,7 @@ def test_workers_may_be_done_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["engine", "finish"])
 def test_an_error_leaves_whole_shards_and_a_resume_gives_the_same(tmp_path: Path, where: str) -> None:
     whole = Draw(PROBLEMS, PART, tmp_path / "whole", 5, "t")
-    sample(Engine(), [whole], same, lambda *_: None)
+    sample(nullcontext(Engine()), [whole], same, lambda *_: None)
     scored: list[int] = []
 
     def breaks(call: int) -> None:
@@ -154,14 +155,28 @@ def test_an_error_leaves_whole_shards_and_a_resume_gives_the_same(tmp_path: Path
 
     draw = Draw(PROBLEMS, PART, tmp_path / "part", 5, "t")
     with pytest.raises(Broken):
-        sample(Engine(breaks), [draw], finish, lambda *_: None)
+        sample(nullcontext(Engine(breaks)), [draw], finish, lambda *_: None)
     assert sorted(p.name for p in draw.folder.iterdir()) == ["00000.jsonl", "00001.jsonl"]
     engine, told = Engine(), list[tuple[int, int]]()
-    sample(engine, [draw], same, lambda *done: told.append(done))
+    sample(nullcontext(engine), [draw], same, lambda *done: told.append(done))
     assert (engine.calls, told) == (2, [(12, 20), (18, 20), (20, 20)])
     assert files(draw.folder) == files(whole.folder)
-    sample(engine, [draw], same, lambda *done: told.append(done))
+    sample(nullcontext(engine), [draw], same, lambda *done: told.append(done))
     assert (engine.calls, told[-1]) == (2, (20, 20))
+
+
+def test_an_engine_is_made_only_where_there_is_something_to_draw(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    @contextmanager
+    def engine() -> Iterator[Engine]:
+        made.append(1)
+        yield Engine()
+
+    draw = Draw(PROBLEMS, PART, tmp_path, 5, "t")
+    for _ in range(2):
+        sample(engine(), [draw], same, lambda *_: None)
+    assert made == [1]
 
 
 def test_a_job_survives_json() -> None:

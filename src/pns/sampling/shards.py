@@ -8,6 +8,7 @@ the next one is drawn already.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +77,13 @@ class Draw:
         return max(1, self.part.batch_size // self.part.n)
 
 
-def sample(engine: Engine, draws: Sequence[Draw], finish: Finish, progress: Callable[[int, int], None]) -> None:
+def sample(
+    engine: AbstractContextManager[Engine], draws: Sequence[Draw], finish: Finish, progress: Callable[[int, int], None]
+) -> None:
     """Do the shards of all draws that are not there yet; then `Draw.rows` reads them.
 
     Args:
+        engine: is entered, and so made, only where there is something to draw.
         finish: fills in verdicts, scores, log-probabilities for one shard: (problem of each response, responses).
         progress: called with (responses done, responses in all).
     """
@@ -89,17 +93,20 @@ def sample(engine: Engine, draws: Sequence[Draw], finish: Finish, progress: Call
     done = total - sum(len(draw.chunk(number)) * draw.part.n for draw, number in todo)
     if done:
         progress(done, total)
-    for place, drawn in draw_all(engine, [draw.job(number) for draw, number in todo]):
-        draw, number = todo[place]
-        rows = _responses(draw, number, drawn, engine.name)
-        by_row = [p for p in draw.chunk(number) for _ in range(draw.part.n)]
-        write_atomic(draw.path(number), to_jsonl(finish(by_row, rows)))
-        done += len(rows)
-        progress(done, total)
+    if not todo:
+        return
+    with engine as made:
+        for place, drawn in draw_all(made, [draw.job(number) for draw, number in todo]):
+            draw, number = todo[place]
+            rows = _responses(draw, number, drawn, made.name)
+            by_row = [p for p in draw.chunk(number) for _ in range(draw.part.n)]
+            write_atomic(draw.path(number), to_jsonl(finish(by_row, rows)))
+            done += len(rows)
+            progress(done, total)
 
 
 def sample_shards(
-    engine: Engine,
+    engine: AbstractContextManager[Engine],
     problems: Sequence[Problem],
     part: SamplePart,
     folder: Path,

@@ -55,14 +55,14 @@ def _answers(context: Context, model_stage: str, sets: Mapping[str, str]) -> lis
         )
         for name, problems in read.items() for kind, drawn in how[name].items()
     }  # fmt: skip
-    with context.verifier() as verifier, sampler(context, model_stage) as engine:
+    with context.verifier() as verifier:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
             verdicts = verifier.verify_problems(rows, [r.text for r in responses])
             return [r.model_copy(update={"verdict": v}) for r, v in zip(responses, verdicts, strict=True)]
 
         # All of them at once, so that engines are started once.
-        sample(engine, list(draws.values()), finish, context.progress)
+        sample(sampler(context, model_stage), list(draws.values()), finish, context.progress)
     out: list[tuple[Problem, Response]] = []
     for file, draw in draws.items():
         rows = list(draw.rows())

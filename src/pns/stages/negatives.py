@@ -237,8 +237,7 @@ def _from_generator(context: Context, composite: Composite) -> Draw:
 
     part = context.recipe.negatives.sample
     drawn = Draw(context.problems("pairs"), part, context.out / "shards", context.seed, "pns")
-    with engines.sampler(context, "generator", writer) as engine:
-        sample(engine, [drawn], finish, context.progress)
+    sample(engines.sampler(context, "generator", writer), [drawn], finish, context.progress)
     return drawn
 
 

@@ -168,7 +168,7 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
     problems = context.problems(split)
     policy = scorer(context, "rlvr")
     own = policy if sampler == "rlvr" else None
-    with context.verifier() as verifier, engines.sampler(context, sampler, own) as engine:
+    with context.verifier() as verifier:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
             verdicts = verifier.verify_problems(rows, [r.text for r in responses])
@@ -179,7 +179,7 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
             return [r.model_copy(update={"policy_logp": lp}) for r, (lp, _) in zip(done, logps, strict=True)]
 
         out = sample_shards(
-            engine,
+            engines.sampler(context, sampler, own),
             problems,
             recipe.rollouts,
             context.out / "shards",
