@@ -248,7 +248,7 @@ def _server(name: str, part: ServerPart, model: str | None, field: str, path: st
     try:
         from pns.rewards.judge.client import Client, ServerFailed
     except ImportError:
-        return Check(label, "failed", "the library for servers is missing", 'pip install "plausible-negatives[server]"')
+        return Check(label, "failed", "the library for servers is missing", install("server"))
     try:
         client = Client(part.model_copy(update={"timeout_seconds": TIMEOUT, "retries": 0}), field)
     except UserError as error:
