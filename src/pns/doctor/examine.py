@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,10 +141,7 @@ def examine(asked: Asked | None, run_dir: Path, *, imports: bool = True, unread:
         imports: whether to import libraries, in processes of their own, and to ask torch and the driver for GPUs.
         unread: why there is a recipe that could not be read, for want of a library of the core.
     """
-    wanted = {
-        extra: [packages.look_at(requirement) for requirement in requirements]
-        for extra, requirements in (packages.requirements() or {}).items()
-    }
+    wanted = _wanted()
     extras = _extras(asked) if asked else [extra for extra in wanted if extra != FOR_DEVELOPERS]
     there = [lib.name for extra in extras for lib in wanted.get(extra, ()) if lib.version is not None]
     tried = try_imports([module_of(name) for name in dict.fromkeys(there)]) if imports else None
@@ -169,6 +166,20 @@ def examine(asked: Asked | None, run_dir: Path, *, imports: bool = True, unread:
         )
     findings += [*_of_machine(asked, machine, environment), *_of_conflicts(environment)]
     return Report(machine, environment, asked, findings)
+
+
+def _wanted() -> dict[str, list[Library]]:
+    return {
+        extra: [packages.look_at(requirement) for requirement in requirements]
+        for extra, requirements in (packages.requirements() or {}).items()
+    }
+
+
+def library_findings(asked: Asked) -> list[Finding]:
+    """Of a recipe's extras and packages, told from their versions: nothing is imported."""
+    wanted = _wanted()
+    asked = replace(asked, needs=[need for need in asked.needs if need.kind in ("extra", "package")])
+    return _of_recipe(asked, Environment(wanted, None, [], {}))
 
 
 def _extras(asked: Asked) -> list[str]:
@@ -215,7 +226,9 @@ def _release(lib: Library) -> str:
     return f"'{lib.name}=={lib.version.partition('+')[0]}'" if lib.version else f"'{lib.name}{lib.wants}'"
 
 
-_TORCH_FIRST = "pip install {} --index-url <PyTorch's CPU wheel index>   # without a GPU, and first; plain pip takes a CUDA build"
+_TORCH_FIRST = (
+    "pip install {} --index-url <PyTorch's CPU wheel index>   # without a GPU, and first; plain pip takes a CUDA build"
+)
 
 
 def _cuda(need: Need, environment: Environment) -> Finding:
