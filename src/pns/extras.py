@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 TRAINING = ("torch", "transformers", "trl", "datasets", "accelerate")
@@ -12,7 +13,14 @@ TRAINING = ("torch", "transformers", "trl", "datasets", "accelerate")
 
 def missing(modules: Iterable[str]) -> list[str]:
     """Those that are not installed."""
-    return [name for name in modules if importlib.util.find_spec(name) is None]
+    return [name for name in modules if _spec(name) is None]
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return importlib.util.find_spec(name)
+    except (ImportError, ValueError):  # a dotted name whose parent is missing, or not a name at all
+        return None
 
 
 def install(extra: str) -> str:
@@ -22,9 +30,6 @@ def install(extra: str) -> str:
 
 def package_folder(name: str) -> Path | None:
     """Where a package lies, or None. Those that carry weights import an inference engine at once, so it is not imported."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # a dotted name whose parent is missing, or not a name at all
-        return None
+    spec = _spec(name)
     found = (spec.submodule_search_locations if spec is not None else None) or []
     return next((Path(folder) for folder in found), None)

@@ -156,6 +156,18 @@ def test_a_library_that_does_not_import_is_told_with_its_error(world: World) -> 
     assert row["mend"] == "pip install --force-reinstall 'transformers==5'"
 
 
+def test_a_local_version_is_not_asked_of_pypi(world: World) -> None:
+    world.there |= {"torch": Installed("2.13.0+cpu"), "trl": Installed("1.16.0+own")}
+    world.tried = Imports({"torch": "OSError: x", "trl": "ImportError: y"}, None)
+    first, then = finding(report(str(SMOKE), code=1), "extra train")["mend"].splitlines()
+    assert first.startswith("pip install --force-reinstall --no-deps 'torch==2.13.0' --index-url <PyTorch's CPU wheel")
+    assert then == "pip install --force-reinstall 'trl==1.16.0'"
+    world.there["torch"] = Installed("2.13.0+cu130")
+    assert finding(report(str(SMOKE), code=1), "extra train")["mend"] == (
+        "pip install --force-reinstall 'torch==2.13.0' 'trl==1.16.0'"
+    )
+
+
 def test_what_an_extra_of_a_library_lacks(world: World) -> None:
     ray = Installed("2.60.0", ("pandas>=2.2.3; extra == 'data'", "fsspec; extra == 'train'"), ("data", "train"))
     world.there |= {"ray": ray, "pandas": Installed("2.2.0")}
@@ -224,12 +236,18 @@ def test_a_gpu_is_not_told_from_versions(world: World) -> None:
     assert (row["state"], row["said"]) == ("note", "not looked at (--quick)")
 
 
+def test_quick_does_not_ask_the_driver(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_driver", lambda: ("H100, 80 GiB",))
+    assert report(code=0)["machine"]["driver"] == ["H100, 80 GiB"]
+    assert report("--quick", code=0)["machine"]["driver"] == []
+
+
 def test_files_packages_and_variables_that_are_missing(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PNS_DATA")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(examine, "_found", lambda module: False)
+    monkeypatch.setattr(examine, "missing", list)
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     judge = "{server: {url: 'http://localhost:1/v1', api_key_env: JUDGE_KEY}}"
     keys = ("model.gguf_package=no_such_package", "reward.judge=server", f"reward.judge_server={judge}")
@@ -340,6 +358,8 @@ def test_needs_by_the_parts_of_a_recipe() -> None:
     writer = "negatives.prompted={writer: server, server: {url: 'http://localhost:1/v1'}}"
     assert found(writer) == {("extra", "train")}
     assert found(writer, "negatives.methods=[pns, prompted]") == {("extra", "train"), ("extra", "server")}
+    engine = "engine={kind: server, server: {urls: ['http://a/v1'], api_key_env: ENGINE_KEY}}"
+    assert found(engine) == {("extra", "train"), ("extra", "server"), ("variable", "ENGINE_KEY")}
     own_model = "reward.reward_model={kind: transformers, path: x, device: cuda}"
     assert found(own_model) == {("extra", "train"), ("cuda", "")}
 
@@ -384,6 +404,24 @@ def test_libraries_that_break_the_process_or_hang_are_told(tmp_path: Path, monke
     assert try_imports(["doctored_hangs"], seconds=0.5).errors == {"doctored_hangs": "it did not import within 0 s"}
 
 
+def test_a_library_is_blamed_for_its_own_time_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five libraries that take 2 s each, but one that never ends, in processes that may take 5 s."""
+    asked = []
+
+    def probe(modules: list[str], seconds: float) -> tuple[list[dict[str, Any]], bool, str]:
+        asked.append(modules)
+        done: list[dict[str, Any]] = []
+        for name in modules:
+            if name == "hangs" or 2 * (len(done) + 1) > seconds:
+                return done, True, "late"
+            done.append({"pns_probe": name, "error": None})
+        return done, False, ""
+
+    monkeypatch.setattr(machine, "_probe", probe)
+    assert try_imports(["a", "b", "c", "hangs", "d"], seconds=5) == Imports({"hangs": "late"})
+    assert asked == [["a", "b", "c", "hangs", "d"], ["c"], ["hangs", "d"], ["hangs"], ["d"]]
+
+
 def test_import_names_are_those_of_the_packages_here() -> None:
     extras = [texts for extra, texts in PROJECT["optional-dependencies"].items() if extra != "dev"]
     for text in [*PROJECT["dependencies"], *(text for texts in extras for text in texts)]:
@@ -395,6 +433,7 @@ def test_import_names_are_those_of_the_packages_here() -> None:
 def test_install_page_states_what_the_command_states() -> None:
     page = (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     assert apart.READ_ON in page
+    assert set(apart.NEWEST) >= set(examine.OTHERS)
     for name, (version, _) in apart.NEWEST.items():
         assert re.search(rf"\b{name}\b[^\n]*{re.escape(version)}", page, re.IGNORECASE), name
     for extra in PROJECT["optional-dependencies"]:

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_what_is_missing() -> None:
     assert missing(["json", "no_such_module_here"]) == ["no_such_module_here"]
     assert missing(["json"]) == []
+    assert missing(["no_such.package", ""]) == ["no_such.package", ""]
 
 
 def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ def test_a_paper_recipe_is_valid_without_weights(file: Path) -> None:
     assert recipe.reward_model.base.path == "Qwen/Qwen3-4B"
     assert recipe.generator.base is not None
     assert recipe.generator.base.path == "Qwen/Qwen2.5-7B-Instruct"
+    assert (recipe.engine.kind, recipe.runtime.vllm is not None) == ("vllm", True)
     assert (recipe.reward.judge, recipe.align.objective, recipe.model.kind) == ("server", "dpo", "pretrained")
     nodes = pipeline.stages(recipe)
     assert len(set(pipeline.fingerprints(recipe, nodes).values())) == len(nodes)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from pns.cli import app
+from pns.doctor import packages
+from pns.doctor.examine import library_findings
+from pns.doctor.packages import Library
 from pns.errors import UserError
 from pns.pipeline import stages
 from pns.plan import checks as module
@@ -30,7 +35,7 @@ SMOKE, PAPER = ROOT / "smoke.yaml", ROOT / "paper" / "qwen2.5-7b.yaml"
 
 
 def setting(recipe: Recipe, machine: Any = H100, gpus: int = 8, **how: Any) -> Setting:
-    return Setting(shapes_of(recipe)[0], machine, Spread(gpus, continuous=True), assumptions(recipe), **how)
+    return Setting(shapes_of(recipe)[0], machine, Spread(gpus), assumptions(recipe), **how)
 
 
 def paper(*overrides: str) -> Recipe:
@@ -49,6 +54,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.delenv("PNS_DATA", raising=False)
     monkeypatch.setattr(module, "missing", lambda modules: [])
+    monkeypatch.setattr(module, "library_findings", lambda asked: [])
     monkeypatch.setattr(module, "package_folder", lambda name: Path(name))
 
 
@@ -95,6 +101,41 @@ def test_what_would_stop_the_run_fails_with_a_remedy(
     assert found[name].state == "failed"
     assert words in found[name].detail
     assert found[name].remedy
+
+
+def test_libraries_are_those_that_the_recipe_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `pns doctor` tells them: here peft is missing, and all else is there in a version that will do."""
+    monkeypatch.setattr(module, "library_findings", library_findings)
+
+    def look_at(requirement: Any) -> Library:
+        state: Any = "missing" if requirement.name in ("peft", "vllm") else "ok"
+        return Library(requirement.name, str(requirement.specifier), None if state == "missing" else "1", state)
+
+    monkeypatch.setattr(packages, "look_at", look_at)
+    monkeypatch.setattr(packages, "requirements", lambda: {
+        extra: [Requirement(name)] for extra, name in (("core", "typer"), ("train", "torch"), ("lora", "peft"),
+                                                       ("server", "httpx2"), ("vllm", "vllm"))
+    })  # fmt: skip
+    found = checked(paper("align.lora={r: 8}", "runtime.report_to=[wandb]"), tmp_path)
+    states = {name.removeprefix("libraries: "): c.state for name, c in found.items() if name.startswith("libraries")}
+    package = states.pop("package wandb")
+    assert states == {"extra train": "ok", "extra server": "ok", "extra lora": "failed", "extra vllm": "failed"}
+    assert package == ("ok" if importlib.util.find_spec("wandb") else "failed")
+    assert "lora,vllm" in found["libraries: extra lora"].remedy
+    monkeypatch.setattr(packages, "requirements", lambda: {"core": [], "train": [], "server": []})
+    assert checked(paper(), tmp_path)["libraries: extra vllm"].state == "unchecked", "older metadata does not know it"
+    monkeypatch.setattr(packages, "requirements", lambda: None)
+    assert checked(paper(), tmp_path)["libraries"].state == "unchecked"
+    monkeypatch.setattr(module, "missing", lambda modules: ["trl"])
+    assert checked(paper(), tmp_path)["libraries"].state == "failed"
+
+
+def test_memory_of_stages_side_by_side_is_not_known_on_gpus(tmp_path: Path) -> None:
+    assert checked(paper(), tmp_path)["memory"].state == "ok"
+    beside = checked(paper("runtime.jobs=2"), tmp_path)["memory"]
+    assert (beside.state, "2 stages may run side by side" in beside.detail) == ("unchecked", True)
+    assert checked(paper("runtime.jobs=2"), tmp_path, gpus=1)["memory"].state == "failed", "alone it does not fit"
+    assert checked(load_recipe(SMOKE, ["runtime.jobs=2"])[0], tmp_path)["memory"].state == "ok", "on a CPU"
 
 
 def test_one_gpu_has_no_room_for_the_optimizer(tmp_path: Path) -> None:
@@ -146,6 +187,49 @@ def test_a_server_that_is_not_there_fails_and_one_that_serves_another_model_too(
         server.server_close()
     gone = judge(f"{url}/v1")
     assert (gone.state, "cannot connect" in gone.detail) == ("failed", True)
+
+
+def test_servers_that_sample_are_asked_whether_they_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    class Lives(BaseHTTPRequestHandler):
+        """/v1/models lists two models; /health has an empty body, as vLLM's has."""
+
+        def do_GET(self) -> None:
+            body = json.dumps({"data": [{"id": "a"}, {"id": "b"}]}).encode() if self.path == "/v1/models" else b""
+            self.send_response(401 if self.headers.get("Authorization") == "Bearer wrong" else 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Lives)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = f"http://127.0.0.1:{server.server_port}"
+    given = (
+        f"engine={{kind: server, server: {{urls: ['{here}/v1'], api_key_env: PLAN_KEY}}}}",
+        f"runtime.vllm={{mode: server, url: '{here}'}}",
+    )
+    names = (f"server: engine {here}/v1", "server: GRPO's vLLM")
+
+    def states(ask: bool = True) -> list[str]:
+        found = {c.name: c for c in module._servers(paper(*given), ask)}
+        return [found[name].state for name in names]
+
+    try:
+        assert states() == ["failed", "ok"], "the key is not set"
+        monkeypatch.setenv("PLAN_KEY", "wrong")
+        assert states() == ["failed", "ok"]
+        monkeypatch.setenv("PLAN_KEY", "right")
+        assert states() == ["ok", "ok"]
+        assert states(ask=False) == ["unchecked", "unchecked"]
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert states() == ["failed", "failed"]
 
 
 def test_a_local_model_without_weights_or_tokenizer_fails(tmp_path: Path) -> None:
@@ -233,14 +317,62 @@ def test_the_figures_of_the_page_are_those_of_the_plan() -> None:
         gpus = int(row[0])
         whole = totals(estimates(recipe, setting(recipe, gpus=gpus)), Spread(gpus), 1)
         assert row[3] == size(whole["memory_bytes"])
-        if gpus < 4:
+        if gpus < 8:
             assert row[1] == "does not fit"
             assert whole["memory_bytes"] > 80e9
             continue
         by = whole["seconds_by"]
         assert row[1:3] == [f"{two(whole['hours']):g}", f"{two(whole['device_hours']):g}"]
         assert row[4:] == [duration(by[kind]) for kind in ("decode", "judge", "train", "read")]
+    asleep = paper("runtime.vllm.sleep=true")
+    four, eight = (totals(estimates(asleep, setting(asleep, gpus=n)), Spread(n), 1) for n in (4, 8))
+    said = f"four GPUs then take {two(four['hours']):g} hours and {size(four['memory_bytes'])}, eight {size(eight['memory_bytes'])}."
+    assert said in " ".join(page.split())
     assert f"Disk: {size(whole['disk_bytes'])} in the end, {size(whole['peak_disk_bytes'])} at most." in page
+
+
+def test_grpo_samples_as_runtime_vllm_says_and_other_stages_as_the_engine(tmp_path: Path) -> None:
+    def decode(stage: str, *overrides: str, **how: Any) -> float:
+        recipe = paper(*overrides)
+        given = setting(recipe, **how)
+        return {e.name: e for e in estimates(recipe, given)}[stage].seconds["decode"]
+
+    static = ("engine.kind=transformers", "runtime.vllm=null")
+    for stage, own, other in (
+        ("generator", "runtime.vllm=null", "engine.kind=transformers"),
+        ("rlvr_more", "runtime.vllm=null", "engine.kind=transformers"),
+        ("samples-pns", "engine.kind=transformers", "runtime.vllm=null"),
+    ):
+        assert decode(stage, own) > 1.5 * decode(stage)
+        assert decode(stage, other) == decode(stage)
+        assert decode(stage, *static, continuous=True) == decode(stage)
+        assert decode(stage, continuous=False) == decode(stage, *static)
+
+
+def test_memory_counts_what_is_held_beside_a_training() -> None:
+    def memory(stage: str, *overrides: str, gpus: int = 8) -> float:
+        recipe = paper(*overrides)
+        return {e.name: e for e in estimates(recipe, setting(recipe, gpus=gpus))}[stage].memory
+
+    shapes = shapes_of(paper())[0]
+    own = "reward.reward_model={kind: vllm, path: x, server: {url: 'http://localhost:1'}}"
+    held = memory("generator") - memory("generator", own)
+    assert held == pytest.approx(2 * shapes["reward_model"].parameters(head=False)), "the reward model scores each step"
+    asleep = memory("rlvr") - memory("rlvr", "runtime.vllm.sleep=true")
+    assert asleep == pytest.approx(0.3 * 80e9), "vLLM's share"
+    assert memory("rlvr", "runtime.vllm={mode: server, url: 'http://a'}") == memory("rlvr", "runtime.vllm.sleep=true")
+
+
+def test_the_dtype_of_training_decides_about_its_state_where_that_is_not_shared() -> None:
+    def reward_model(gpus: int, dtype: str) -> Any:
+        recipe = paper(f"runtime.train_dtype={dtype}")
+        return {e.name: e for e in estimates(recipe, setting(recipe, gpus=gpus))}["reward_model"]
+
+    n = shapes_of(paper())[0]["reward_model"].parameters(head=False)
+    one, half = (reward_model(1, dtype) for dtype in ("float32", "bfloat16"))
+    assert one.memory - half.memory == pytest.approx(8 * n)
+    assert (one.scratch, half.scratch) == (3 * 12 * n, 3 * 6 * n)
+    assert reward_model(8, "bfloat16").memory == reward_model(8, "float32").memory, "FSDP2 makes it float32"
 
 
 def test_a_judge_has_a_price_only_where_one_is_given() -> None:
@@ -312,6 +444,15 @@ def test_a_failed_check_is_exit_code_2_and_the_plan_is_printed_all_the_same() ->
     data = json.loads(result.output)
     assert data["parameters"]["policy"] == 7_615_616_512
     assert {c["name"] for c in data["checks"] if c["state"] == "failed"} >= {"memory"}
+    assert (data["devices"], data["engine"], data["engine_in_grpo"]) == (1, "vllm", "vllm")
+
+
+def test_devices_are_the_processes_of_the_recipe_where_none_are_given() -> None:
+    def devices(*arguments: str) -> int:
+        found = json.loads(RUN.invoke(app, ["plan", str(SMOKE), "runtime.processes=2", "--json", *arguments]).output)
+        return int(found["devices"])
+
+    assert (devices(), devices("--gpus", "3")) == (2, 3)
 
 
 @pytest.mark.parametrize(

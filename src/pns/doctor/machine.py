@@ -32,7 +32,7 @@ class Machine:
         disk_free: free at `disk`.
         writable: whether a folder can be made there.
         data, data_problem: the data folder, or why there is none.
-        driver: GPUs that the driver lists (`nvidia-smi`), each as `name, memory`.
+        driver: GPUs that the driver lists (`nvidia-smi`), each as `name, memory`; empty where it was not asked.
     """
 
     cores: int
@@ -51,8 +51,8 @@ class Machine:
         return asdict(self)
 
 
-def look(run_dir: Path) -> Machine:
-    """The machine, with the disk on which `run_dir` lies or would lie."""
+def look(run_dir: Path, *, gpus: bool = True) -> Machine:
+    """The machine, with the disk on which `run_dir` lies or would lie; `gpus` off: the driver is not asked for any."""
     import resource
 
     memory, free = _memory()
@@ -70,7 +70,7 @@ def look(run_dir: Path) -> Machine:
         writable=place.is_dir() and os.access(place, os.W_OK | os.X_OK),
         data=data,
         data_problem=problem,
-        driver=_driver(),
+        driver=_driver() if gpus else (),
     )
 
 
@@ -136,34 +136,41 @@ def try_imports(modules: list[str], seconds: float = 180.0) -> Imports:
     """Import modules, in processes of their own; one that ends its process, or hangs, is told like one that raises.
 
     Args:
-        seconds: for one process; a library that takes longer counts as one that does not import.
+        seconds: for one process. Many libraries together may take longer; one that takes longer alone counts as one that
+            does not import.
     """
     found = Imports({})
-    left = list(modules)
+    left, alone = list(modules), False
     while left:
-        rows, fate = _probe(left, seconds)
-        done = [row for row in rows if row["state"] == "done"]
+        asked = left[:1] if alone else left
+        done, late, fate = _probe(asked, seconds)
         for row in done:
             if row["error"]:
                 found.errors[row["pns_probe"]] = row["error"]
             if "gpus" in row:
                 found.gpus, found.cuda = row["gpus"], row["cuda"]
         left = left[len(done) :]
-        if left:  # the process ended before it had tried them all: in the first of those
+        if len(done) == len(asked):
+            alone = False
+        elif late and len(asked) > 1:  # the time may have gone to those before it
+            alone = True
+        else:  # the process ended before it had tried them all: in the first of those
             found.errors[left[0]] = fate
-            left = left[1:]
+            left, alone = left[1:], False
     return found
 
 
-def _probe(modules: list[str], seconds: float) -> tuple[list[dict[str, Any]], str]:
-    """What the probe said, and how its process ended."""
+def _probe(modules: list[str], seconds: float) -> tuple[list[dict[str, Any]], bool, str]:
+    """What the probe said, whether its time was up, and how its process ended."""
     command = [sys.executable, "-P", probe.__file__, *modules]
     try:
         done = subprocess.run(command, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL, check=False)
-        output, fate = done.stdout, f"importing it ended the process (exit status {done.returncode})"
-    except subprocess.TimeoutExpired as late:
-        output, fate = late.stdout or b"", f"it did not import within {seconds:.0f} s"
-    return [row for line in output.decode("utf-8", "replace").splitlines() if (row := _row(line)) is not None], fate
+        output, late = done.stdout, False
+        fate = f"importing it ended the process (exit status {done.returncode})"
+    except subprocess.TimeoutExpired as ended:
+        output, late, fate = ended.stdout or b"", True, f"it did not import within {seconds:.0f} s"
+    rows = [row for line in output.decode("utf-8", "replace").splitlines() if (row := _row(line)) is not None]
+    return rows, late, fate
 
 
 def _row(line: str) -> dict[str, Any] | None:

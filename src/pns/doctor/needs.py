@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from pns.errors import UserError
 from pns.parts.base import Part, ServerPart
+from pns.parts.sources import data_root
 from pns.recipe import (
     EnginePart,
+    EngineServerPart,
     GrpoVllmPart,
     LoraPart,
     ModelPart,
@@ -117,7 +119,7 @@ def _study(path: Path) -> Asked:
 @contextmanager
 def _placeholder_for_data() -> Iterator[None]:
     """Without a data folder `$PNS_DATA` in a recipe is an error; here it stays as it is written, to be told as missing."""
-    if os.environ.get("PNS_DATA") or Path("../shared/data").is_dir():
+    if data_root() is not None:
         yield
         return
     before = os.environ.get("PNS_DATA")
@@ -168,7 +170,7 @@ def _lora(_: LoraPart, key: str) -> Iterator[Need]:
     yield Need("extra", "lora", key)
 
 
-def _server(part: ServerPart, key: str) -> Iterator[Need]:
+def _server(part: ServerPart | EngineServerPart, key: str) -> Iterator[Need]:
     yield Need("extra", "server", key)
     if part.api_key_env is not None:
         yield Need("variable", part.api_key_env, f"{key}.api_key_env")
@@ -204,6 +206,7 @@ _NEEDS: dict[type[Part], Callable[[Any, str], Iterator[Need]]] = {
     ModelPart: _model,
     RuntimePart: _runtime,
     EnginePart: _engine,
+    EngineServerPart: _server,
     GrpoVllmPart: _grpo_vllm,
     LoraPart: _lora,
     ServerPart: _server,

@@ -1,8 +1,8 @@
 """Imports the modules named on the command line and says for each how that went; run as a script, in a process of its own.
 
 It imports nothing of this package, so that a library that ends the process, or hangs, ends this one. Each line that is
-meant for the caller is a JSON object with the key `pns_probe`: `{"pns_probe": name, "state": "begun"}`, then the same with
-`done` and `error` (null, or what was raised); after torch, `gpus` and `cuda` (the CUDA release it was built for, or null).
+meant for the caller is a JSON object: `{"pns_probe": name, "error": null, or what was raised}`; after torch with `gpus` and
+`cuda` (the CUDA release it was built for, or null).
 """
 
 import importlib
@@ -23,14 +23,13 @@ def gpus(torch: Any) -> dict[str, Any]:
 def main(names: list[str]) -> None:
     """Import each and say how that went."""
     for name in names:
-        _say(pns_probe=name, state="begun")
         error, more = None, {}
         try:
             module = importlib.import_module(name)
             more = gpus(module) if name == "torch" else {}
         except BaseException as raised:  # a library may do anything when it is imported, `sys.exit` included
             error = f"{type(raised).__name__}: {raised}"
-        _say(pns_probe=name, state="done", error=error, **more)
+        _say(pns_probe=name, error=error, **more)
 
 
 def _say(**row: Any) -> None:

@@ -30,11 +30,16 @@ class Splits(Part):
     )
 
 
+def data_root() -> str | None:
+    """The data folder: what the environment variable PNS_DATA says, or ../shared/data where that exists, or None."""
+    return os.environ.get("PNS_DATA") or ("../shared/data" if Path("../shared/data").is_dir() else None)
+
+
 def expand(path: str) -> str:
-    """A path with `$PNS_DATA` filled in: the environment variable, or ../shared/data where that exists."""
+    """A path with `$PNS_DATA` filled in (`data_root`). Raises ValueError where there is none."""
     if "$PNS_DATA" not in path and "${PNS_DATA}" not in path:
         return path
-    root = os.environ.get("PNS_DATA") or ("../shared/data" if Path("../shared/data").is_dir() else None)
+    root = data_root()
     if root is None:
         raise ValueError("the environment variable PNS_DATA is not set, and there is no ../shared/data")
     return path.replace("${PNS_DATA}", root).replace("$PNS_DATA", root)

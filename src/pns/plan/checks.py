@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pns.doctor import packages
+from pns.doctor.examine import library_findings
+from pns.doctor.needs import Asked, needs_of
 from pns.errors import UserError
 from pns.extras import TRAINING, install, missing, package_folder
 from pns.parts.base import ServerPart
@@ -47,7 +50,7 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
         ask: off: neither servers nor the hub are asked, and all that rests on them is unchecked.
     """
     every: list[Callable[[], Iterator[Check]]] = [
-        lambda: _libraries(),
+        lambda: _libraries(recipe),
         lambda: _problems(recipe, ask),
         lambda: _splits(recipe),
         lambda: _models(recipe, ask),
@@ -59,12 +62,18 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
     return [check for some in every for check in some()]
 
 
-def _libraries() -> Iterator[Check]:
-    lacking = missing(TRAINING)
-    if lacking:
+def _libraries(recipe: Recipe) -> Iterator[Check]:
+    """As `pns doctor` tells them from their versions; where it cannot, whether those of every training are there."""
+    known, lacking = packages.requirements(), missing(TRAINING)
+    if known is not None:
+        untold = {f"extra {need.name}" for need in needs_of(recipe) if need.kind == "extra" and need.name not in known}
+        for found in library_findings(Asked("recipe", recipe.name, needs_of(recipe), 1)):
+            state: State = "ok" if found.state == "ok" else "unchecked" if found.what in untold else "failed"
+            yield Check(f"libraries: {found.what}", state, f"{found.said} ({found.why})", found.mend or "")
+    elif lacking:
         yield Check("libraries", "failed", f"not installed: {', '.join(lacking)}", install("train"))
     else:
-        yield Check("libraries", "ok", "what training needs is installed")
+        yield Check("libraries", "unchecked", "this package's own metadata, which says what is needed, is not there")
 
 
 def _problems(recipe: Recipe, ask: bool) -> Iterator[Check]:
@@ -240,15 +249,36 @@ def _servers(recipe: Recipe, ask: bool) -> Iterator[Check]:
         )
     if "prompted" in recipe.negatives.sources() and prompted.server is not None:
         yield _server("prompted", prompted.server, prompted.model, "negatives.prompted.server", "/models", ask)
+    if recipe.engine.server is not None:
+        # What it lists is not held against a name: it serves models that the run has yet to make.
+        for url in recipe.engine.server.urls:
+            part = ServerPart(url=url, api_key_env=recipe.engine.server.api_key_env)
+            yield _alive(f"engine {url}", part, "engine.server", "/models", ask)
+    if recipe.runtime.vllm is not None and recipe.runtime.vllm.url is not None:
+        yield _alive("GRPO's vLLM", ServerPart(url=recipe.runtime.vllm.url), "runtime.vllm", "/health", ask)
 
 
 def _server(name: str, part: ServerPart, model: str | None, field: str, path: str, ask: bool) -> Check:
     """Whether a server answers, takes the key, and lists the model."""
+    reply = _ask(name, part, field, path, ask)
+    return reply if isinstance(reply, Check) else _lists(f"server: {name}", part, model, reply)
+
+
+def _alive(name: str, part: ServerPart, field: str, path: str, ask: bool) -> Check:
+    """Whether a server answers and takes the key, whatever it says."""
+    reply = _ask(name, part, field, path, ask)
+    if isinstance(reply, Check) and reply.state == "unchecked" and ask:
+        return Check(reply.name, "ok", f"{part.url} is there")
+    return reply if isinstance(reply, Check) else Check(f"server: {name}", "ok", f"{part.url} answers")
+
+
+def _ask(name: str, part: ServerPart, field: str, path: str, ask: bool) -> Any:
+    """The JSON that a server has at a path; or, as a Check, why there is none: it is unchecked where a server is there."""
     label = f"server: {name}"
     try:
         from pns.rewards.judge.client import Client, ServerFailed
     except ImportError:
-        return Check(label, "failed", "the library for servers is missing", 'pip install "plausible-negatives[server]"')
+        return Check(label, "failed", "the library for servers is missing", install("server"))
     try:
         client = Client(part.model_copy(update={"timeout_seconds": TIMEOUT, "retries": 0}), field)
     except UserError as error:
@@ -263,11 +293,15 @@ def _server(name: str, part: ServerPart, model: str | None, field: str, path: st
             await client.close()
 
     try:
-        reply = asyncio.run(listed())
+        reply: Any = asyncio.run(listed())
     except ServerFailed as error:
         if error.status is not None and error.status not in (401, 403):
             return Check(label, "unchecked", f"{part.url} is there, and does not list its models ({error})")
         return Check(label, "failed", f"{part.url}: {error}", "start the server, or mend its URL or key")
+    return reply
+
+
+def _lists(label: str, part: ServerPart, model: str | None, reply: Any) -> Check:
     rows = reply.get("data") if isinstance(reply, dict) else None
     served = [str(row.get("id"))[:80] for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
     if not served:
@@ -306,8 +340,14 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
     detail = f"{worst.name} needs about {size(worst.memory)} a device, and one has {size(have)}"
     if worst.memory > have:
         remedy = "more GPUs (--gpus), a larger gradient_accumulation or a smaller micro_batch, "
-        remedy += "runtime.gradient_checkpointing=true, or align.lora"
+        remedy += "runtime.gradient_checkpointing=true, "
+        remedy += "runtime.vllm.sleep=true, or align.lora" if recipe.runtime.vllm is not None else "or align.lora"
         yield Check("memory", "failed", detail, remedy)
+    elif recipe.runtime.device == "cuda" and recipe.runtime.jobs > 1:
+        detail += (
+            f"; {recipe.runtime.jobs} stages may run side by side (runtime.jobs), and nothing gives each its own GPUs"
+        )
+        yield Check("memory", "unchecked", detail)
     else:
         yield Check("memory", "ok", detail)
 

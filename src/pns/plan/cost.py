@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pns.plan.machine import Machine
 from pns.plan.shapes import Shape
 
-STATE_BYTES = 16
-"""A trained parameter in mixed precision: float32 weight, gradient and two moments of Adam (arXiv 1910.02054, 3.1)."""
-CHECKPOINT_BYTES = 12
+STATE_NUMBERS = 4
+"""Of a trained parameter: weight, gradient and two moments of Adam, in float32 16 bytes (arXiv 1910.02054, 3.1)."""
+CHECKPOINT_NUMBERS = 3
 """The same on disk: weight and two moments."""
 CHECKPOINTS = 3
 """On disk at a time: two are kept, while a third is written."""
@@ -103,7 +103,7 @@ def rows_a_pass(rows: int, accumulation: int, gpus: int, unit: int = 1) -> int:
 
 def step_seconds(
     shape: Shape, machine: Machine, spread: Spread, *, rows: int, accumulation: int, length: float, unit: int = 1,
-    head: bool = True, again: bool = False, trained: int | None = None,
+    head: bool = True, again: bool = False, trained: int | None = None, stored: int = 4,
 ) -> float:  # fmt: skip
     """Seconds of one optimizer step on `rows` rows of `length` tokens.
 
@@ -114,6 +114,7 @@ def step_seconds(
         unit: rows that stay together (2 of a pair).
         again: activations are computed again.
         trained: parameters with gradients, where these are not all.
+        stored: bytes of a number of a gradient.
     """
     each = rows_a_pass(rows, accumulation, spread.gpus, unit)
     rounds = math.ceil(rows / (each * spread.gpus))
@@ -122,32 +123,41 @@ def step_seconds(
     share, weights = spread.sharing, shape.parameters(head=head)
     gathered = 3 * machine.width * weights * (share - 1) / share / (machine.link_gbs * 1e9)
     nodes = math.ceil(spread.gpus / spread.shard)
-    gradients = 4 * (weights if trained is None else trained) / share
+    gradients = stored * (weights if trained is None else trained) / share
     added = 2 * gradients * (nodes - 1) / nodes / (machine.network_gbs * 1e9)
     return rounds * max(compute, gathered) + added + machine.step_seconds
 
 
-def state_bytes(shape: Shape, spread: Spread, *, width: int, head: bool = True, trained: int | None = None) -> float:
-    """Bytes of weights, gradients and optimizer states on one device."""
-    weights = shape.parameters(head=head)
-    whole = STATE_BYTES * weights if trained is None else width * weights + STATE_BYTES * trained
-    return whole / spread.sharing
+def state_bytes(
+    shape: Shape, spread: Spread, *, width: int, head: bool = True, trained: int | None = None, stored: int = 4
+) -> float:
+    """Bytes of weights, gradients and optimizer states on one device.
+
+    Args:
+        width: bytes of a weight that is not trained.
+        stored: bytes of a number of a trained parameter: of its weight, gradient and moments (`runtime.train_dtype`).
+    """
+    weights, each = shape.parameters(head=head), STATE_NUMBERS * stored
+    return (each * weights if trained is None else width * weights + each * trained) / spread.sharing
 
 
 def train_bytes(
     shape: Shape, machine: Machine, spread: Spread, *, rows: int, accumulation: int, length: float, unit: int = 1,
-    head: bool = True, again: bool = False, trained: int | None = None, reference: bool = False,
+    head: bool = True, again: bool = False, trained: int | None = None, reference: bool = False, stored: int = 4,
+    loaded: int = 4,
 ) -> float:  # fmt: skip
     """Bytes on one device in training: state, a reference model, weights at work, activations, logits.
 
     Args:
         length: tokens of the longest row, to which its batch is padded.
         reference: a second model is held for the loss.
+        stored: bytes of a number of a trained parameter's state.
+        loaded: bytes of a weight that is not trained: of the reference, and of what adapters leave as it is.
     """
     width, weights = machine.width, shape.parameters(head=head)
-    held = state_bytes(shape, spread, width=width, head=head, trained=trained)
+    held = state_bytes(shape, spread, width=loaded, head=head, trained=trained, stored=stored)
     if reference:
-        held += width * weights / spread.sharing
+        held += loaded * weights / spread.sharing
     # Where the state is float32 and the work is not, or where the state is shared, layers are at work in a copy.
     if width < 4 or spread.shard > 1:
         held += width * min(weights, 2 * shape.layer() + shape.vocab * shape.hidden)
@@ -181,6 +191,7 @@ def judge_cost(calls: float, tokens_in: float, tokens_out: float, price_in: floa
     return calls * (tokens_in * price_in + tokens_out * price_out) / 1e6
 
 
-def checkpoint_bytes(shape: Shape, *, head: bool = True, trained: int | None = None) -> float:
-    """Bytes on disk, at most, while a training writes checkpoints."""
-    return CHECKPOINTS * CHECKPOINT_BYTES * (shape.parameters(head=head) if trained is None else trained)
+def checkpoint_bytes(shape: Shape, *, head: bool = True, trained: int | None = None, stored: int = 4) -> float:
+    """Bytes on disk, at most, while a training writes checkpoints; `stored` as in `state_bytes`."""
+    weights = shape.parameters(head=head) if trained is None else trained
+    return CHECKPOINTS * CHECKPOINT_NUMBERS * stored * weights

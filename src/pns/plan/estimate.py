@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pns import pipeline
@@ -12,7 +12,7 @@ from pns.plan.cost import Spread
 from pns.plan.machine import Machine
 from pns.plan.shapes import Shape
 from pns.plan.work import Assumptions, Read, Sample, Train, Which, Work, work_of
-from pns.recipe import Recipe
+from pns.recipe import GrpoVllmPart, Recipe
 
 TEXT_BYTES = 5.0
 """Bytes on disk of a sampled token, its row's other fields with it."""
@@ -20,7 +20,7 @@ TEXT_BYTES = 5.0
 
 @dataclass(frozen=True)
 class Setting:
-    """All that an estimate rests on besides the recipe."""
+    """All that an estimate rests on besides the recipe. `continuous`: of all sampling, in place of what the recipe says."""
 
     shapes: Mapping[Which, Shape]
     machine: Machine
@@ -28,6 +28,7 @@ class Setting:
     given: Assumptions
     price_in: float | None = None
     price_out: float | None = None
+    continuous: bool | None = None
 
 
 @dataclass
@@ -65,19 +66,21 @@ def estimate(name: str, work: Work, recipe: Recipe, setting: Setting) -> Estimat
     out = Estimate(name, work)
     seconds = {"decode": 0.0, "read": 0.0, "train": 0.0}
     for sample in work.samples:
-        seconds["decode"] += sample.rounds * _sample_seconds(sample, work.train, recipe, setting)
-        out.memory = max(out.memory, _sample_bytes(sample, work.train, recipe, setting))
+        seconds["decode"] += sample.rounds * _sample_seconds(sample, work, recipe, setting)
+        out.memory = max(out.memory, _sample_bytes(sample, work, recipe, setting))
     for read in work.reads:
         seconds["read"] += read.rounds * _read_seconds(read, setting)
         shape = setting.shapes[read.model]
         out.memory = max(out.memory, machine.width * shape.parameters(head=read.model != "reward_model"))
     if work.train is not None:
         seconds["train"] = work.train.steps * _step_seconds(work.train, recipe, setting)
-        out.memory = max(out.memory, _train_bytes(work.train, recipe, setting))
+        beside = _held(work, setting) + _engine_bytes(work, recipe, setting)
+        out.memory = max(out.memory, _train_bytes(work.train, recipe, setting) + beside)
         out.scratch = cost.checkpoint_bytes(
             setting.shapes[work.train.model],
             head=_head(work.train.model),
             trained=_trained(work.train, recipe, setting),
+            stored=_stored(recipe, setting),
         )
     out.memory += 1e9 * machine.process_gb
     seconds["verify"] = work.verified * given.symbolic * machine.verify_seconds / recipe.reward.verify_workers
@@ -108,30 +111,64 @@ def _trained(train: Train, recipe: Recipe, setting: Setting) -> int | None:
     return setting.shapes[train.model].lora_parameters(lora.r, lora.target_modules)
 
 
-def _sample_seconds(sample: Sample, train: Train | None, recipe: Recipe, setting: Setting) -> float:
+def _stored(recipe: Recipe, setting: Setting) -> int:
+    """Bytes of a number of a training's state. Where it is shared, FSDP2 under accelerate turns it into float32."""
+    return _loaded(recipe, setting) if setting.spread.sharing == 1 else 4
+
+
+def _loaded(recipe: Recipe, setting: Setting) -> int:
+    """Bytes of a weight as a training loads it: `runtime.train_dtype` on a GPU; on a CPU a model keeps its own."""
+    if recipe.runtime.device == "cpu":
+        return setting.machine.width
+    return 4 if recipe.runtime.train_dtype == "float32" else 2
+
+
+def _spread(sample: Sample, setting: Setting) -> Spread:
+    flag = sample.continuous if setting.continuous is None else setting.continuous
+    return replace(setting.spread, continuous=flag)
+
+
+def _sample_seconds(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float:
     shape, machine = setting.shapes[sample.model], setting.machine
     return cost.sample_seconds(
-        shape, machine, setting.spread, rows=sample.rows, batch=sample.batch, prompt=setting.given.prompt_tokens,
+        shape, machine, _spread(sample, setting), rows=sample.rows, batch=sample.batch, prompt=setting.given.prompt_tokens,
         mean=sample.mean, longest=sample.longest,
-        taken=machine.width * shape.parameters() + _resident(train, recipe, setting),
+        taken=machine.width * shape.parameters() + _resident(work, recipe, setting),
     )  # fmt: skip
 
 
-def _sample_bytes(sample: Sample, train: Train | None, recipe: Recipe, setting: Setting) -> float:
-    context = setting.given.prompt_tokens + (sample.mean if setting.spread.continuous else sample.longest)
+def _sample_bytes(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float:
+    spread = _spread(sample, setting)
+    context = setting.given.prompt_tokens + (sample.mean if spread.continuous else sample.longest)
     return cost.sample_bytes(
-        setting.shapes[sample.model], setting.machine, setting.spread, rows=sample.rows, batch=sample.batch,
-        context=context, beside=_resident(train, recipe, setting),
+        setting.shapes[sample.model], setting.machine, spread, rows=sample.rows, batch=sample.batch,
+        context=context, beside=_resident(work, recipe, setting),
     )  # fmt: skip
 
 
-def _resident(train: Train | None, recipe: Recipe, setting: Setting) -> float:
+def _resident(work: Work, recipe: Recipe, setting: Setting) -> float:
     """Bytes that a training on the same device holds while it samples."""
+    train, stored, loaded = work.train, _stored(recipe, setting), _loaded(recipe, setting)
     if train is None:
         return 0.0
-    shape, width = setting.shapes[train.model], setting.machine.width
-    held = cost.state_bytes(shape, setting.spread, width=width, trained=_trained(train, recipe, setting))
-    return held + (width * shape.parameters() / setting.spread.sharing if train.reference else 0.0)
+    shape, trained = setting.shapes[train.model], _trained(train, recipe, setting)
+    held = cost.state_bytes(shape, setting.spread, width=loaded, trained=trained, stored=stored)
+    reference = loaded * shape.parameters() / setting.spread.sharing if train.reference else 0.0
+    return held + reference + _held(work, setting)
+
+
+def _held(work: Work, setting: Setting) -> float:
+    """Bytes of the models beside a training: each device has a whole one."""
+    return sum(setting.machine.width * setting.shapes[m].parameters(head=_head(m)) for m in work.beside)
+
+
+def _engine_bytes(work: Work, recipe: Recipe, setting: Setting) -> float:
+    """Bytes that vLLM keeps for its weights and cache while a training that samples computes its step."""
+    part = recipe.runtime.vllm or GrpoVllmPart()
+    here = part.mode == "colocate" and not part.sleep
+    if not here or not any(_spread(sample, setting).continuous for sample in work.samples):
+        return 0.0
+    return part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
 
 
 def _read_seconds(read: Read, setting: Setting) -> float:
@@ -145,7 +182,7 @@ def _step_seconds(train: Train, recipe: Recipe, setting: Setting) -> float:
     return cost.step_seconds(
         setting.shapes[train.model], setting.machine, setting.spread, rows=train.rows, accumulation=train.accumulation,
         length=train.length, unit=train.unit, head=_head(train.model), again=recipe.runtime.gradient_checkpointing,
-        trained=_trained(train, recipe, setting),
+        trained=_trained(train, recipe, setting), stored=_stored(recipe, setting),
     )  # fmt: skip
 
 
@@ -153,7 +190,8 @@ def _train_bytes(train: Train, recipe: Recipe, setting: Setting) -> float:
     return cost.train_bytes(
         setting.shapes[train.model], setting.machine, setting.spread, rows=train.rows, accumulation=train.accumulation,
         length=train.longest, unit=train.unit, head=_head(train.model), again=recipe.runtime.gradient_checkpointing,
-        trained=_trained(train, recipe, setting), reference=train.reference,
+        trained=_trained(train, recipe, setting), reference=train.reference, stored=_stored(recipe, setting),
+        loaded=_loaded(recipe, setting),
     )  # fmt: skip
 
 

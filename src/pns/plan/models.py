@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from pns.errors import UserError
-from pns.extras import package_folder
+from pns.extras import install, package_folder
 from pns.plan.shapes import KNOWN, Shape, from_config
 from pns.plan.work import Which
 from pns.recipe import BasePart, ModelPart, Recipe
@@ -58,9 +58,7 @@ def _gguf(part: ModelPart, name: str) -> tuple[Shape, str]:
     try:
         from gguf import GGUFReader
     except ImportError:
-        raise UserError(
-            "reading a GGUF file needs the package `gguf`", file=file, remedy="pip install 'plausible-negatives[gguf]'"
-        ) from None
+        raise UserError("reading a GGUF file needs the package `gguf`", file=file, remedy=install("gguf")) from None
     try:
         reader = GGUFReader(file)
         kind = str(reader.fields["general.architecture"].contents())

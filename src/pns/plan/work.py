@@ -82,7 +82,7 @@ def assume(recipe: Recipe, given: Sequence[str]) -> Assumptions:
 
 @dataclass(frozen=True)
 class Sample:
-    """Completions drawn, in `rounds` equal lots one after the other."""
+    """Completions drawn, in `rounds` equal lots one after the other. `continuous`: as vLLM does it, else static batches."""
 
     model: Which
     rows: int
@@ -90,6 +90,7 @@ class Sample:
     longest: int
     batch: int
     rounds: int = 1
+    continuous: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,13 @@ class Train:
 
 @dataclass
 class Work:
-    """Of one stage. `calls`: verdicts asked of a judge behind a server. `models`: model directories that it publishes."""
+    """Of one stage.
+
+    Attributes:
+        calls: verdicts asked of a judge behind a server.
+        models: model directories that it publishes.
+        beside: models that every device holds while it trains, for other work than the loss.
+    """
 
     rows: int = 0
     samples: list[Sample] = field(default_factory=list)
@@ -129,6 +136,7 @@ class Work:
     rounds: int = 1
     verified: int = 0
     models: tuple[Which, ...] = ()
+    beside: tuple[Which, ...] = ()
 
     @property
     def decoded(self) -> float:
@@ -141,6 +149,13 @@ class Work:
         return self.train.steps * self.train.rows * self.train.length if self.train is not None else 0.0
 
 
+def continuous(recipe: Recipe, *, training: bool) -> bool:
+    """Whether completions are decoded in continuous batches: of trainings, which sample through TRL, or of other stages."""
+    if training:
+        return recipe.runtime.vllm is not None
+    return recipe.engine.kind != "transformers" or recipe.engine.continuous_batching
+
+
 @dataclass(frozen=True)
 class Desk:
     """What the counting of every stage needs."""
@@ -150,6 +165,11 @@ class Desk:
 
     def answer(self, longest: int) -> float:
         return self.given.answer_share * longest
+
+    def sample(self, model: Which, rows: int, longest: int, batch: int) -> Sample:
+        """Of a stage that does not train."""
+        flag = continuous(self.recipe, training=False)
+        return Sample(model, rows, self.answer(longest), longest, batch, continuous=flag)
 
     @property
     def longest_answer(self) -> int:
@@ -229,7 +249,8 @@ def _grpo(desk: Desk, part: GrpoPart, model: Which, steps: int | None = None) ->
     length, longest = desk.given.prompt_tokens + mean, math.ceil(desk.given.prompt_tokens) + part.max_new_tokens
     accumulation = rows // (part.micro_batch or rows)
     work = Work(rows=steps * rows, verified=steps * rows, models=(model,))
-    work.samples.append(Sample(model, rows, mean, part.max_new_tokens, rows, steps))
+    flag = continuous(desk.recipe, training=True)
+    work.samples.append(Sample(model, rows, mean, part.max_new_tokens, rows, steps, flag))
     if part.beta:
         work.reads.append(Read(model, rows, length, steps))
     work.train = Train(model, steps, rows, length, longest, accumulation, reference=part.beta > 0)
@@ -255,6 +276,8 @@ def _generator(desk: Desk, stage: Stage) -> Work:
     work = _grpo(desk, part, "generator")
     length = desk.given.prompt_tokens + desk.answer(part.max_new_tokens)
     desk.scored(work, desk.given.generator_wrong * work.rows, length, part.steps)
+    if desk.recipe.reward.reward_model is None:
+        work.beside = ("reward_model",)
     return work
 
 
@@ -262,7 +285,7 @@ def _rollouts(desk: Desk, stage: Stage) -> Work:
     part, split = desk.recipe.rollouts, stage.args[0]
     rows = getattr(desk.recipe.problems.splits, split) * part.n
     work = Work(rows=rows, verified=rows)
-    work.samples.append(Sample("policy", rows, desk.answer(part.max_new_tokens), part.max_new_tokens, part.batch_size))
+    work.samples.append(desk.sample("policy", rows, part.max_new_tokens, part.batch_size))
     if split == "pairs":
         work.reads.append(Read("policy", rows, desk.text))
     return work
@@ -278,10 +301,10 @@ def _reward_model(desk: Desk, stage: Stage) -> Work:
 
 def _samples(desk: Desk, stage: Stage) -> Work:
     part = desk.recipe.negatives.sample
-    rows, mean = desk.recipe.problems.splits.pairs * part.n, desk.answer(part.max_new_tokens)
-    length = desk.given.prompt_tokens + mean
+    rows = desk.recipe.problems.splits.pairs * part.n
+    length = desk.given.prompt_tokens + desk.answer(part.max_new_tokens)
     work = Work(rows=rows, verified=rows)
-    work.samples.append(Sample("generator", rows, mean, part.max_new_tokens, part.batch_size))
+    work.samples.append(desk.sample("generator", rows, part.max_new_tokens, part.batch_size))
     work.reads += [Read("generator", rows, length), Read("policy", rows, length)]
     desk.scored(work, desk.given.generator_wrong * rows, length)
     return work
@@ -312,14 +335,12 @@ def _written(desk: Desk, method: str, pairs: int) -> Work:
     if method == "prefix":
         own = part.prefix
         rows = pairs * own.n * own.rounds
-        drawn = Sample(
-            "policy", rows // own.rounds, desk.answer(own.max_new_tokens), own.max_new_tokens, own.batch_size
-        )
+        drawn = desk.sample("policy", rows // own.rounds, own.max_new_tokens, own.batch_size)
         return Work(rows=rows, samples=[drawn] * own.rounds)
     if method == "prompted":
         told = part.prompted
         rows = pairs * told.n * (2 if told.style == "both" else 1)
-        drawn = Sample("policy", rows, desk.answer(told.max_new_tokens), told.max_new_tokens, told.batch_size)
+        drawn = desk.sample("policy", rows, told.max_new_tokens, told.batch_size)
         return Work(rows=rows, samples=[drawn] if told.writer == "policy" else [])
     return Work(rows=pairs)
 
@@ -357,10 +378,10 @@ def _evaluate(desk: Desk, stage: Stage) -> Work:
     part = desk.recipe.evaluate
     sizes = {**benchmark_rows(desk.recipe), "dev": desk.recipe.problems.splits.dev}
     drawn = [(rows, n) for name, rows in sizes.items() for n in (1, part.samples(name))]
-    rows, mean = sum(rows * n for rows, n in drawn), desk.answer(part.max_new_tokens)
+    total = sum(rows * n for rows, n in drawn)
     # Each set is drawn for itself, so its last batch is small.
-    samples = [Sample("policy", rows * n, mean, part.max_new_tokens, part.batch_size) for rows, n in drawn]
-    return Work(rows=rows, verified=rows, samples=samples)
+    samples = [desk.sample("policy", rows * n, part.max_new_tokens, part.batch_size) for rows, n in drawn]
+    return Work(rows=total, verified=total, samples=samples)
 
 
 _COUNT: dict[str, Callable[[Desk, Stage], Work]] = {

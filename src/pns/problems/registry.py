@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from pns.errors import UserError
+from pns.parts.sources import data_root
 from pns.problems import forms, hub
 from pns.problems.files import Columns, load_problems
 from pns.problems.hub import Hub
@@ -184,15 +184,10 @@ def data_folder() -> Path | None:
 
     Raises UserError where PNS_DATA names no folder: going to the hub in its place would hide a slip.
     """
-    given = os.environ.get("PNS_DATA")
-    if given:
-        if not Path(given).is_dir():
-            raise UserError(
-                "no such folder", file=given, field="PNS_DATA", remedy="set it to the data folder, or unset it"
-            )
-        return Path(given)
-    near = Path("../shared/data")
-    return near if near.is_dir() else None
+    root = data_root()
+    if root is not None and not Path(root).is_dir():
+        raise UserError("no such folder", file=root, field="PNS_DATA", remedy="set it to the data folder, or unset it")
+    return None if root is None else Path(root)
 
 
 def local_file(entry: ProblemSet) -> Path | None:
