@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from pns.errors import UserError
 from pns.evaluation.processbench import Chain
 from pns.evaluation.step_labels import stepwise
 from pns.exports import dataset
-from pns.exports.forms import FORMS, PROMPT_FORMS, labelled
+from pns.exports.forms import FORMS, PROMPT_FORMS
 from pns.exports.sources import Preference
+from pns.exports.unpaired import labelled
 
 ODD = 'Äpfel «2»\u2028 \u0085\r\n\ttab \\frac{1}{2} <|im_end|> </s> 🍎 "x" {y}'
 PAIRS: list[dict[str, Any]] = [
@@ -97,7 +99,7 @@ def test_pairs_have_the_form_of_their_trainer(to: str, file: Path, tmp_path: Pat
 def test_unpaired_rows_have_the_form_of_their_trainer(to: str, file: Path, tmp_path: Path) -> None:
     said = json.loads(export("pairs", file, "--to", to, "-o", tmp_path / "out", "--json"))
     assert (said["desirable"], said["undesirable"]) == (2, 2)
-    rows = [(ODD, f"gut {ODD}.", True), ("Q2", "B", False), ("Q2", " A\n", True), (ODD, f"schlecht {ODD}.", False)]
+    rows = [(ODD, f"gut {ODD}.", True), ("Q2", "B", False), (ODD, f"schlecht {ODD}.", False), ("Q2", " A\n", True)]
     assert read(tmp_path / "out") == [UNPAIRED[to](*row) for row in rows]
 
 
@@ -106,12 +108,52 @@ def test_parquet_says_the_same_as_jsonl(file: Path, tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / "out" / "train.parquet").to_pylist() == read(tmp_path / "out")
 
 
-def test_the_sides_of_a_pair_never_follow_each_other() -> None:
+def crossed(prompts: int, bad: int, good: int = 1) -> list[Preference]:
+    """As a run gives them: sorted by problem."""
+    chosen = range(good) if good else [None]
+    return [
+        Preference(f"q{i}", f"bad {i} {k}", None if c is None else f"good {i} {c}")
+        for i in range(prompts) for k in range(bad) for c in chosen
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("prompts", [3, 4, 7, 10, 32])
+@pytest.mark.parametrize(("bad", "good"), [(1, 1), (2, 1), (4, 1), (8, 1), (3, 2), (4, 4), (2, 0), (4, 0)])
+def test_a_row_never_follows_one_of_the_same_prompt(prompts: int, bad: int, good: int) -> None:
     """KTO's KL term takes a prompt with the response of the row before."""
-    rows = labelled([Preference(f"q{i // 2}", f"bad {i}", f"good {i // 2}") for i in range(20)])
-    assert len(rows) == 10 + 20, "a response stands once, however many pairs have it"
+    rows = labelled(crossed(prompts, bad, good))
+    assert len(set(rows)) == len(rows) == prompts * (bad + good), "a response stands once, however many pairs have it"
+    assert sum(label for *_, label in rows) == prompts * good
     assert all(a[0] != b[0] for a, b in pairwise(rows))
-    assert all(any(label for *_, label in rows[i : i + 4]) for i in range(27)), "no batch is all of one kind"
+    if good:
+        window = 2 * math.ceil(bad / good) + 1
+        mixed = [any(label for *_, label in rows[i : i + window]) for i in range(len(rows) - window + 1)]
+        assert all(mixed), "no batch is all of one kind"
+
+
+def test_uneven_prompts_are_kept_apart_as_far_as_can_be() -> None:
+    uneven = [Preference("q", f"bad {k}") for k in range(4)] + [Preference(f"q{i}", "bad") for i in range(3)]
+    assert [prompt == "q" for prompt, *_ in labelled(uneven)] == [True, False] * 3 + [True]
+    assert len(labelled(crossed(1, 4))) == 5, "one prompt alone: nothing is lost"
+
+
+def test_a_response_on_both_sides_has_no_label(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Q", "chosen": "a", "rejected": "b"}, {"prompt": "Q", "chosen": "b", "rejected": "c"},
+        {"prompt": "R", "chosen": "c", "rejected": "a"},
+    ]  # fmt: skip
+    file = write(tmp_path / "pairs.jsonl", *rows)
+    said = json.loads(export("pairs", file, "--to", "trl-kto", "-o", tmp_path / "out", "--json"))
+    assert (said["desirable"], said["undesirable"], said["left out, chosen and rejected"]) == (2, 2, 1)
+    assert "| left out, chosen and rejected | 1 |" in (tmp_path / "out" / "README.md").read_text()
+    found = {
+        (row["prompt"][0]["content"], row["completion"][0]["content"], row["label"]) for row in read(tmp_path / "out")
+    }
+    assert found == {("Q", "a", True), ("Q", "c", False), ("R", "c", True), ("R", "a", False)}
+    assert json.loads(export("pairs", file, "--to", "trl", "-o", tmp_path / "two", "--json"))["pairs"] == 3
+    turned = write(tmp_path / "turned.jsonl", rows[0], {"prompt": "Q", "chosen": "b", "rejected": "a"})
+    assert "every response" in export("pairs", turned, "--to", "trl-kto", "-o", tmp_path / "three", code=2)
+    assert not (tmp_path / "three").exists()
 
 
 def test_negatives_alone_are_undesirable_and_no_pairs(tmp_path: Path) -> None:

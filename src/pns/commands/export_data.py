@@ -190,6 +190,7 @@ def _files(
     """What is written, what is printed, and what `dataset_info.json` becomes."""
     from pns.exports.dataset import card, merged_info
     from pns.exports.forms import CARD, FORMS, INFO, JSONL, trimmed
+    from pns.exports.unpaired import on_both_sides
 
     rows = form.rows(found.rows)
     if form.paired:
@@ -199,6 +200,13 @@ def _files(
         counts = {"desirable": good, "undesirable": len(rows) - good}
     if found.same:
         counts["left out, both sides the same"] = found.same
+    if not form.paired and (both := on_both_sides(found.rows)):
+        counts["left out, chosen and rejected"] = len(both)
+    if not rows:
+        raise UserError(
+            "every response is chosen in one pair and rejected in another", field="--to",
+            remedy="a form of pairs keeps them",
+        )  # fmt: skip
     notes = []
     if form is FORMS["axolotl"] and (n := trimmed(found.rows)):
         notes.append(
