@@ -215,6 +215,49 @@ def test_a_broken_dataset_info_is_told_and_left_alone(broken: str, file: Path, t
     assert (info.read_text(), (tmp_path / "out").exists()) == (broken, False)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("info.json", "opens dataset_info.json alone"), ("dataset_info.json", "directory")]
+)
+def test_an_info_file_that_cannot_serve_is_told_before_anything_is_written(
+    name: str, told: str, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "dataset_info.json").mkdir()
+    words = ("pairs", file, "--to", "llamafactory", "-o", tmp_path / "out", "--dataset-info", tmp_path / name)
+    assert told in export(*words, code=2).replace("\n", " ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset_info.json", "pairs.jsonl"]
+
+
+def test_data_set_and_entry_come_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info, out = tmp_path / "lf" / "dataset_info.json", tmp_path / "out"
+    info.parent.mkdir()
+    info.write_text("{}")
+    info.chmod(0o600)
+
+    def full(*args: Any, **more: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "publish", full)
+        with pytest.raises(OSError, match="No space"):
+            dataset.publish_with_info(out, {"train.jsonl": [{"a": 1}]}, info, '{"a": {}}')
+        assert (info.read_text(), [p.name for p in info.parent.iterdir()]) == ("{}", ["dataset_info.json"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            dataset.publish_with_info(out, {"train.jsonl": [{"a": 1}]}, info, '{"a": {}}')
+    assert not out.exists()
+    dataset.publish_with_info(out, {"train.jsonl": [{"a": 1}]}, info, '{"a": {}}')
+    assert (info.read_text(), info.stat().st_mode & 0o777, read(out)) == ('{"a": {}}', 0o600, [{"a": 1}])
+
+
+def test_the_info_file_of_the_folder_itself_may_be_named(file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ("pairs", file, "--to", "llamafactory", "-o", out, "--dataset-info", out / "dataset_info.json")
+    export(*words)
+    export(*words, "--force")
+    assert list(json.loads((out / "dataset_info.json").read_text())) == ["out"]
+
+
 def test_prompts_for_verl_and_openrlhf(tmp_path: Path) -> None:
     problems = [{"id": "a", "problem": ODD, "answer": "3"}, {"id": "b", "problem": "Q", "answer": "4", "unit": "cm"}]
     file = write(tmp_path / "problems.jsonl", *problems)
@@ -286,6 +329,28 @@ def test_a_failure_leaves_the_old_data_set_and_nothing_half_written(
         dataset.publish(out, {"train.parquet": [{"a": 1}], "train.jsonl": [{"a": 1}]})
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "pairs.jsonl"]
+
+
+def test_the_old_data_set_is_put_back_where_the_new_one_cannot_be_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, move = tmp_path / "out", Path.replace
+    dataset.publish(out, {"train.jsonl": [{"a": 1}]})
+    moved: list[Path] = []
+
+    def second_fails(self: Path, target: Path) -> Path:
+        if self.is_dir():
+            moved.append(self)
+            if len(moved) == 2:
+                raise OSError(5, "Input/output error")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", second_fails)
+    with pytest.raises(OSError, match="Input/output"):
+        dataset.publish(out, {"train.jsonl": [{"a": 2}]})
+    assert (read(out), [p.name for p in tmp_path.iterdir()]) == ([{"a": 1}], ["out"])
+    dataset.publish(out, {"train.jsonl": [{"a": 2}]})
+    assert (read(out), [p.name for p in tmp_path.iterdir()]) == ([{"a": 2}], ["out"])
 
 
 def test_a_run_that_is_none_is_told(tmp_path: Path) -> None:
