@@ -6,22 +6,26 @@ import json
 import math
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 from pns.cli import app
-from pns.commands.export_data import PromptsTo, To
+from pns.commands.export_data import PromptsTo, Regime, To
 from pns.errors import UserError
 from pns.evaluation.processbench import Chain
 from pns.evaluation.step_labels import stepwise
 from pns.exports import dataset
 from pns.exports.forms import FORMS, PROMPT_FORMS
-from pns.exports.sources import Preference
+from pns.exports.sources import Preference, _gates
 from pns.exports.unpaired import labelled
+from pns.parts import negatives
+from pns.recipe_files import load_recipe
+from pns.rewards.reward_model import Calibration
 
 ODD = 'Äpfel «2»\u2028 \u0085\r\n\ttab \\frac{1}{2} <|im_end|> </s> 🍎 "x" {y}'
 PAIRS: list[dict[str, Any]] = [
@@ -83,6 +87,7 @@ def test_every_form_can_be_asked_for_and_is_checked_here() -> None:
     assert [to.value for to in To] == list(FORMS)
     assert [to.value for to in PromptsTo] == list(PROMPT_FORMS)
     assert set(FORMS) == set(PAIRED) | set(UNPAIRED)
+    assert tuple(regime.value for regime in Regime) == get_args(negatives.Regime)
 
 
 @pytest.mark.parametrize("to", PAIRED)
@@ -357,6 +362,51 @@ def test_a_run_that_is_none_is_told(tmp_path: Path) -> None:
     assert "not a run directory" in export("pairs", tmp_path, "--to", "trl", "-o", tmp_path / "out", code=2)
     with pytest.raises(UserError, match="--name"):
         dataset.check_name("")
+
+
+def test_a_path_that_is_not_there_and_a_study_are_told(tmp_path: Path) -> None:
+    words = ("--to", "trl", "-o", tmp_path / "out")
+    assert "no such file or run" in export("pairs", tmp_path / "none", *words, code=2)
+    assert "no such file or run" in export("pairs", tmp_path / "none.jsonl", *words, code=2)
+    (tmp_path / "study.yaml").write_text("name: s\n")
+    (tmp_path / "manifest.json").write_text('{"run_version": 1}')
+    for said in (
+        export("pairs", tmp_path, *words, code=2),
+        export("pairs", tmp_path, "--to", "trl-kto", "-o", tmp_path / "out", "--negatives", code=2),
+        export("prompts", tmp_path, "--to", "verl", "-o", tmp_path / "out", code=2),
+    ):
+        assert "the folder of a study" in said.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("quantile", "told"), [(0, "0.05"), (0.25, "0.25"), (1, "0.95")])
+def test_the_card_names_the_quantile_that_the_gate_takes(quantile: float, told: str) -> None:
+    recipe = load_recipe(
+        Path(__file__).parents[2] / "recipes" / "embedded.yaml", [f"negatives.reward_model_quantile={quantile}"]
+    )[0]
+    assert f"M at least the {told} quantile of correct responses" in _gates(recipe, "pns")
+    calibration = Calibration.fit([i / 100 for i in range(101)])
+    assert calibration.quantile(quantile) == calibration.quantile(float(told))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_method_is_only_told_where_every_row_says_it(suffix: str, tmp_path: Path) -> None:
+    def card(*values: Any) -> str:
+        rows = [{"prompt": "Q", "chosen": "a", "rejected": "b", "source": value} for value in values]
+        file = tmp_path / f"pairs.{suffix}"
+        if suffix == "jsonl":
+            write(file, *({k: v for k, v in row.items() if v is not None} for row in rows))
+        else:
+            pq.write_table(pa.Table.from_pylist(rows), file)
+        export("pairs", file, "--to", "trl", "-o", tmp_path / "out", "--force")
+        return (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+    assert "| source | b, a |" in card("b", "a", "b")
+    assert ", and 2 more |" in card(*(f"s{i}" for i in range(12)))
+    for odd in (["a", None], [{"id": 3}, {"id": 4}], [["a"], ["b"]], [3, 4]):
+        assert "| source |" not in card(*odd)
+    file = tmp_path / f"pairs.{suffix}"
+    said = export("pairs", file, "--to", "trl", "-o", tmp_path / "two", "--method", "5", code=2)
+    assert "no row has the method" in said, "a number is read as text where it is asked for"
 
 
 def test_stepwise_rows_end_with_the_first_wrong_step() -> None:
