@@ -23,7 +23,7 @@ def test_a_run_gives_its_pairs_negatives_and_prompts(pns: Any, smoke: Any) -> No
     digest = smoke.state("pairs")["digest"][:16]
     for part in ("| run | run |", "| recipe | smoke |", "| method | pns |", "| regime | matched |", digest):
         assert part in card
-    assert "M at least the 0 quantile of correct responses; judge (steps) at least 0 of 12" in card
+    assert "M at least the 0.05 quantile of correct responses; judge (steps) at least 0 of 12" in card
     words = ("--to", "trl-kto", "--negatives", "--method", "rejection", "--json")
     said = json.loads(pns("export", "pairs", smoke.folder, "-o", "bad", *words))
     negatives = read_parquet(stages / smoke.label("negatives-rejection") / "negatives.parquet", Response)

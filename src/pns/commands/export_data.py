@@ -34,7 +34,7 @@ class PromptsTo(StrEnum):
 
 
 class Regime(StrEnum):
-    """Which pairs of a run."""
+    """Which pairs of a run; the list is `pns.parts.negatives.Regime`, which takes 0.2 s to import."""
 
     matched = "matched"
     own = "own"
@@ -98,7 +98,7 @@ def pairs(
       pns export pairs runs/embedded --to trl-kto --negatives -o data/bad
     """
     with errors(STARTS_ANEW):
-        from pns.exports.dataset import check_folder, check_name, publish, replace_info
+        from pns.exports.dataset import check_folder, check_info, check_name, publish, publish_with_info
         from pns.exports.forms import FORMS, INFO
 
         form, called = FORMS[to.value], name or out.resolve().name
@@ -108,6 +108,10 @@ def pairs(
             raise UserError("negatives alone make no pairs", field="--negatives", remedy="choose a form of KTO: --to")
         if dataset_info is not None and form.entry is None:
             raise UserError("is LLaMA-Factory's", field="--dataset-info", remedy="leave it out, or --to llamafactory")
+        if dataset_info is not None and dataset_info.resolve() == out.resolve() / INFO:
+            dataset_info = None  # the default
+        if dataset_info is not None:
+            check_info(dataset_info)
         columns = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
         found = _read(source, method, regime.value, negatives, columns)
         if form.paired and any(row.chosen is None for row in found.rows):
@@ -115,9 +119,10 @@ def pairs(
         if not found.rows:
             raise UserError("both sides are the same in every pair", file=source, remedy="nothing is preferred here")
         files, figures, info = _files(found, form, out, called, dataset_info, force)
-        publish(out, files)
-        if info is not None:
-            replace_info(dataset_info or out / INFO, info)
+        if info is None:
+            publish(out, files)
+        else:
+            publish_with_info(out, files, *info)
         _tell(figures, as_json)
 
 
@@ -161,6 +166,8 @@ def prompts(
 def _read(source: Path, method: str | None, regime: str, negatives: bool, columns: dict[str, str | None]) -> Any:
     from pns.exports.sources import of_file, of_run
 
+    if not source.exists():
+        raise UserError("no such file or run", file=source, remedy="check the path; `pns run RECIPE` makes a run")
     if not source.is_dir():
         if negatives:
             raise UserError("is for runs", field="--negatives", remedy="a file without chosen sides needs no option")
@@ -186,10 +193,11 @@ def _problems(source: str, split: str) -> tuple[list[Any], dict[str, str]]:
 
 def _files(
     found: Any, form: Any, out: Path, name: str, dataset_info: Path | None, force: bool
-) -> tuple[dict[str, Any], dict[str, Any], str | None]:
-    """What is written, what is printed, and what `dataset_info.json` becomes."""
+) -> tuple[dict[str, Any], dict[str, Any], tuple[Path, str] | None]:
+    """What is written, what is printed, and what a `dataset_info.json` elsewhere becomes."""
     from pns.exports.dataset import card, merged_info
     from pns.exports.forms import CARD, FORMS, INFO, JSONL, trimmed
+    from pns.exports.unpaired import on_both_sides
 
     rows = form.rows(found.rows)
     if form.paired:
@@ -199,6 +207,13 @@ def _files(
         counts = {"desirable": good, "undesirable": len(rows) - good}
     if found.same:
         counts["left out, both sides the same"] = found.same
+    if not form.paired and (both := on_both_sides(found.rows)):
+        counts["left out, chosen and rejected"] = len(both)
+    if not rows:
+        raise UserError(
+            "every response is chosen in one pair and rejected in another", field="--to",
+            remedy="a form of pairs keeps them",
+        )  # fmt: skip
     notes = []
     if form is FORMS["axolotl"] and (n := trimmed(found.rows)):
         notes.append(
@@ -209,9 +224,11 @@ def _files(
     files = dict.fromkeys(form.files, rows) | {CARD: card(name, facts, counts, use, form.files, notes)}
     info = None
     if form.entry is not None:
-        info = merged_info(dataset_info or out / INFO, name, form.entry, out / JSONL, force)
+        merged = merged_info(dataset_info or out / INFO, name, form.entry, out / JSONL, force)
         if dataset_info is None:
-            files[INFO], info = info, None
+            files[INFO] = merged
+        else:
+            info = dataset_info, merged
     return files, counts | {"notes": notes, "output": str(out), "use": use}, info
 
 

@@ -17,7 +17,7 @@ import yaml
 import pns
 from pns.errors import UserError
 from pns.exports.forms import CARD, INFO, JSONL, PARQUET, Rows
-from pns.run import UNFINISHED, replacing, write_atomic
+from pns.run import UNFINISHED, check_writable, replacing, write_atomic
 
 OURS = {JSONL, PARQUET, CARD, INFO}
 _NAME = re.compile(r"\w[\w.-]{0,99}")
@@ -52,6 +52,18 @@ def check_folder(out: Path, force: bool) -> None:
         raise UserError("is there already", file=out, field="--out", remedy="--force replaces it")
 
 
+def check_info(path: Path) -> None:
+    """Whether LLaMA-Factory opens a file of this name, and whether it can be written. Raises UserError."""
+    if path.name != INFO:
+        raise UserError(
+            f"LLaMA-Factory opens {INFO} alone",
+            file=path,
+            field="--dataset-info",
+            remedy="name its data/dataset_info.json",
+        )
+    check_writable(path, "--dataset-info")
+
+
 def publish(out: Path, files: Mapping[str, Rows | str]) -> None:
     """Write files (rows, or text) into a folder, which appears with all of them, or stays as it was."""
     import pyarrow as pa
@@ -70,14 +82,24 @@ def publish(out: Path, files: Mapping[str, Rows | str]) -> None:
                 lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in content)
                 write_atomic(work / name, "".join(lines))
         work.chmod(0o755)
-        old = Path(tempfile.mkdtemp(dir=out.parent, prefix=UNFINISHED)) if out.exists() else None
-        if old is not None:
-            out.replace(old)
-        work.replace(out)
-        if old is not None:
-            shutil.rmtree(old)
+        _swap(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _swap(work: Path, out: Path) -> None:
+    """Move a folder to its place; what was there goes, or is put back where that fails."""
+    if not out.exists():
+        work.replace(out)
+        return
+    old = work.with_name(f"{work.name}-old")
+    out.replace(old)
+    try:
+        work.replace(out)
+    except BaseException:
+        old.replace(out)
+        raise
+    shutil.rmtree(old)
 
 
 def _schema(rows: Rows) -> Any:
@@ -163,11 +185,15 @@ def _cell(text: str) -> str:
     return re.sub(r"([\\`|<>*_\[\]])", r"\\\1", plain)
 
 
-def replace_info(path: Path, content: str) -> None:
-    """Publish the merged `dataset_info.json`, with the mode that it had."""
+def publish_with_info(out: Path, files: Mapping[str, Rows | str], path: Path, content: str) -> None:
+    """`publish`, and the merged `dataset_info.json` elsewhere, with the mode that it had. It is written first, and moved to
+    its place last: where either cannot be written, both stay as they were.
+    """
     mode = None
     with contextlib.suppress(OSError):
         mode = path.stat().st_mode & 0o777
-    write_atomic(path, content)
+    with replacing(path) as part:
+        part.write_text(content, encoding="utf-8")
+        publish(out, files)
     if mode is not None:
         path.chmod(mode)

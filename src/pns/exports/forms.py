@@ -1,7 +1,7 @@
 """The row forms of other trainers, read at TRL 1.16, LLaMA-Factory 0.9.5, axolotl 0.19, OpenRLHF 0.11.2 and verl 0.9.1.
 
-Each form is a function from our rows to theirs and one that says how their trainer loads the file. (Forms: the
-trainers' documentation and loaders; the order of unpaired rows: ours.)
+Each form is a function from our rows to theirs and one that says how their trainer loads the file. (Source: the
+trainers' documentation and loaders.)
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from pns.exports.sources import Preference
+from pns.exports.unpaired import labelled
 from pns.records import Problem
 
 JSONL, PARQUET, CARD, INFO = "train.jsonl", "train.parquet", "README.md", "dataset_info.json"
@@ -47,24 +48,6 @@ def _user(text: str) -> list[dict[str, str]]:
 
 def _assistant(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
-
-
-def labelled(rows: Sequence[Preference]) -> list[tuple[str, str, bool]]:
-    """(prompt, response, whether it is desirable), each response once.
-
-    Trainers of KTO estimate its KL term from a prompt with the response of the row before it, in the order of the file.
-    So labels alternate, and the two sides of a pair stand far apart.
-    """
-    good = list(dict.fromkeys((row.prompt, row.chosen) for row in rows if row.chosen is not None))
-    bad = list(dict.fromkeys((row.prompt, row.rejected) for row in rows))
-    half = len(bad) // 2
-    bad = bad[half:] + bad[:half]
-    placed = [
-        ((i + 0.5) / len(side), label, *one)
-        for side, label in ((good, True), (bad, False))
-        for i, one in enumerate(side)
-    ]
-    return [(prompt, text or "", label) for _, label, prompt, text in sorted(placed, key=lambda p: (p[0], not p[1]))]
 
 
 def _conversations(rows: Sequence[Preference]) -> Rows:

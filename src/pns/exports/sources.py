@@ -11,15 +11,14 @@ from typing import Any
 
 from pns.errors import UserError
 from pns.records import Pair, Problem, Response, Scores, read_parquet
-from pns.rows import Row, column_names, message, missing_column, read_rows, text
-from pns.run import Run
+from pns.rows import KINDS, Row, column_names, message, missing_column, read_rows, text
+from pns.run import STUDY, Run
 
 GENERATED = ("pns", "rejection", "prompted")
 """Methods whose negatives pass the gates on M and C; the last two only with `negatives.gate_all`."""
-_USUAL = {
-    "prompt": ("prompt", "problem", "question"), "chosen": ("chosen",), "rejected": ("rejected",),
-    "method": ("method", "source"),
-}  # fmt: skip
+_USUAL = {"prompt": ("prompt", "problem", "question"), "chosen": ("chosen",), "rejected": ("rejected",)}
+_METHOD = ("method", "source")
+_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def of_run(folder: Path, method: str | None, regime: str, *, negatives: bool) ->
         method: None: `pns` where the run has it, else its only one.
     Raises UserError where the run has not come that far, or has no such method or regime.
     """
-    run = Run.open(folder)
+    run = _open(folder)
     if negatives:
         found = run.stages.glob("[0-9]*-negatives-*/negatives.parquet")
         # A stage that still works, or is being replaced, has a suffix.
@@ -70,9 +69,18 @@ def of_run(folder: Path, method: str | None, regime: str, *, negatives: bool) ->
     return _without_same(rows, _of_run(run, chosen_method, path) | facts | _of_scores(scores))
 
 
+def _open(folder: Path) -> Run:
+    if (folder / STUDY).is_file():
+        raise UserError(
+            "this is the folder of a study, or of rounds, and no run", file=folder,
+            remedy="name one of its tables: stages/s*-pairs-*/*.parquet has pairs, stages/s*-problems-*/*.parquet problems",
+        )  # fmt: skip
+    return Run.open(folder)
+
+
 def run_problems(folder: Path, split: str) -> list[Problem]:
     """The problems of a split of a run. Raises UserError where it has no such split, or has not drawn any."""
-    there = {p.stem: p for p in Run.open(folder).stages.glob("[0-9]*-problems/*.parquet")}
+    there = {p.stem: p for p in _open(folder).stages.glob("[0-9]*-problems/*.parquet")}
     if split not in there:
         names = ", ".join(sorted(there)) or "none yet: run the problems stage"
         raise UserError(f"this run has no split {split!r}", file=folder, field="--split", remedy=f"there: {names}")
@@ -111,11 +119,15 @@ def _digest(run: Run, path: Path) -> str:
 
 def _gates(recipe: Any, method: str) -> Iterable[str]:
     """What a negative of this method had to pass, in words; see `negatives.select.accepted`."""
+    from pns.rewards.reward_model import QUANTILES
+
     part, reward = recipe.negatives, recipe.reward
     yield f"well-formed ({reward.answer_format})"
     yield "answer decided wrong by the verifier"
     if method == "pns" or (method in GENERATED and part.gate_all):
-        yield f"M at least the {part.reward_model_quantile:g} quantile of correct responses"
+        # As `Calibration.quantile`: flat outside of what it stores.
+        quantile = min(max(part.reward_model_quantile, QUANTILES[0]), QUANTILES[-1])
+        yield f"M at least the {quantile:g} quantile of correct responses"
         if reward.judge != "none":
             yield f"judge ({reward.judge}) at least {part.min_rubric} of 12"
         yield f"selected by {part.select}"
@@ -157,6 +169,7 @@ def of_file(path: Path, columns: dict[str, str | None], method: str | None) -> E
         method: only rows whose `method` (or `source`) is this.
     Raises UserError: as `read_rows`; a column that is not there; a blank text; a conversation of another shape, for
         nothing of it may be lost; no row of that method.
+    Unless a method is asked for, its column is nothing but a fact for the card, and whatever it holds is no error.
     """
     there = column_names(path)
     names: dict[str, str | None] = {}
@@ -167,20 +180,51 @@ def of_file(path: Path, columns: dict[str, str | None], method: str | None) -> E
         names[part] = given or next((name for name in usual if name in there), None)
     if names["rejected"] is None:
         raise missing_column("rejected", there, path, option="--rejected")
-    if method is not None and names["method"] is None:
+    kind = next((name for name in _METHOD if name in there), None)
+    if method is not None and kind is None:
         raise missing_column("method", there, path, option="--method")
+    needed = [name for name in names.values() if name is not None]
+    if kind is not None and (method is not None or _holds_text(path, kind)):
+        needed.append(kind)
     rows, methods = [], Counter[str]()
-    for row in read_rows(path, [name for name in names.values() if name is not None]):
-        kind = "" if names["method"] is None else text(row, names["method"]) or ""
-        methods[kind] += 1
-        if method in (None, kind):
-            rows.append((kind, _preference(row, names)))
+    for row in read_rows(path, needed):
+        value = _method(row, kind, strict=method is not None)
+        methods[value] += 1
+        if method in (None, value):
+            rows.append(_preference(row, names))
     if not rows:
         shown = ", ".join(name[:40] for name, _ in methods.most_common(10))
         raise UserError(f"no row has the method {method!r}", file=path, field="--method", remedy=f"there: {shown}")
-    known = sorted({kind for kind, _ in rows if kind})
-    facts = {"file": path.name} | ({"method": ", ".join(known)} if known else {})
-    return _without_same([row for _, row in rows], facts | {"gates": "not known: the file does not say them"})
+    facts = {"file": path.name} | _of_methods(kind or "", methods if method is None else Counter({method: len(rows)}))
+    return _without_same(rows, facts | {"gates": "not known: the file does not say them"})
+
+
+def _holds_text(path: Path, column: str) -> bool:
+    """Whether the schema of a Parquet file says so, where only the columns that are asked for are read."""
+    if KINDS[path.suffix.casefold()] != "parquet":
+        return False
+    import pyarrow.parquet as pq
+
+    return str(pq.read_schema(path).field(column).type) in {"string", "large_string"}
+
+
+def _method(row: Row, column: str | None, *, strict: bool) -> str:
+    """The method of a row; "" where it is not known, which `strict` allows for a blank alone."""
+    if column is None:
+        return ""
+    if strict:
+        return text(row, column) or ""
+    value = row.values.get(column)
+    return value if isinstance(value, str) else ""
+
+
+def _of_methods(column: str, methods: Counter[str]) -> dict[str, str]:
+    """Which they are, the most frequent ones, if every row says so."""
+    if "" in methods:
+        return {}
+    more = len(methods) - _SHOWN
+    shown = ", ".join(name[:100] for name, _ in methods.most_common(_SHOWN))
+    return {column: shown + (f", and {more:,} more" if more > 0 else "")}
 
 
 def _preference(row: Row, names: dict[str, str | None]) -> Preference:
