@@ -28,9 +28,7 @@ from pns.recipe_files import load_recipe
 from pns.records import write_parquet
 from pns.run import write_json
 from pns.sampling.engine import load_causal
-from pns.stages.context import Context
-from pns.stages.policy import sft
-from pns.training.common import MARKER, METRICS
+from pns.training.common import METRICS
 from pns.worker import Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("launch")]
@@ -96,31 +94,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_stage_refuses_reaches_the_driver(start: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"runtime\.processes: a batch of 3 rows cannot be divided among 2 processes"):
         launch(job_of(start, tmp_path, recipe(batch_size=3)), Launcher("accelerate"), lambda *_: None)
-
-
-@pytest.mark.usefixtures("environment")
-def test_ray_train_goes_on_from_the_last_checkpoint_when_a_process_is_lost(start: Path, tmp_path: Path) -> None:
-    """One process is killed at a step behind a checkpoint; the metrics are those of one process without that."""
-    pytest.importorskip("ray")
-    job = job_of(start, tmp_path / "killed", recipe())
-    progress: list[tuple[int, int]] = []
-    killer = tmp_path / "killer.pid"
-
-    def kill_one(done: int, total: int) -> None:
-        progress.append((done, total))
-        if done >= 3 and not killer.exists():
-            mine = [p for p in psutil.Process().children(recursive=True) if "RayTrain" in " ".join(p.cmdline())]
-            assert mine, "a worker of Ray Train"
-            killer.write_text(str(mine[0].pid))
-            os.kill(mine[0].pid, signal.SIGKILL)
-
-    launch(job, Launcher("ray"), kill_one)
-    assert killer.exists()
-    assert progress[-1] == (6, 6)
-    whole = job_of(start, tmp_path / "whole", recipe())
-    sft(Context(whole.recipe, "sft", whole.out, whole.inputs, lambda *_: None))
-    assert losses(job.out) == pytest.approx(losses(whole.out), rel=1e-4)
-    assert not list(job.out.glob(f"**/{MARKER}")), "checkpoints are removed at the end"
 
 
 @pytest.mark.parametrize("kind", ["user", "stopped", "bug", None])
