@@ -148,7 +148,7 @@ def _handler(server: ScriptedServer) -> type[BaseHTTPRequestHandler]:
             answer = server.enter(Request(self.path, dict(self.headers), json.loads(raw), raw))
             try:
                 if answer.hold is not None:
-                    answer.hold.wait(10)
+                    answer.hold.wait(60)
                 time.sleep(answer.wait)
                 self.answer(answer)
             finally:

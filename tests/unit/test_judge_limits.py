@@ -235,7 +235,7 @@ def test_close_ends_what_is_under_way(make: Make) -> None:
         judge = make(server)
         with ThreadPoolExecutor(1) as pool:
             work = pool.submit(judge.judge, *texts(3))
-            assert there.wait(5)
+            assert there.wait(60)
             judge.close()
             assert isinstance(work.exception(5), BaseException)
         go.set()
@@ -259,7 +259,7 @@ def test_an_interrupt_cancels_what_is_under_way(make: Make) -> None:
         return Answer(hold=None if n else go)
 
     def interrupt() -> None:
-        there.wait(5)
+        there.wait(60)
         os.kill(os.getpid(), signal.SIGINT)
 
     with ScriptedServer(script) as server:
