@@ -1,4 +1,4 @@
-"""The real command in a process of its own, and one finished run that all end-to-end tests share."""
+"""The real command, in a process of its own or in this one, and one finished run that all end-to-end tests share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from pns import pipeline
+from pns.cli import app
 from pns.recipe_files import load_recipe
 from pns.run import Run
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
 SRC = Path(__file__).parents[2] / "src"
+SETTINGS = {"HF_HUB_OFFLINE": "1", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
 @dataclass
@@ -32,13 +35,7 @@ class Command:
     def start(self, *args: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """A running command; its standard error goes with its output."""
         paths = [str(SRC), *filter(None, [os.environ.get("PYTHONPATH")])]
-        settings = {
-            "PYTHONPATH": os.pathsep.join(paths),
-            "HF_HUB_OFFLINE": "1",
-            "COLUMNS": "200",
-            "NO_COLOR": "1",
-            **(env or {}),
-        }
+        settings = {"PYTHONPATH": os.pathsep.join(paths), **SETTINGS, **(env or {})}
         process = subprocess.Popen(
             [sys.executable, "-m", "pns", *map(str, args)],
             cwd=self.folder,
@@ -57,6 +54,21 @@ class Command:
         output, _ = process.communicate(timeout=timeout)
         assert process.returncode == code, output
         return output
+
+
+@dataclass(frozen=True)
+class Here:
+    """Runs a command in this process and `folder`: the same code, but the libraries of workers are imported once for all."""
+
+    folder: Path
+
+    def __call__(self, *args: str | Path, code: int = 0, env: Mapping[str, str] | None = None) -> str:
+        """The output of a command that ends with `code`."""
+        done = CliRunner().invoke(app, [*map(str, args)], env=env)
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        assert done.exit_code == code, done.output
+        return done.output
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,15 @@ def pns(tmp_path: Path) -> Iterator[Command]:
         process.wait()
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    """The command in this process, for what needs no process of its own."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    return Here(tmp_path)
 
 
 @pytest.fixture(scope="session")

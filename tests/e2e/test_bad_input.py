@@ -62,9 +62,9 @@ def one_message(output: str, *words: str) -> None:
 
 
 @pytest.fixture
-def files(pns: Any) -> Path:
+def files(here: Any) -> Path:
     """A folder with a recipe on good files, where the command runs."""
-    folder: Path = pns.folder
+    folder: Path = here.folder
     write_rows(folder / "train.jsonl", rows(0, 40))
     write_rows(folder / "sums.jsonl", rows(50, 4))
     (folder / "files.yaml").write_text(yaml.safe_dump(RECIPE))
@@ -82,9 +82,9 @@ def files(pns: Any) -> Path:
         ("rlvr.steps=9", ("rlvr.steps x rlvr.prompts_per_step = 36", "problems.splits.rlvr")),
     ],
 )
-def test_bad_keys_and_values(pns: Any, files: Path, override: str, words: tuple[str, ...]) -> None:
+def test_bad_keys_and_values(here: Any, files: Path, override: str, words: tuple[str, ...]) -> None:
     for command in ("run", "recipe"):
-        one_message(pns(command, "files.yaml", override, code=2), *words)
+        one_message(here(command, "files.yaml", override, code=2), *words)
     assert not (files / "runs").exists()
 
 
@@ -107,16 +107,16 @@ def spoiled_syntax(folder: Path) -> None:
     ],
     ids=["key", "syntax", "recipe", "train_file", "benchmark"],
 )
-def test_bad_and_missing_files(pns: Any, files: Path, spoil: Callable[[Path], object], words: tuple[str, ...]) -> None:
+def test_bad_and_missing_files(here: Any, files: Path, spoil: Callable[[Path], object], words: tuple[str, ...]) -> None:
     spoil(files)
-    one_message(pns("run", "files.yaml", code=2), *words)
+    one_message(here("run", "files.yaml", code=2), *words)
     assert not (files / "runs").exists()
 
 
 @pytest.mark.parametrize("option", [("--until", "alignn"), ("--from", "alignn")])
-def test_unknown_stages(pns: Any, files: Path, option: tuple[str, str]) -> None:
-    one_message(pns("run", "files.yaml", *option, code=2), "no stage called 'alignn'", "did you mean `align`?")
-    one_message(pns("stage", "genrator", "files.yaml", code=2), "no stage called 'genrator'", "`generator`")
+def test_unknown_stages(here: Any, files: Path, option: tuple[str, str]) -> None:
+    one_message(here("run", "files.yaml", *option, code=2), "no stage called 'alignn'", "did you mean `align`?")
+    one_message(here("stage", "genrator", "files.yaml", code=2), "no stage called 'genrator'", "`generator`")
     assert not (files / "runs").exists()
 
 
@@ -128,51 +128,51 @@ def test_unknown_stages(pns: Any, files: Path, option: tuple[str, str]) -> None:
     ],
     ids=["json", "id"],  # the others: tests/unit/test_files.py
 )
-def test_bad_lines(pns: Any, files: Path, line: Any, words: tuple[str, ...]) -> None:
+def test_bad_lines(here: Any, files: Path, line: Any, words: tuple[str, ...]) -> None:
     good = rows(0, 40)
     write_rows(files / "train.jsonl", [*good[:6], line, *good[6:]])
-    one_message(pns("run", "files.yaml", "--until", "problems", code=2), "stage problems: ", *words)
+    one_message(here("run", "files.yaml", "--until", "problems", code=2), "stage problems: ", *words)
     assert not list((files / "runs" / "files" / "stages").glob("*/stage.json"))
     if line == '{"id": "a", ':  # mended, the same command goes on
         write_rows(files / "train.jsonl", good)
-        assert "problems done" in pns("run", "files.yaml", "--until", "problems")
+        assert "problems done" in here("run", "files.yaml", "--until", "problems")
 
 
-def test_a_model_directory_without_a_tokenizer(pns: Any, files: Path, smoke: Any) -> None:
+def test_a_model_directory_without_a_tokenizer(here: Any, files: Path, smoke: Any) -> None:
     shutil.copytree(smoke.run.published(smoke.label("start")) / "model", files / "model")
     for path in (files / "model").glob("*token*"):
         path.unlink()
     command = ("run", "files.yaml", "model.kind=pretrained", "model.path=model", "--until", "start")
-    one_message(pns(*command, code=2), "stage start: ", "no tokenizer")
+    one_message(here(*command, code=2), "stage start: ", "no tokenizer")
     assert not list((files / "runs" / "files" / "stages").glob("*/stage.json"))
 
 
-def test_run_directories_that_are_none_of_ours(pns: Any, files: Path) -> None:
+def test_run_directories_that_are_none_of_ours(here: Any, files: Path) -> None:
     (files / "foreign").mkdir()
     (files / "foreign" / "thesis.tex").write_text("mine")
-    one_message(pns("run", "files.yaml", "--run-dir", "foreign", code=2), "foreign: this folder holds other files")
-    one_message(pns("run", "files.yaml", "--run-dir", "sums.jsonl", code=2), "sums.jsonl: this is a file")
+    one_message(here("run", "files.yaml", "--run-dir", "foreign", code=2), "foreign: this folder holds other files")
+    one_message(here("run", "files.yaml", "--run-dir", "sums.jsonl", code=2), "sums.jsonl: this is a file")
     for command in ("show", "report", "inspect"):
-        one_message(pns(command, "foreign", code=2), "foreign: not a run directory")
-        one_message(pns(command, "none", code=2), "none: not a run directory")
+        one_message(here(command, "foreign", code=2), "foreign: not a run directory")
+        one_message(here(command, "none", code=2), "none: not a run directory")
     assert [p.name for p in (files / "foreign").iterdir()] == ["thesis.tex"]
 
 
-def test_a_run_of_another_version(pns: Any, files: Path) -> None:
+def test_a_run_of_another_version(here: Any, files: Path) -> None:
     (files / "old").mkdir()
     (files / "old" / "manifest.json").write_text('{"run_version": 0}')
     for command in (("run", "files.yaml", "--run-dir", "old"), ("show", "old"), ("report", "old"), ("inspect", "old")):
-        one_message(pns(*command, code=2), "old: this run was made by another version of pns")
+        one_message(here(*command, code=2), "old: this run was made by another version of pns")
     assert [p.name for p in (files / "old").iterdir()] == ["manifest.json"]
 
 
-def test_a_run_without_results(pns: Any, own: Any) -> None:
+def test_a_run_without_results(here: Any, own: Any) -> None:
     shutil.rmtree(own.run.published(own.label("report")))
-    one_message(pns("report", own.folder, code=2), "this run has no results yet")
+    one_message(here("report", own.folder, code=2), "this run has no results yet")
     shutil.rmtree(own.run.published(own.label("pairs")))
-    one_message(pns("inspect", own.folder, code=2), "no matched pairs of 'pns'")
+    one_message(here("inspect", own.folder, code=2), "no matched pairs of 'pns'")
     (own.folder / "recipe.yaml").unlink()
-    one_message(pns("show", own.folder, code=2), "this run has not begun")
+    one_message(here("show", own.folder, code=2), "this run has not begun")
 
 
 @pytest.mark.xdist_group("e2e")
@@ -200,7 +200,7 @@ full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system ha
 @full
 @pytest.mark.xdist_group("e2e")
 @pytest.mark.parametrize("what", ["result", "log"])
-def test_a_full_disk(pns: Any, smoke: Any, own: Any, smoke_recipe: Path, what: str) -> None:
+def test_a_full_disk(here: Any, smoke: Any, own: Any, smoke_recipe: Path, what: str) -> None:
     """Writing to /dev/full fails as writing to a full disk does."""
     stage = "rollouts-audit"
     published, work = own.run.published(own.label(stage)), own.run.work(own.label(stage))
@@ -210,12 +210,12 @@ def test_a_full_disk(pns: Any, smoke: Any, own: Any, smoke_recipe: Path, what: s
     victim.unlink()
     victim.symlink_to("/dev/full")
     command = ("stage", stage, smoke_recipe, "--run-dir", own.folder)
-    one_message(pns(*command, code=2), "the disk is full", f"while {stage} was writing", "free some space")
+    one_message(here(*command, code=2), "the disk is full", f"while {stage} was writing", "free some space")
     assert not published.exists()
     victim.unlink(missing_ok=True)
     if what == "log":
         return
-    pns(*command)
+    here(*command)
     assert own.state(stage)["digest"] == smoke.state(stage)["digest"]
 
 

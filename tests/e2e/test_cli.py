@@ -140,9 +140,9 @@ def tree(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_second_run_finds_everything_done(pns: Any, own: Any, smoke_recipe: Path) -> None:
+def test_a_second_run_finds_everything_done(here: Any, own: Any, smoke_recipe: Path) -> None:
     before = tree(own.folder)
-    output = pns("run", smoke_recipe, "--run-dir", own.folder)
+    output = here("run", smoke_recipe, "--run-dir", own.folder)
     assert f"{len(own.states())} of {len(own.states())} stages are done already" in output
     assert "smoke: mean accuracy" in output
     after = tree(own.folder)
@@ -152,8 +152,8 @@ def test_a_second_run_finds_everything_done(pns: Any, own: Any, smoke_recipe: Pa
     assert " ..." not in output
 
 
-def test_show_lists_every_stage(pns: Any, smoke: Any) -> None:
-    output = pns("show", smoke.folder)
+def test_show_lists_every_stage(here: Any, smoke: Any) -> None:
+    output = here("show", smoke.folder)
     for name, state in smoke.states().items():
         line = next(line for line in output.splitlines() if f" {name} " in line)
         assert " done " in line
@@ -161,9 +161,9 @@ def test_show_lists_every_stage(pns: Any, smoke: Any) -> None:
     assert f"{len(smoke.states())} of {len(smoke.states())} stages done" in output
 
 
-def test_inspect_shows_pairs_side_by_side(pns: Any, smoke: Any) -> None:
+def test_inspect_shows_pairs_side_by_side(here: Any, smoke: Any) -> None:
     (pair, *_) = read_parquet(smoke.run.published(smoke.label("pairs")) / "matched-corruption.parquet", Pair)
-    output = pns("inspect", smoke.folder, "--method", "corruption", "--n", "1")
+    output = here("inspect", smoke.folder, "--method", "corruption", "--n", "1")
     assert "1 of 1" in output
     for text in (
         pair.prompt.split(".")[0],
@@ -174,14 +174,14 @@ def test_inspect_shows_pairs_side_by_side(pns: Any, smoke: Any) -> None:
         assert text in output
     assert f"answer {pair.rejected_answer}" in output
     assert "own" not in output
-    assert pns("inspect", smoke.folder, "--method", "pns", "--regime", "own", "--n", "2").count("of 2") == 2
-    wrong = pns("inspect", smoke.folder, "--method", "guess", code=2)
+    assert here("inspect", smoke.folder, "--method", "pns", "--regime", "own", "--n", "2").count("of 2") == 2
+    wrong = here("inspect", smoke.folder, "--method", "guess", code=2)
     assert "matched-pns" in wrong
     assert "Traceback" not in wrong
 
 
-def test_recipe_prints_every_value_with_its_source(pns: Any, smoke_recipe: Path) -> None:
-    output = pns("recipe", smoke_recipe, "align.beta=0.25", env={"COLUMNS": "400"})
+def test_recipe_prints_every_value_with_its_source(here: Any, smoke_recipe: Path) -> None:
+    output = here("recipe", smoke_recipe, "align.beta=0.25", env={"COLUMNS": "400"})
     lines = {cells[1]: cells[2:4] for line in output.splitlines() if len(cells := re.split(r"\s*│\s*", line)) > 3}
     assert lines["align.beta"] == ["0.25", "override"]
     assert lines["align.learning_rate"] == ["2e-05", str(smoke_recipe)]
@@ -189,25 +189,25 @@ def test_recipe_prints_every_value_with_its_source(pns: Any, smoke_recipe: Path)
     assert len(lines) > 90
 
 
-def test_report_builds_the_page_again(pns: Any, own: Any) -> None:
+def test_report_builds_the_page_again(here: Any, own: Any) -> None:
     page = own.folder / "report" / "index.html"
     before, kept = page.read_text(encoding="utf-8"), results(own)
     page.unlink()
     (own.folder / "report" / "results.json").unlink()
-    assert str(page) in pns("report", own.folder)
+    assert str(page) in here("report", own.folder)
     assert len(page.read_text(encoding="utf-8")) == pytest.approx(len(before), rel=0.05)
     assert results(own) == kept
 
 
-def test_one_changed_key_runs_only_what_depends_on_it(pns: Any, own: Any, smoke_recipe: Path) -> None:
+def test_one_changed_key_runs_only_what_depends_on_it(here: Any, own: Any, smoke_recipe: Path) -> None:
     before = own.states()
-    output = pns("run", smoke_recipe, "align.beta=0.9", "--run-dir", own.folder, "--until", "evaluate-pns")
+    output = here("run", smoke_recipe, "align.beta=0.9", "--run-dir", own.folder, "--until", "evaluate-pns")
     after = own.states()
     again = {name for name in after if after[name] != before[name]}
     assert again == {"align-pns-matched", "evaluate-pns"}
     assert set(re.findall(r"\] (\S+) done", output)) == again
     assert after["align-pns-matched"]["digest"] != before["align-pns-matched"]["digest"]
-    shown = {line.split()[1]: line for line in pns("show", own.folder).splitlines() if line.startswith("│")}
+    shown = {line.split()[1]: line for line in here("show", own.folder).splitlines() if line.startswith("│")}
     for name, line in shown.items():
         stale = name.startswith(("align-", "evaluate-")) or name == "report"
         stale = stale and name not in (*again, "evaluate-policy", "evaluate-sft", "evaluate-rlvr_more")
@@ -215,19 +215,19 @@ def test_one_changed_key_runs_only_what_depends_on_it(pns: Any, own: Any, smoke_
         assert (" done " in line) != stale, line
 
 
-def test_a_key_of_the_report_runs_the_report_alone(pns: Any, own: Any, smoke_recipe: Path) -> None:
+def test_a_key_of_the_report_runs_the_report_alone(here: Any, own: Any, smoke_recipe: Path) -> None:
     before, page = own.states(), (own.folder / "report" / "index.html").read_text(encoding="utf-8")
-    output = pns("run", smoke_recipe, "report.examples=2", "--run-dir", own.folder)
+    output = here("run", smoke_recipe, "report.examples=2", "--run-dir", own.folder)
     assert re.findall(r"\] (\S+) done", output) == ["report"]
     after = own.states()
     assert {name for name in after if after[name] != before[name]} == {"report"}
     assert (own.folder / "report" / "index.html").read_text(encoding="utf-8") != page
 
 
-def test_from_runs_a_stage_and_what_depends_on_it_again(pns: Any, own: Any, smoke_recipe: Path) -> None:
+def test_from_runs_a_stage_and_what_depends_on_it_again(here: Any, own: Any, smoke_recipe: Path) -> None:
     before = own.states()
     command = ("run", smoke_recipe, "--run-dir", own.folder, "--from", "rollouts-audit", "--until", "audit")
-    output = pns(*command)
+    output = here(*command)
     assert set(re.findall(r"\] (\S+) done", output)) == {"rollouts-audit", "audit_model", "audit"}
     after = own.states()
     changed = {name for name in after if after[name] != before[name]}
@@ -235,24 +235,24 @@ def test_from_runs_a_stage_and_what_depends_on_it_again(pns: Any, own: Any, smok
     assert {n: s["digest"] for n, s in after.items()} == {n: s["digest"] for n, s in before.items()}
 
 
-def test_until_stops_there_and_on_existing_is_obeyed(pns: Any, smoke_recipe: Path) -> None:
-    output = pns("run", smoke_recipe, "name=a", "--until", "start")
+def test_until_stops_there_and_on_existing_is_obeyed(here: Any, smoke_recipe: Path) -> None:
+    output = here("run", smoke_recipe, "name=a", "--until", "start")
     assert re.findall(r"\] (\S+) done", output) == ["start"]
-    made = {p.suffix for p in (pns.folder / "runs" / "a" / "stages" / "02-start" / "model").iterdir()}
+    made = {p.suffix for p in (here.folder / "runs" / "a" / "stages" / "02-start" / "model").iterdir()}
     assert ".safetensors" in made
     assert not made & {".bin", ".pt", ".pkl"}, "pickles"
-    assert not (pns.folder / "runs" / "a" / "report").exists()
-    refused = pns("run", smoke_recipe, "--run-dir", "runs/a", "--until", "start", "--on-existing", "fail", code=2)
+    assert not (here.folder / "runs" / "a" / "report").exists()
+    refused = here("run", smoke_recipe, "--run-dir", "runs/a", "--until", "start", "--on-existing", "fail", code=2)
     assert "this run exists" in refused
     assert "--on-existing" in refused
-    beside = pns("run", smoke_recipe, "--run-dir", "runs/a", "--until", "start", "--on-existing", "new")
+    beside = here("run", smoke_recipe, "--run-dir", "runs/a", "--until", "start", "--on-existing", "new")
     assert re.findall(r"\] (\S+) done", beside) == ["start"]
     one, two = (
-        json.loads((pns.folder / "runs" / name / "stages" / "02-start" / "stage.json").read_text())["digest"]
+        json.loads((here.folder / "runs" / name / "stages" / "02-start" / "stage.json").read_text())["digest"]
         for name in ("a", "a-2")
     )
     assert one == two
-    missing = pns("stage", "rlvr", smoke_recipe, "--run-dir", "runs/a", code=2)
+    missing = here("stage", "rlvr", smoke_recipe, "--run-dir", "runs/a", code=2)
     assert "stage rlvr needs problems, sft" in missing
     assert "--until sft" in missing
 

@@ -22,9 +22,9 @@ def folder_of(run: Path, stage: str) -> Path:
     return found
 
 
-def test_prefixes_favourites_mixtures_and_filled_gaps(pns: Any, smoke: Micro) -> None:
-    run = smoke.copy(pns.folder / "run").folder
-    pns(
+def test_prefixes_favourites_mixtures_and_filled_gaps(here: Any, smoke: Micro) -> None:
+    run = smoke.copy(here.folder / "run").folder
+    here(
         "run", SMOKE, "--run-dir", run, "--until", "pairs", f"negatives.methods=[{', '.join(METHODS)}]",
         "negatives.mixture={flip: 1, rejection: 1}", "negatives.prefix.max_new_tokens=32", "pairs.min_pairs=1",
     )  # fmt: skip

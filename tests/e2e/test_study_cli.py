@@ -33,18 +33,18 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def test_a_study_from_its_plan_to_its_page(pns: Any) -> None:
-    told = write(pns.folder)
-    assert "a factor of two either way" in pns("study", told, "--plan")
-    assert not (pns.folder / "runs").exists(), "a plan leaves nothing behind"
-    said = pns("study", told, "--until", "protocol")
-    folder = pns.folder / "runs" / "tiny"
+def test_a_study_from_its_plan_to_its_page(here: Any) -> None:
+    told = write(here.folder)
+    assert "a factor of two either way" in here("study", told, "--plan")
+    assert not (here.folder / "runs").exists(), "a plan leaves nothing behind"
+    said = here("study", told, "--until", "protocol")
+    folder = here.folder / "runs" / "tiny"
     protocol = json.loads((folder / "protocol.json").read_text())
     assert protocol["fingerprint"] in said
     assert not list((folder / "stages").glob("*-test-*")), "the benchmarks were not looked at"
-    (pns.folder / "committed.json").write_text((folder / "protocol.json").read_text())
+    (here.folder / "committed.json").write_text((folder / "protocol.json").read_text())
 
-    said = pns("study", told, "--protocol", "committed.json")
+    said = here("study", told, "--protocol", "committed.json")
     assert "rejection - policy" in said
     results = json.loads((folder / "report" / "results.json").read_text())
     assert results["complete"]
@@ -53,31 +53,31 @@ def test_a_study_from_its_plan_to_its_page(pns: Any) -> None:
     assert "<h1>" in (folder / "report" / "index.html").read_text()
     assert (folder / "report" / "samples.parquet").stat().st_size > 0
 
-    said = pns("study", told, "--report")
+    said = here("study", told, "--report")
     assert "rejection - policy" in said
-    assert "`pns study STUDY --plan`" in pns("show", folder, code=2)
-    other = write(pns.folder, name="other", secondary=[["sft_chosen", "sft"]])
-    assert "all is done" in pns("study", other, "--study-dir", "other", "--store", folder, "--plan").lower()
-    write(pns.folder, seeds=[1, 2])
-    said = pns("study", told, code=2)
+    assert "`pns study STUDY --plan`" in here("show", folder, code=2)
+    other = write(here.folder, name="other", secondary=[["sft_chosen", "sft"]])
+    assert "all is done" in here("study", other, "--study-dir", "other", "--store", folder, "--plan").lower()
+    write(here.folder, seeds=[1, 2])
+    said = here("study", told, code=2)
     assert "the test split was opened under another protocol; what differs: seeds, cells" in said
 
 
-def test_a_study_says_what_is_wrong_with_it(pns: Any) -> None:
-    assert "did you mean `tuning`?" in pns("study", write(pns.folder, tunning={}), code=2)
-    assert "tuned on and tested on" in pns("study", write(pns.folder, seeds=[11]), code=2)
-    assert "no such recipe" in pns("study", "nowhere.yaml", code=2)
-    assert "not a run directory" in pns("study", write(pns.folder), "--report", code=2)
-    assert not (pns.folder / "runs").exists()
+def test_a_study_says_what_is_wrong_with_it(here: Any) -> None:
+    assert "did you mean `tuning`?" in here("study", write(here.folder, tunning={}), code=2)
+    assert "tuned on and tested on" in here("study", write(here.folder, seeds=[11]), code=2)
+    assert "no such recipe" in here("study", "nowhere.yaml", code=2)
+    assert "not a run directory" in here("study", write(here.folder), "--report", code=2)
+    assert not (here.folder / "runs").exists()
 
 
-def test_two_rounds(pns: Any) -> None:
+def test_two_rounds(here: Any) -> None:
     settings = [f"{key}={value}" for key, value in TINY.items()]
-    said = pns("iterate", SMOKE, *settings, "--rounds", "2", "--method", "rejection")
+    said = here("iterate", SMOKE, *settings, "--rounds", "2", "--method", "rejection")
     assert "round 2" in said
-    folder = pns.folder / "runs" / "smoke-rounds"
+    folder = here.folder / "runs" / "smoke-rounds"
     results = json.loads((folder / "report" / "results.json").read_text())
     assert [row["round"] for row in results["rounds"]] == [0, 1, 2]
     assert {"before", "after"} <= set(results["rounds"][2]["hard"])
     assert "<svg" in (folder / "report" / "index.html").read_text()
-    assert "--seeds" in pns("iterate", SMOKE, "--seeds", "1,x", code=2)
+    assert "--seeds" in here("iterate", SMOKE, "--seeds", "1,x", code=2)

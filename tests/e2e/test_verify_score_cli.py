@@ -69,9 +69,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def samples(pns: Any) -> Path:
-    (pns.folder / "own_judge.py").write_text(JUDGE)
-    return write(pns.folder / "samples.jsonl", rows())
+def samples(here: Any) -> Path:
+    (here.folder / "own_judge.py").write_text(JUDGE)
+    return write(here.folder / "samples.jsonl", rows())
 
 
 # Two answers
@@ -96,15 +96,15 @@ def test_two_answers(pns: Any, args: tuple[str, ...], outcome: str, code: int) -
     assert json.loads(output)["outcome"] == outcome
 
 
-def test_what_a_person_sees_of_two_answers(pns: Any) -> None:
-    output = pns("verify", "1/2", "So it is [bold]\\boxed{0.6}\x1b[31m", "--format", "boxed")
+def test_what_a_person_sees_of_two_answers(here: Any) -> None:
+    output = here("verify", "1/2", "So it is [bold]\\boxed{0.6}\x1b[31m", "--format", "boxed")
     assert output.splitlines()[0] == "wrong: different numbers"
     assert "fraction 1/2" in output
     assert "decimal 0.6 = 3/5" in output
-    assert "\x1b" not in pns("verify", "5", "\x1b[31m6")
-    assert "[bold]x" in pns("verify", "5", "[bold]x")
-    write(pns.folder / "hostile.jsonl", [{"\x1b[2J": 1}])
-    assert "\x1b" not in pns("verify", "hostile.jsonl", code=2)
+    assert "\x1b" not in here("verify", "5", "\x1b[31m6")
+    assert "[bold]x" in here("verify", "5", "[bold]x")
+    write(here.folder / "hostile.jsonl", [{"\x1b[2J": 1}])
+    assert "\x1b" not in here("verify", "hostile.jsonl", code=2)
 
 
 @pytest.mark.parametrize(
@@ -121,50 +121,50 @@ def test_what_a_person_sees_of_two_answers(pns: Any) -> None:
         (("1", "2", "--label", "ok"), "--label: is for a file"),
     ],
 )
-def test_bad_answers(pns: Any, samples: Path, args: tuple[str, ...], words: str) -> None:
-    one_message(pns("verify", *args, code=2), words)
+def test_bad_answers(here: Any, samples: Path, args: tuple[str, ...], words: str) -> None:
+    one_message(here("verify", *args, code=2), words)
 
 
 @pytest.mark.parametrize("command", ["verify", "score"])
-def test_help_has_examples(pns: Any, command: str) -> None:
-    output = pns(command, "--help")
+def test_help_has_examples(here: Any, command: str) -> None:
+    output = here(command, "--help")
     assert f"pns {command} " in output.partition("Examples:")[2]
-    assert pns(command, "-h") == output
+    assert here(command, "-h") == output
 
 
 # Files
 
 
-def test_verify_a_file_of_every_kind(pns: Any, samples: Path) -> None:
-    output = pns("verify", "samples.jsonl", "--label", "ok")
+def test_verify_a_file_of_every_kind(here: Any, samples: Path) -> None:
+    output = here("verify", "samples.jsonl", "--label", "ok")
     assert "12 of 12 verdicts agree with the label" in output
-    want = [{k: row[k] for k in ("id", "outcome", "answer")} for row in read(pns.folder / "samples.verdicts.jsonl")]
+    want = [{k: row[k] for k in ("id", "outcome", "answer")} for row in read(here.folder / "samples.verdicts.jsonl")]
     assert [row["outcome"] for row in want] == ["correct", "wrong", "wrong"] * 4
-    with (pns.folder / "s.csv").open("w", newline="") as stream:
+    with (here.folder / "s.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, list(rows()[0]))
         writer.writeheader()
         writer.writerows(rows())
-    pq.write_table(pa.Table.from_pylist(rows()), pns.folder / "s.parquet")
+    pq.write_table(pa.Table.from_pylist(rows()), here.folder / "s.parquet")
     for source in ("s.csv", "s.parquet"):
-        summary = json.loads(pns("verify", source, "--label", "ok", "--out", "out.parquet", "--fresh", "--json"))
+        summary = json.loads(here("verify", source, "--label", "ok", "--out", "out.parquet", "--fresh", "--json"))
         assert (summary["correct"], summary["wrong"], summary["disagree"]) == (4, 8, 0)
-        got = pq.read_table(pns.folder / "out.parquet").to_pylist()
+        got = pq.read_table(here.folder / "out.parquet").to_pylist()
         assert [{k: row[k] for k in ("id", "outcome", "answer")} for row in got] == want
 
 
-def test_exit_codes_of_a_file(pns: Any, samples: Path) -> None:
-    pns("verify", "samples.jsonl", "--exit-code", code=4)
-    assert "done already" in pns("verify", "samples.jsonl", "--exit-code", code=4)
-    pns("verify", "samples.jsonl", "--exit-code", "--label", "ok", "--fresh", code=0)
+def test_exit_codes_of_a_file(here: Any, samples: Path) -> None:
+    here("verify", "samples.jsonl", "--exit-code", code=4)
+    assert "done already" in here("verify", "samples.jsonl", "--exit-code", code=4)
+    here("verify", "samples.jsonl", "--exit-code", "--label", "ok", "--fresh", code=0)
 
 
-def test_gold_answers_of_another_file(pns: Any) -> None:
-    write(pns.folder / "problems.jsonl", [{"id": "p1", "problem": "How far?", "answer": "1/3", "tolerance": 0.01}])
-    write(pns.folder / "got.jsonl", [{"problem_id": "p1", "got": "0.333"}, {"problem_id": "p1", "got": None}])
-    summary = json.loads(pns("verify", "got.jsonl", "--problems", "problems.jsonl", "--answer", "got", "--json"))
+def test_gold_answers_of_another_file(here: Any) -> None:
+    write(here.folder / "problems.jsonl", [{"id": "p1", "problem": "How far?", "answer": "1/3", "tolerance": 0.01}])
+    write(here.folder / "got.jsonl", [{"problem_id": "p1", "got": "0.333"}, {"problem_id": "p1", "got": None}])
+    summary = json.loads(here("verify", "got.jsonl", "--problems", "problems.jsonl", "--answer", "got", "--json"))
     assert (summary["correct"], summary["undecided"]) == (1, 1)
-    write(pns.folder / "bad.jsonl", [{"problem_id": "p1", "got": "1"}, {"problem_id": "p2", "got": "1"}])
-    output = pns("verify", "bad.jsonl", "--problems", "problems.jsonl", "--answer", "got", code=2)
+    write(here.folder / "bad.jsonl", [{"problem_id": "p1", "got": "1"}, {"problem_id": "p2", "got": "1"}])
+    output = here("verify", "bad.jsonl", "--problems", "problems.jsonl", "--answer", "got", code=2)
     one_message(output, "bad.jsonl:2: problem_id: no problem has the id 'p2'")
 
 
@@ -183,17 +183,17 @@ BAD = [
 
 @pytest.mark.parametrize(("data", "args", "words"), BAD)
 def test_bad_files_are_named_before_anything_is_written(
-    pns: Any, data: list[Any], args: tuple[str, ...], words: tuple[str, ...]
+    here: Any, data: list[Any], args: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
-    path = pns.folder / "in.jsonl"
+    path = here.folder / "in.jsonl"
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in data))
     for command in (("verify",), ("score", "--recipe", RECIPE)):
-        one_message(pns(*command, "in.jsonl", *args, code=2), *words)
-        assert [p.name for p in pns.folder.iterdir()] == ["in.jsonl"]
+        one_message(here(*command, "in.jsonl", *args, code=2), *words)
+        assert [p.name for p in here.folder.iterdir()] == ["in.jsonl"]
 
 
-def test_bad_recipes_of_score(pns: Any, samples: Path) -> None:
-    (pns.folder / "not.yaml").write_text("rewards: {}\n")
+def test_bad_recipes_of_score(here: Any, samples: Path) -> None:
+    (here.folder / "not.yaml").write_text("rewards: {}\n")
     for args, words in (
         (("not.yaml",), ("rewards: unknown key", "did you mean `reward`?")),
         (("none.yaml",), ("none.yaml: no such recipe",)),
@@ -202,41 +202,41 @@ def test_bad_recipes_of_score(pns: Any, samples: Path) -> None:
         ((RECIPE, "--reward-column", "ok"), ("raw scores need a calibration",)),
         ((RECIPE, "--calibration", "."), ("is for --reward-column",)),
     ):
-        one_message(pns("score", "samples.jsonl", "--recipe", *args, code=2), *words)
-    assert sorted(p.name for p in pns.folder.glob("samples*")) == ["samples.jsonl"]
+        one_message(here("score", "samples.jsonl", "--recipe", *args, code=2), *words)
+    assert sorted(p.name for p in here.folder.glob("samples*")) == ["samples.jsonl"]
 
 
 # Scores
 
 
-def test_scores_tables_and_output(pns: Any, samples: Path) -> None:
-    output = pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok")
+def test_scores_tables_and_output(here: Any, samples: Path) -> None:
+    output = here("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok")
     found = {words[0]: words[1:] for row in output.splitlines() if (words := re.split(r"\s{2,}", row.strip()))}
     assert found["gate"] == ["score", "all", "label correct", "label wrong"]
     assert found["correct"][1:4] == ["4 (33.3 %)", "4 (100.0 %)", "0 (0.0 %)"]
     assert found["wrong: scored"][1:4] == ["8 (66.7 %)", "0 (0.0 %)", "8 (100.0 %)"]
     assert "calls saved by the gates: verifier 0 of 12, judge 4 of 12" in output
-    got = read(pns.folder / "samples.scores.jsonl")
+    got = read(here.folder / "samples.scores.jsonl")
     assert [(row["row"], row["id"], row["gate"]) for row in got[:2]] == [(1, "r0", "correct"), (2, "r1", "scored")]
     for row in got:
         assert row["score"] == (
             0 if row["rubric"] is None else pytest.approx(0.4 + 0.4 * sum(row["rubric"].values()) / 12)
         )
-    assert {p.name for p in pns.folder.iterdir()} == {"own_judge.py", "samples.jsonl", "samples.scores.jsonl"}
+    assert {p.name for p in here.folder.iterdir()} == {"own_judge.py", "samples.jsonl", "samples.scores.jsonl"}
     # The same command again only counts; another reward is refused, and --fresh replaces.
-    again = pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok")
+    again = here("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok")
     assert "done already" in again
     title = "what the reward pays"
     assert again.partition(title)[2] == output.partition(title)[2] != ""
-    told = json.loads(pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "--json").splitlines()[-1])
+    told = json.loads(here("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "--json").splitlines()[-1])
     assert told["groups"]["label_wrong"]["gates"] == {
         "malformed": 0, "undecided": 0, "correct": 0, "scored": 8, "unscored": 0,
     }  # fmt: skip
     assert (told["groups"]["all"]["paid"], told["labelled_correct_and_paid"]) == (8, 0)
-    refused = pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "reward.judge=none", code=2)
+    refused = here("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "reward.judge=none", code=2)
     one_message(refused, "is there already", "(reward changed)", "--fresh replaces it")
-    pns("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "reward.judge=none", "--fresh")
-    assert {row["score"] for row in read(pns.folder / "samples.scores.jsonl")} == {0, 0.4}
+    here("score", "samples.jsonl", "--recipe", RECIPE, "--label", "ok", "reward.judge=none", "--fresh")
+    assert {row["score"] for row in read(here.folder / "samples.scores.jsonl")} == {0, 0.4}
 
 
 @pytest.mark.parametrize("out", ["out.jsonl", "out.parquet"])
@@ -309,14 +309,14 @@ def test_gsm8k_solutions_through_the_join(pns: Any, labels: Path) -> None:
     assert joined == json.loads(pns(*command, "--gold", "answer", "--fresh"))
 
 
-def test_math_solutions_scored_by_label(pns: Any, labels: Path) -> None:
+def test_math_solutions_scored_by_label(here: Any, labels: Path) -> None:
     source = labels / "math_cot_100x8.jsonl"
-    output = pns(
+    output = here(
         "score", source, "--recipe", RECIPE, "--label", "final_answer_correct", "--reward-column", "rm_score",
         "--all-terms", "--out", "scores.parquet",
     )  # fmt: skip
     assert "calibration: median 3.391" in output
-    got = pq.read_table(pns.folder / "scores.parquet").to_pylist()
+    got = pq.read_table(here.folder / "scores.parquet").to_pylist()
     assert len(got) == 800
     # The reward pays no response that the source calls correct.
     assert not [row["id"] for row in got if row["label"] and row["score"] > 0]
@@ -356,11 +356,11 @@ def test_an_edited_judge_of_ones_own_is_another_judge(pns: Any, samples: Path) -
     assert {sum(row["rubric"].values()) for row in read(pns.folder / "samples.scores.jsonl") if row["rubric"]} == {6}
 
 
-def test_outputs_that_cannot_be_written_are_told_first(pns: Any, samples: Path) -> None:
-    (pns.folder / "samples.scores.jsonl.partial").mkdir()
-    one_message(pns("score", "samples.jsonl", "--recipe", RECIPE, code=2), "a folder stands where")
-    one_message(pns("score", ".", "--recipe", RECIPE, code=2), "this is a directory")
-    (pns.folder / "folder.jsonl").mkdir()
-    assert "folder.jsonl/samples.scores.jsonl" in pns(
+def test_outputs_that_cannot_be_written_are_told_first(here: Any, samples: Path) -> None:
+    (here.folder / "samples.scores.jsonl.partial").mkdir()
+    one_message(here("score", "samples.jsonl", "--recipe", RECIPE, code=2), "a folder stands where")
+    one_message(here("score", ".", "--recipe", RECIPE, code=2), "this is a directory")
+    (here.folder / "folder.jsonl").mkdir()
+    assert "folder.jsonl/samples.scores.jsonl" in here(
         "score", "samples.jsonl", "--recipe", RECIPE, "--out", "folder.jsonl"
     )
