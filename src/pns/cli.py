@@ -17,6 +17,7 @@ from pns.commands.common import BUG, console, errors, fail, need_libraries, say
 from pns.commands.doctor import doctor
 from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
+from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.commands.plan import plan
 from pns.commands.problems import app as problems_app
 from pns.commands.score import score
@@ -50,29 +51,6 @@ class OnExisting(StrEnum):
     fail = "fail"
 
 
-class Launchers(StrEnum):
-    """Who starts the processes of a training."""
-
-    none = "none"
-    accelerate = "accelerate"
-    ray = "ray"
-
-
-LauncherOption = Annotated[
-    Launchers,
-    typer.Option(
-        "--launcher",
-        help="Start each training as runtime.processes processes, by accelerate's launcher or by Ray Train.",
-    ),
-]
-LauncherConfig = Annotated[
-    Path | None,
-    typer.Option(
-        "--launcher-config",
-        help="accelerate's configuration, such as recipes/accelerate/fsdp2.yaml.",
-        show_default=False,
-    ),
-]
 RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE", show_default=False)]
 Overrides = Annotated[
     list[str] | None,

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 TRAININGS = frozenset(
     {
         "policy:sft", "policy:rlvr", "policy:rlvr_more", "policy:reinforce", "models:reward_model",
-        "models:hardened_reward_model", "models:generator", "align:align", "align:sft_chosen",
+        "models:hardened_reward_model", "models:generator", "align:align", "align:sft_chosen", "uses:rl",
     }
 )  # fmt: skip
-"""Calls of the stages of a run that train."""
+"""Calls of the stages that train, but for the small step verifiers of a study."""
 
 RESTARTS = 3
 """How often Ray Train starts the processes again when one of them is lost; each time from the last checkpoint."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 
 
@@ -37,6 +38,8 @@ def iterate(
         Path | None,
         typer.Option("--run-dir", help="Where it lives. Default: runs/<recipe name>-rounds.", show_default=False),
     ] = None,
+    launcher: LauncherOption = Launchers.none,
+    launcher_config: LauncherConfig = None,
 ) -> None:
     """Rounds of PNS: train the generator against the policy as it stands, align the policy, refresh the reward model.
 
@@ -53,23 +56,24 @@ def iterate(
     """
     with errors():
         from pns.display import Display
-        from pns.launch import check_launcher
+        from pns.launch import check_launcher, launcher_of
         from pns.recipe_files import load_recipe
         from pns.report.rounds import build_rounds_page, rounds_table
         from pns.run import Run
         from pns.scheduler import StageFailed
         from pns.study.iterate import execute
 
+        starter = launcher_of(launcher.value, launcher_config)
         found, _ = load_recipe(recipe, overrides or [])
         if found.round.of != 1:
             raise UserError("rounds are counted by the command", field="round", remedy="leave it out, and use --rounds")
         many = [found.seed] if seeds is None else _seeds(seeds)
         need_libraries()
-        check_launcher(found, None)
+        check_launcher(found, starter)
         run = Run.create(run_dir or Path("runs") / f"{found.name}-rounds", "resume")
         try:
             with Display(console()) as display:
-                results = execute(found, run, display, seeds=many, rounds=rounds, method=method.value)
+                results = execute(found, run, display, seeds=many, rounds=rounds, method=method.value, launcher=starter)
         except StageFailed as error:
             fail(str(error), BUG)
         console().print(rounds_table(results))

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 
 if TYPE_CHECKING:
+    from pns.launch import Launcher
     from pns.run import Run
     from pns.study.cells import Recipes
 
@@ -55,6 +57,8 @@ def study(
         int | None,
         typer.Option(min=1, help="Stages side by side. Default: the recipe's runtime.jobs.", show_default=False),
     ] = None,
+    launcher: LauncherOption = Launchers.none,
+    launcher_config: LauncherConfig = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Say what there is to do and how long it takes; do nothing.")
     ] = False,
@@ -79,11 +83,12 @@ def study(
       pns study studies/embedded.yaml --report
     """
     with errors():
-        from pns.launch import check_launcher
+        from pns.launch import check_launcher, launcher_of
         from pns.run import Run
         from pns.study.cells import Recipes, check_contrasts
         from pns.study.spec import load_study
 
+        starter = launcher_of(launcher.value, launcher_config)
         told = load_study(file)
         check_contrasts(told, file)
         recipes = Recipes(told, file)
@@ -97,22 +102,25 @@ def study(
             _report(recipes, Run(Run.open(folder).folder, store))
             return
         need_libraries()
-        check_launcher(recipes.base, None)
+        check_launcher(recipes.base, starter)
         run = Run(Run.create(folder, "resume").folder, store)
         _plan(recipes, run, jobs)
-        _run(recipes, run, until.value, jobs, protocol)
+        _run(recipes, run, until.value, jobs, protocol, starter)
         if until is Until.report or until is Until.test:
             _report(recipes, run)
 
 
-def _run(recipes: Recipes, run: Run, until: str, jobs: int | None, protocol: Path | None) -> None:
+def _run(
+    recipes: Recipes, run: Run, until: str, jobs: int | None, protocol: Path | None, launcher: Launcher | None
+) -> None:
     from pns.display import Display
     from pns.scheduler import StageFailed
     from pns.study.run import execute
 
     try:
         with Display(console()) as display:
-            execute(recipes, run, display, until=until, jobs=jobs or recipes.base.runtime.jobs, committed=protocol)
+            side = jobs or recipes.base.runtime.jobs
+            execute(recipes, run, display, until=until, jobs=side, committed=protocol, launcher=launcher)
     except StageFailed as error:
         fail(str(error), BUG)
 

@@ -11,6 +11,7 @@ import yaml
 
 from pns.display import Display
 from pns.evaluation.contrasts import contrast, estimate
+from pns.launch import Launcher
 from pns.recipe import Method, Recipe
 from pns.run import STUDY, Run, read_json, seed_of, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
@@ -31,8 +32,9 @@ def add_all(recipe: Recipe, seeds: Sequence[int], rounds: int, method: Method) -
 
 
 def execute(
-    recipe: Recipe, run: Run, display: Display, *, seeds: Sequence[int], rounds: int, method: Method
-) -> dict[str, Any]:
+    recipe: Recipe, run: Run, display: Display, *, seeds: Sequence[int], rounds: int, method: Method,
+    launcher: Launcher | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Run an iteration to its results, which are also written to `report/results.json`. What is done is not done again.
 
     Raises:
@@ -43,7 +45,7 @@ def execute(
     with run.lock():
         write_atomic(run.folder / STUDY, yaml.safe_dump(told, sort_keys=False))
         done: Done = {n: state for n, task in graph.tasks.items() if (state := published(run, task)) is not None}
-        run_tasks(graph.tasks, list(graph.tasks), done, run, display, jobs=recipe.runtime.jobs)
+        run_tasks(graph.tasks, list(graph.tasks), done, run, display, jobs=recipe.runtime.jobs, launcher=launcher)
         results = results_of(recipe, run, graph.tasks, found, method)
         (run.folder / "report").mkdir(exist_ok=True)
         write_json(run.folder / "report" / "results.json", results)

@@ -11,6 +11,7 @@ import yaml
 
 from pns.display import Display
 from pns.errors import UserError
+from pns.launch import Launcher
 from pns.run import STUDY, Run, read_json, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.study import protocol as protocols
@@ -120,8 +121,9 @@ def _upstream(tasks: Mapping[str, Task], names: Iterable[str]) -> list[str]:
 
 
 def execute(
-    recipes: Recipes, run: Run, display: Display, *, until: str, jobs: int, committed: Path | None = None
-) -> None:
+    recipes: Recipes, run: Run, display: Display, *, until: str, jobs: int, committed: Path | None = None,
+    launcher: Launcher | None = None,
+) -> None:  # fmt: skip
     """Run a study up to a phase. What is done is not done again; every task is durable by itself.
 
     Raises:
@@ -138,7 +140,7 @@ def execute(
                 return plan({"": wanted}, work.graph.tasks, work.done)[0].wall(jobs)
 
             display.left = left
-            run_tasks(work.graph.tasks, wanted, work.done, run, display, jobs=jobs)
+            run_tasks(work.graph.tasks, wanted, work.done, run, display, jobs=jobs, launcher=launcher)
 
         tune(work, run, go)
         write_json(run.folder / "tuning.json", {"trials": work.trials, "chosen": asdict(work.tuned)})
