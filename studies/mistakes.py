@@ -1,13 +1,15 @@
 """Which mistakes negatives show, and which ones models make, in an embedded study: why a method teaches, or does not.
 
-    python studies/mistakes.py studies/embedded.yaml runs/embedded [--seeds 1,2,3] [--json FILE]
+    python studies/mistakes.py studies/embedded.yaml runs/embedded [--seeds 1,2,3] [--more rejection@foreign ...] [--json FILE]
 
 For every seed that is there, by kind of mistake (see pns.problems.mistakes):
 
 - the policy's wrong rollouts on the problems of the pairs, and the negatives that each method put into matched pairs;
 - how near a negative is to the policy: whether its answer is among those of the policy's own rollouts to the same problem, and
   how often the policy gives that answer;
-- answers to the benchmarks, greedy and sampled, of the policy and of every aligned model.
+- answers to the benchmarks, greedy and sampled, of the policy and of every aligned model;
+- with --more, the same for further cells (ablations, objectives), and the kinds in the pairs that made them; the seeds that are left
+  are those that have all cells.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from pns.problems.mistakes import RIGHT, mistake
 from pns.recipe_files import load_recipe
 from pns.records import Pair, Response, read_parquet
 from pns.run import Run
-from pns.study.cells import Recipes
+from pns.study.cells import Recipes, cells
 from pns.study.collect import Collected
 from pns.study.results import KINDS
 from pns.study.run import finished
@@ -83,10 +85,20 @@ def of_negatives(study: Collected, seed: int, stories: Mapping[str, Story]) -> d
     return out
 
 
-def of_models(study: Collected, seed: int, stories: Mapping[str, Story], how: str) -> dict[str, dict[str, float]]:
+def of_pairs(study: Collected, cell: str, seed: int, stories: Mapping[str, Story]) -> dict[str, float]:
+    """Kinds of mistake in the pairs that a cell was trained on."""
+    folder, what = study.upstream(cell, seed, "pairs"), study.cells[cell]
+    assert folder is not None, "checked at the start"
+    made = read_parquet(folder / f"{what.regime}-{what.model}.parquet", Pair)
+    return shares(mistake(stories[p.problem_id], p.rejected) for p in made)
+
+
+def of_models(
+    study: Collected, seed: int, stories: Mapping[str, Story], how: str, names: Iterable[str]
+) -> dict[str, dict[str, float]]:
     """Greedy or sampled answers of each cell to all benchmarks by kind, as shares of all."""
     out: dict[str, dict[str, float]] = {}
-    for cell in CELLS:
+    for cell in names:
         folder = study.folder(study.scored[cell, seed])
         rows = [r for name in study.names for r in read_parquet(folder / f"{how}-{name}.parquet", Response)]
         counts = Counter(mistake(stories[r.problem_id], r.text) for r in rows)
@@ -131,6 +143,7 @@ def main() -> None:
     told.add_argument("file", type=Path, help="the study's file")
     told.add_argument("study", type=Path, help="its folder")
     told.add_argument("--seeds", help="such as 1,2,3; default: all test seeds that are complete")
+    told.add_argument("--more", nargs="+", default=[], metavar="CELL", help="further cells, trained on pairs")
     told.add_argument("--json", type=Path, help="also write the figures")
     asked = told.parse_args()
     study = load_study(asked.file)
@@ -140,14 +153,20 @@ def main() -> None:
     except UserError as error:
         told.error(str(error))
     every = [int(s) for s in asked.seeds.split(",")] if asked.seeds else list(study.seeds)
-    used = [seed for seed in every if all((cell, seed) in scored for cell in CELLS)]
+    known = cells(study)
+    for cell in asked.more:
+        if cell not in known or known[cell].regime is None or known[cell].model not in study.methods:
+            told.error(f"--more {cell}: no such cell, or not one that was trained on the pairs of a method")
+    names = dict.fromkeys((*CELLS, *asked.more))
+    used = [seed for seed in every if all((cell, seed) in scored for cell in names)]
     if not used:
         told.error(f"{asked.study}: no seed has all its cells yet")
-    found, negatives, models = Collected(work, run, scored), [], []
+    found, negatives, models, more = Collected(work, run, scored), [], [], []
     for seed in used:
         pairs, tests = stories_of(study, seed)
         negatives.append(of_negatives(found, seed, pairs))
-        models.append({how: of_models(found, seed, tests, how) for how in KINDS})
+        models.append({how: of_models(found, seed, tests, how, names) for how in KINDS})
+        more.append({cell: of_pairs(found, cell, seed, pairs) for cell in ("rejection/own", "pns/own", *asked.more)})
     kinds = {name: mean([one[name]["kinds"] for one in negatives]) for name in GROUPS}
     near = {
         name: mean([{k: v for k, v in one[name].items() if k != "kinds"} for one in negatives]) for name in GROUPS[1:]
@@ -156,12 +175,24 @@ def main() -> None:
     change = {how: changes(found) for how, found in made.items()}
     apart = {name: distance(kinds[name], kinds["policy's rollouts"]) for name in GROUPS[1:]}
     show(f"Mistakes by kind, per cent of all mistakes; {len(used)} seeds", kinds)
+    own = {cell: mean([one[cell] for one in more]) for cell in more[0]}
+    show("Mistakes by kind in the pairs that made a cell, per cent", own)
     Console().print({"total variation from the policy's rollouts": apart, "near": near})
     for how in KINDS:
         show(f"Answers of the policy to the benchmarks by kind, {how}, per cent", {"policy": made[how]["policy"]})
         show(f"Change against the policy, {how}, points", change[how], signed=True)
     if asked.json:
-        told_all = {"seeds": used, "kinds": kinds, "distance": apart, "near": near, "answers": made, "change": change}
+        by_seed = [{"seed": seed, **one} for seed, one in zip(used, models, strict=True)]
+        told_all = {
+            "by_seed": by_seed,
+            "seeds": used,
+            "kinds": kinds,
+            "distance": apart,
+            "near": near,
+            "answers": made,
+            "change": change,
+            "own": own,
+        }
         asked.json.write_text(json.dumps(told_all, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
