@@ -32,7 +32,7 @@ from pns.recipe_files import load_recipe
 from pns.records import Problem, Response, read_parquet, write_parquet
 from pns.run import Run
 from pns.sampling import shards
-from pns.sampling.engine import Engine
+from pns.sampling.engine import Engine, TransformersEngine
 from pns.sampling.jobs import Drawn, Job, draw_all
 from pns.stages.context import Context
 from pns.stages.negatives import samples
@@ -112,31 +112,31 @@ def context_of(run: Path, recipe: Recipe, problems: int, folder: Path) -> Contex
 
 
 def one_after_another(engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
-    return ((i, job.on(engine)) for i, job in enumerate(jobs))
+    return ((i, engine.generate(job)) for i, job in enumerate(jobs))
 
 
 def timed(run: Path, recipe: Recipe, given: argparse.Namespace, ours: bool) -> tuple[float, float, list[Response]]:
     """Seconds in all, seconds of drawing, and the rows."""
-    drawing, on = 0.0, Job.on
+    drawing, own = 0.0, TransformersEngine.generate
 
-    def clocked(job: Job, engine: Engine) -> Drawn:
+    def clocked(engine: TransformersEngine, job: Job) -> Drawn:
         nonlocal drawing
         begin = time.perf_counter()
         try:
-            return on(job, engine)
+            return own(engine, job)
         finally:
             drawing += time.perf_counter() - begin
 
     with tempfile.TemporaryDirectory() as folder:
         context = context_of(run, recipe, given.problems, Path(folder))
         shards.draw_all = draw_all if ours else one_after_another
-        Job.on = clocked  # type: ignore[method-assign]
+        TransformersEngine.generate = clocked  # type: ignore[method-assign]
         try:
             begin = time.perf_counter()
             samples(context)
             took = time.perf_counter() - begin
         finally:
-            shards.draw_all, Job.on = draw_all, on  # type: ignore[method-assign]
+            shards.draw_all, TransformersEngine.generate = draw_all, own  # type: ignore[method-assign]
         return took, drawing, read_parquet(context.out / "candidates.parquet", Response)
 
 

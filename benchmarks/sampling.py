@@ -30,6 +30,7 @@ from pns.problems import embedded
 from pns.recipe import ModelPart, SamplePart
 from pns.run import seed_of
 from pns.sampling.engine import TransformersEngine, user
+from pns.sampling.jobs import Job
 from pns.sampling.make import make_engine
 from pns.sampling.shards import Draw, sample
 
@@ -82,7 +83,7 @@ def transformers_sides(model: Path, given: argparse.Namespace) -> tuple[Side, Si
     tokenizer, net, texts = engine.tokenizer, engine.model, problems(given)
 
     def ours(repeat: int) -> int:
-        return sum(len(ones) for ones in engine.generate(texts, seed=repeat, **how))
+        return sum(len(ones) for ones in engine.generate(Job(texts, seed=repeat, **how)))
 
     def bare(repeat: int) -> int:
         torch.manual_seed(repeat)
@@ -109,7 +110,7 @@ def continuous_sides(model: Path, given: argparse.Namespace) -> tuple[Side, Side
     tokenizer, net, texts, how = engine.tokenizer, engine.model, problems(given), sampling(given)
 
     def ours(repeat: int) -> int:
-        return sum(len(ones) for ones in engine.generate(texts, seed=repeat, **how))
+        return sum(len(ones) for ones in engine.generate(Job(texts, seed=repeat, **how)))
 
     def bare(repeat: int) -> int:
         torch.manual_seed(repeat)
@@ -133,7 +134,7 @@ def server_sides(engine: Any, url: str, model: Path, given: argparse.Namespace) 
     tokenizer, texts, how = engine.tokenizer, problems(given), sampling(given)
 
     def ours(repeat: int) -> int:
-        return sum(len(ones) for ones in engine.generate(texts, seed=repeat, **how))
+        return sum(len(ones) for ones in engine.generate(Job(texts, seed=repeat, **how)))
 
     async def ask_all(repeat: int) -> int:
         limits = httpx2.Limits(max_connections=given.concurrency)

@@ -186,7 +186,7 @@ def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
     if launcher is None and runtime.processes > 1:
         raise UserError(
             f"{runtime.processes} processes need somebody to start them",
-            field="runtime.processes", remedy="`pns run` with --launcher accelerate or --launcher ray, or set it to 1",
+            field="runtime.processes", remedy="add --launcher accelerate or --launcher ray, or set it to 1",
         )  # fmt: skip
     if launcher is not None and launcher.config is not None and runtime.device == "cpu":
         raise UserError(

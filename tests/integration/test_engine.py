@@ -15,6 +15,7 @@ from pns.problems import embedded
 from pns.recipe import ModelPart, SamplePart
 from pns.records import Problem, Response
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
+from pns.sampling.jobs import Job
 from pns.sampling.shards import sample_shards
 from pns.training.common import save_model
 from pns.training.tiny import build_model, build_tokenizer
@@ -57,7 +58,7 @@ def test_log_probabilities_equal_a_direct_computation(saved: Path, engine: Trans
 
 
 def test_the_same_seed_gives_the_same_samples(engine: TransformersEngine) -> None:
-    first, again, other = (engine.generate(TEXTS, seed=seed, **HOW) for seed in (1, 1, 2))
+    first, again, other = (engine.generate(Job(TEXTS, seed=seed, **HOW)) for seed in (1, 1, 2))
     assert first == again
     assert first != other
     assert [len(rows) for rows in first] == [3] * len(TEXTS)
@@ -70,8 +71,8 @@ def test_the_same_seed_gives_the_same_samples(engine: TransformersEngine) -> Non
 
 def test_greedy_takes_the_likeliest_token_whatever_the_seed(saved: Path, engine: TransformersEngine) -> None:
     greedy: dict[str, Any] = {"n": 1, "temperature": 0.0, "top_p": 1.0, "max_new_tokens": 4}
-    found = engine.generate(TEXTS, seed=1, **greedy)
-    assert found == engine.generate(TEXTS, seed=2, **greedy)
+    found = engine.generate(Job(TEXTS, seed=1, **greedy))
+    assert found == engine.generate(Job(TEXTS, seed=2, **greedy))
     model, tokenizer = load_causal(saved).eval(), load_tokenizer(saved)
     for problem, (completion,) in zip(TEXTS, found, strict=True):
         ids = tokenizer(f"<user>{problem}<assistant>", add_special_tokens=False)["input_ids"]

@@ -14,6 +14,7 @@ from pns.parts.engine import EnginePart, EngineServerPart
 from pns.problems import embedded
 from pns.run import seed_of
 from pns.sampling.engine import TransformersEngine
+from pns.sampling.jobs import Job
 from pns.sampling.make import make_engine
 
 pytestmark = pytest.mark.slow
@@ -40,14 +41,14 @@ def test_transformers_serve_gives_the_samples_of_the_engine_in_process(saved: Pa
     here = TransformersEngine(saved)
     there = make_engine(saved, EnginePart(kind="server", server=part), device="cpu")
     try:
-        assert there.generate(TEXTS[:3], **GREEDY) == here.generate(TEXTS[:3], **GREEDY)
+        assert there.generate(Job(TEXTS[:3], **GREEDY)) == here.generate(Job(TEXTS[:3], **GREEDY))
         begun = ["Step 1: ", "The answer", ""]
-        found = there.generate(TEXTS[:3], prefixes=begun, **GREEDY)
-        assert found == here.generate(TEXTS[:3], prefixes=begun, **GREEDY)
-        for i, ones in enumerate(there.generate(TEXTS[:2], **SAMPLED)):
+        found = there.generate(Job(TEXTS[:3], prefixes=begun, **GREEDY))
+        assert found == here.generate(Job(TEXTS[:3], prefixes=begun, **GREEDY))
+        for i, ones in enumerate(there.generate(Job(TEXTS[:2], **SAMPLED))):
             for k, one in enumerate(ones):
                 alone = {**SAMPLED, "n": 1, "seed": seed_of(3, f"problem/{i}/{k}")}
-                assert [[one]] == here.generate([TEXTS[i]], **alone)
+                assert [[one]] == here.generate(Job([TEXTS[i]], **alone))
     finally:
         there.close()
 
@@ -56,11 +57,11 @@ def test_continuous_batching(saved: Path) -> None:
     here = TransformersEngine(saved)
     there = make_engine(saved, EnginePart(continuous_batching=True), device="cpu")
     assert (here.deterministic, there.deterministic) == (True, False)
-    assert there.generate(TEXTS, **GREEDY) == here.generate(TEXTS, **GREEDY)
+    assert there.generate(Job(TEXTS, **GREEDY)) == here.generate(Job(TEXTS, **GREEDY))
     begun = ["Step 1: "] * len(TEXTS)
-    assert there.generate(TEXTS, prefixes=begun, **GREEDY) == here.generate(TEXTS, prefixes=begun, **GREEDY)
-    found = there.generate(TEXTS[:3], **SAMPLED)
+    assert there.generate(Job(TEXTS, prefixes=begun, **GREEDY)) == here.generate(Job(TEXTS, prefixes=begun, **GREEDY))
+    found = there.generate(Job(TEXTS[:3], **SAMPLED))
     assert [len(ones) for ones in found] == [2] * 3
     assert len({one.text for ones in found for one in ones}) == 6
     assert {1 <= one.n_tokens <= 8 for ones in found for one in ones} == {True}
-    assert found != there.generate(TEXTS[:3], **{**SAMPLED, "seed": 4})
+    assert found != there.generate(Job(TEXTS[:3], **{**SAMPLED, "seed": 4}))

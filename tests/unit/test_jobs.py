@@ -37,13 +37,10 @@ class Engine:
     def __init__(self, before: Callable[[int], None] = lambda call: None) -> None:
         self.before, self.calls = before, 0
 
-    def generate(
-        self, problems: Sequence[str], *, n: int, temperature: float, top_p: float, max_new_tokens: int, seed: int,
-        prefixes: Sequence[str] | None = None,
-    ) -> Drawn:  # fmt: skip
+    def generate(self, job: Job) -> Drawn:
         self.calls += 1
         self.before(self.calls)
-        return [[Completion(f"{p} {k} {seed}", 3, "stop") for k in range(n)] for p in problems]
+        return [[Completion(f"{p} {k} {job.seed}", 3, "stop") for k in range(job.n)] for p in job.problems]
 
     def close(self) -> None:
         pass
@@ -54,7 +51,7 @@ class Backwards(Engine):
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
         for i, job in reversed(list(enumerate(jobs))):
-            yield i, job.on(Engine())
+            yield i, Engine().generate(job)
 
 
 def same(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
@@ -182,7 +179,7 @@ def test_an_engine_is_made_only_where_there_is_something_to_draw(tmp_path: Path)
 def test_a_job_survives_json() -> None:
     job = Job(["é", "b"], 2, 0.5, 1.0, 8, 2**31 - 1, ["x", ""])
     assert Job.from_json(job.to_json()) == job
-    drawn = job.on(Engine())
+    drawn = Engine().generate(job)
     assert completions([[list(one) for one in ones] for ones in drawn]) == drawn
 
 

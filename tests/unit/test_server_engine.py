@@ -22,6 +22,7 @@ from pns.parts.engine import EngineServerPart
 from pns.rewards.judge import client
 from pns.run import seed_of
 from pns.sampling import server as ours
+from pns.sampling.jobs import Job
 from pns.sampling.server import ServerEngine
 from pns.sampling.servers import Servers
 
@@ -84,7 +85,7 @@ def serving(script: Any = echo) -> ScriptedServer:
 
 def test_completions_come_in_order_each_with_its_seed(make: Make) -> None:
     with serving() as server:
-        found = make(server).generate(["p", "q", "r"], prefixes=["x", "y", "z"], **HOW)
+        found = make(server).generate(Job(["p", "q", "r"], prefixes=["x", "y", "z"], **HOW))
     expected = [
         [(f"U{p}A{x}#{seed_of(4, f'problem/{i}/{k}')}", 7, "stop") for k in range(2)]
         for i, (p, x) in enumerate(zip("pqr", "xyz", strict=True))
@@ -108,7 +109,7 @@ def test_completions_come_in_order_each_with_its_seed(make: Make) -> None:
 )
 def test_each_server_is_told_not_to_cut_the_distribution(make: Make, dialect: str, sent: dict[str, Any]) -> None:
     with serving() as server:
-        make(server, dialect=dialect, extra={"min_p": 0.05}).generate(["p"], **HOW)
+        make(server, dialect=dialect, extra={"min_p": 0.05}).generate(Job(["p"], **HOW))
     body = next(r.body for r in server.requests if r.body)
     assert sent.items() <= body.items()
     assert body["min_p"] == 0.05  # the user's own word is the last
@@ -116,7 +117,7 @@ def test_each_server_is_told_not_to_cut_the_distribution(make: Make, dialect: st
 
 def test_greedy_asks_transformers_for_no_sampling(make: Make) -> None:
     with serving() as server:
-        make(server, dialect="transformers").generate(["p"], **{**HOW, "n": 1, "temperature": 0.0})
+        make(server, dialect="transformers").generate(Job(["p"], **{**HOW, "n": 1, "temperature": 0.0}))
     assert "generation_config" not in next(r.body for r in server.requests if r.body)
 
 
@@ -127,7 +128,7 @@ def test_greedy_asks_transformers_for_no_sampling(make: Make) -> None:
 )  # fmt: skip
 def test_tokens_are_the_servers_where_that_can_be(make: Make, usage: Any, finish: Any, n: int) -> None:
     with serving(lambda i, r: completion("abc", finish, usage=usage)) as server:
-        assert make(server).generate(["p"], **{**HOW, "n": 1}) == [[("abc", n, finish)]]
+        assert make(server).generate(Job(["p"], **{**HOW, "n": 1})) == [[("abc", n, finish)]]
 
 
 def test_the_least_busy_replica_is_asked_and_none_has_more_than_its_share(make: Make) -> None:
@@ -135,7 +136,7 @@ def test_the_least_busy_replica_is_asked_and_none_has_more_than_its_share(make: 
         serving(lambda n, r: completion("a", wait=0.03)) as one,
         serving(lambda n, r: completion("b", wait=0.03)) as two,
     ):
-        found = make(one, two, concurrency=3).generate(["p"] * 15, **HOW)
+        found = make(one, two, concurrency=3).generate(Job(["p"] * 15, **HOW))
     assert {c.text for ones in found for c in ones} == {"a", "b"}
     assert one.peak <= 3
     assert two.peak <= 3
@@ -144,7 +145,7 @@ def test_the_least_busy_replica_is_asked_and_none_has_more_than_its_share(make: 
 
 def test_a_dead_replica_costs_nothing_but_time(make: Make) -> None:
     with serving() as live, serving(lambda n, r: Answer(drop=True)) as dead:
-        found = make(dead, live, retries=2).generate([str(i) for i in range(20)], **HOW)
+        found = make(dead, live, retries=2).generate(Job([str(i) for i in range(20)], **HOW))
         assert [len(ones) for ones in found] == [2] * 20
         assert len(live.verdicts) == 40
         # Once it has failed, it is asked last.
@@ -153,7 +154,7 @@ def test_a_dead_replica_costs_nothing_but_time(make: Make) -> None:
 
 def test_what_a_busy_server_refuses_is_asked_again(make: Make) -> None:
     with serving(lambda n, r: Answer(status=503) if n < 2 else echo(n, r)) as server:
-        assert len(make(server).generate(["p"], **HOW)[0]) == 2
+        assert len(make(server).generate(Job(["p"], **HOW))[0]) == 2
     assert len(server.verdicts) == 4
 
 
@@ -178,23 +179,23 @@ def test_what_a_busy_server_refuses_is_asked_again(make: Make) -> None:
 def test_a_shard_is_whole_or_the_stage_stops(make: Make, answer: Answer, error: type[Exception], words: str) -> None:
     with serving(lambda n, r: answer if r.prompt == "UbadA" else echo(n, r)) as server:
         with pytest.raises(error, match=words):
-            make(server, retries=1).generate(["p", "bad", "q"], **HOW)
+            make(server, retries=1).generate(Job(["p", "bad", "q"], **HOW))
 
 
 def test_half_a_surrogate_pair_is_made_writable(make: Make) -> None:
     raw = b'{"choices": [{"text": "a\\ud800", "finish_reason": "stop"}]}'
     with serving(lambda n, r: Answer(body=raw)) as server:
-        ((one, _),) = make(server).generate(["p"], **HOW)
+        ((one, _),) = make(server).generate(Job(["p"], **HOW))
     assert one.text == "a?"
 
 
 def test_over_the_chat_interface(make: Make) -> None:
     with serving(lambda n, r: Answer(f"{r.body['messages'][-1]['content']}!")) as server:
         engine = make(server, api="chat")
-        assert [[c.text for c in ones] for ones in engine.generate(["p"], **HOW)] == [["p!", "p!"]]
+        assert [[c.text for c in ones] for ones in engine.generate(Job(["p"], **HOW))] == [["p!", "p!"]]
         with pytest.raises(UserError, match="cannot be begun"):
-            engine.generate(["p"], prefixes=["x"], **HOW)
-        begun = make(server, api="chat", dialect="vllm").generate(["p"], prefixes=["x"], **HOW)
+            engine.generate(Job(["p"], prefixes=["x"], **HOW))
+        begun = make(server, api="chat", dialect="vllm").generate(Job(["p"], prefixes=["x"], **HOW))
         assert begun[0][0].text == "x!"
     body = [r.body for r in server.requests if r.body][-1]
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
@@ -204,10 +205,10 @@ def test_over_the_chat_interface(make: Make) -> None:
 def test_a_begin_token_is_sent_once(make: Make) -> None:
     with serving() as server:
         engine = make(server, tokenizer=Tokenizer(begin="^", template="^U{}A"))
-        assert engine.generate(["p"], **HOW)[0][0].text.startswith("UpA#")
+        assert engine.generate(Job(["p"], **HOW))[0][0].text.startswith("UpA#")
         doubled = make(server, tokenizer=Tokenizer(begin="^", template="U{}A"))
         with pytest.raises(UserError, match="special tokens") as caught:
-            doubled.generate(["p"], **HOW)
+            doubled.generate(Job(["p"], **HOW))
         assert "dialect: vllm" in str(caught.value.remedy)
 
 
@@ -219,7 +220,7 @@ def test_a_server_of_another_model_is_refused(make: Make, tmp_path: Path) -> Non
                 make(other, served_model=given)
             assert "it lists other" in str(caught.value)
         make(other, served_model={"rlvr": "other"})
-        make(listed, served_model={}).generate(["p"], **HOW)
+        make(listed, served_model={}).generate(Job(["p"], **HOW))
         assert listed.verdicts[0].body["model"] == here
         with pytest.raises(UserError, match="does not serve"):
             make(listed, other, served_model={})  # each replica must
@@ -228,7 +229,7 @@ def test_a_server_of_another_model_is_refused(make: Make, tmp_path: Path) -> Non
 def test_a_server_may_say_the_directory_beside_its_name(make: Make, tmp_path: Path) -> None:
     rows = {"data": [{"id": "short", "root": str(tmp_path / "x" / ".." / "model")}]}
     with ScriptedServer(echo, models=Answer(body=rows)) as server:
-        make(server, served_model={}).generate(["p"], **HOW)
+        make(server, served_model={}).generate(Job(["p"], **HOW))
     assert server.verdicts[0].body["model"] == "short"
 
 
@@ -283,7 +284,7 @@ def test_started_servers_answer_for_the_model_and_end_with_their_groups(
 ) -> None:
     monkeypatch.setattr(ours, "load_tokenizer", lambda path: Tokenizer())
     engine = ServerEngine(tmp_path / "model", starting(tmp_path, replicas=2))
-    found = engine.generate(["p", "q"], **HOW)
+    found = engine.generate(Job(["p", "q"], **HOW))
     assert {c.text for ones in found for c in ones} == {str(tmp_path / "model")}
     children = pids(tmp_path, 2)
     assert all(psutil.pid_exists(n) for n in children)

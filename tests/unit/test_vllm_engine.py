@@ -16,6 +16,7 @@ from pns.errors import StageStopped, UserError
 from pns.parts.engine import VllmPart
 from pns.run import seed_of
 from pns.sampling import vllm as ours
+from pns.sampling.jobs import Job
 from pns.sampling.prompts import end_ids
 
 # The keywords of `vllm.LLM`: those that it names, and fields of EngineArgs that it passes on.
@@ -145,7 +146,7 @@ def test_prompts_are_token_ids_and_every_problem_has_its_seed(fake: Fake, tmp_pa
         }
     ]  # fmt: skip
     fake.write = lambda ids, k: ([ids[1], k + 10, *([3, 9] if k else [])], "stop" if k else "length")
-    found = engine.generate(["p", "q"], prefixes=["x", "yz"], **HOW)
+    found = engine.generate(Job(["p", "q"], prefixes=["x", "yz"], **HOW))
     assert found == [[(f"<{ord(c)}><10>", 2, "length"), (f"<{ord(c)}><11>", 3, "stop")] for c in "pq"]
     ((prompts, params, lora),) = fake.calls
     assert prompts == [{"prompt_token_ids": [ord(c) for c in text]} for text in ("UpAx", "UqAyz")]
@@ -155,8 +156,8 @@ def test_prompts_are_token_ids_and_every_problem_has_its_seed(fake: Fake, tmp_pa
     }
     assert params[0].stop_token_ids == [2, 3]
     assert lora is None
-    engine.generate(["p"], **{**HOW, "n": 1, "temperature": 0.0})
-    assert engine.generate([], **HOW) == []
+    engine.generate(Job(["p"], **{**HOW, "n": 1, "temperature": 0.0}))
+    assert engine.generate(Job([], **HOW)) == []
     engine.close()
 
 
@@ -164,12 +165,12 @@ def test_a_request_that_was_given_up_is_no_completion(fake: Fake, tmp_path: Path
     engine = ours.VllmEngine(tmp_path, VllmPart())
     fake.write = lambda ids, k: ([5], "abort")
     with pytest.raises(StageStopped, match="abort"):
-        engine.generate(["p"], **HOW)
+        engine.generate(Job(["p"], **HOW))
 
 
 def test_a_prompt_that_is_too_long_is_told(fake: Fake, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="max_model_len: vLLM refuses a prompt"):
-        ours.VllmEngine(tmp_path, VllmPart()).generate(["p" * 50], **HOW)
+        ours.VllmEngine(tmp_path, VllmPart()).generate(Job(["p" * 50], **HOW))
 
 
 @pytest.mark.parametrize(("rank", "most"), [(1, 1), (9, 16), (32, 32), (300, 320)])
@@ -180,7 +181,7 @@ def test_an_adapter_goes_with_every_request_and_its_base_is_loaded(
     engine = ours.VllmEngine(tmp_path, VllmPart())
     assert fake.made[0]["model"] == "org/base"
     assert (fake.made[0]["enable_lora"], fake.made[0]["max_lora_rank"]) == (True, most)
-    engine.generate(["p"], **HOW)
+    engine.generate(Job(["p"], **HOW))
     assert fake.calls[0][2] == LoRARequest(tmp_path.name, 1, str(tmp_path))
 
 

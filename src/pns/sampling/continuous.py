@@ -7,7 +7,7 @@ from typing import Any
 
 from pns.errors import StageStopped, UserError
 from pns.sampling.engine import TransformersEngine
-from pns.sampling.prompts import Completion
+from pns.sampling.jobs import Drawn, Job
 
 _PAGE = 64
 
@@ -20,34 +20,26 @@ class ContinuousEngine(TransformersEngine):
 
     deterministic = False
 
-    def generate(
-        self,
-        problems: Sequence[str],
-        *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: int,
-        seed: int,
-        prefixes: Sequence[str] | None = None,
-    ) -> list[list[Completion]]:
+    def generate(self, job: Job) -> Drawn:
         """See `TransformersEngine.generate`. Raises UserError where transformers or the model cannot do it."""
         import torch
 
-        prompts = self._prompts(problems, prefixes)
-        how = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0} if temperature > 0 else {}
-        torch.manual_seed(seed)
+        prompts = self._prompts(job.problems, job.prefixes)
+        how: dict[str, Any] = {}
+        if job.temperature > 0:
+            how = {"do_sample": True, "temperature": job.temperature, "top_p": job.top_p, "top_k": 0}
+        torch.manual_seed(job.seed)
         try:
             from transformers import ContinuousBatchingConfig, GenerationConfig
 
             config = GenerationConfig(
-                max_new_tokens=max_new_tokens, num_return_sequences=n, eos_token_id=sorted(self.eos_ids),
+                max_new_tokens=job.max_new_tokens, num_return_sequences=job.n, eos_token_id=sorted(self.eos_ids),
                 pad_token_id=self.tokenizer.pad_token_id, **how,
             )  # fmt: skip
             found = self.model.generate_batch(
                 prompts,
                 generation_config=config,
-                continuous_batching_config=ContinuousBatchingConfig(**self._cache(prompts, n, max_new_tokens)),
+                continuous_batching_config=ContinuousBatchingConfig(**self._cache(prompts, job.n, job.max_new_tokens)),
             )
         except (ImportError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise UserError(
@@ -56,12 +48,12 @@ class ContinuousEngine(TransformersEngine):
             ) from None  # fmt: skip
         rows = list(found.values())
         failed = [row.error for row in rows if row.error is not None]
-        if failed or len(rows) != n * len(prompts):
+        if failed or len(rows) != job.n * len(prompts):
             raise StageStopped(
-                f"continuous batching lost {n * len(prompts) - len(rows) + len(failed)} sequences: {failed[:1]}"
+                f"continuous batching lost {job.n * len(prompts) - len(rows) + len(failed)} sequences: {failed[:1]}"
             )
         done = [self._completion(list(row.generated_tokens)) for row in rows]
-        return [done[i * n : (i + 1) * n] for i in range(len(prompts))]
+        return [done[i * job.n : (i + 1) * job.n] for i in range(len(prompts))]
 
     def _cache(self, prompts: Sequence[Sequence[int]], n: int, limit: int) -> dict[str, Any]:
         """On a GPU transformers takes what memory is free; on a CPU that would be most of the machine's, filled with zeros."""

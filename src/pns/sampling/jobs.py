@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from pns.sampling.engine import Engine
 from pns.sampling.prompts import Completion
+
+if TYPE_CHECKING:
+    from pns.sampling.engine import Engine
 
 T = TypeVar("T")
 Drawn = list[list[Completion]]
@@ -19,7 +21,13 @@ _END = object()
 
 @dataclass(frozen=True)
 class Job:
-    """One call of `Engine.generate`."""
+    """`n` completions for each problem.
+
+    Attributes:
+        temperature: 0 is greedy, and asks for n = 1.
+        seed: of all of them; engines split it.
+        prefixes: how each response begins; not given back.
+    """
 
     problems: Sequence[str]
     n: int
@@ -28,11 +36,6 @@ class Job:
     max_new_tokens: int
     seed: int
     prefixes: Sequence[str] | None = None
-
-    def on(self, engine: Engine) -> Drawn:
-        """Its completions by this engine."""
-        how = {k: v for k, v in vars(self).items() if k != "problems"}
-        return engine.generate(self.problems, **how)
 
     def to_json(self) -> str:
         """Itself as JSON text."""
@@ -55,7 +58,7 @@ def draw_all(engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]
     """(place of the job, completions) of all jobs; from one engine in order. A thread draws one job ahead."""
     if isinstance(engine, Pool):
         return ahead(engine.generate_all(jobs))
-    return ahead((i, job.on(engine)) for i, job in enumerate(jobs))
+    return ahead((i, engine.generate(job)) for i, job in enumerate(jobs))
 
 
 def ahead(rows: Iterable[T], most: int = 1) -> Iterator[T]:

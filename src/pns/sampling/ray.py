@@ -17,7 +17,6 @@ from pns.errors import StageStopped, UserError
 from pns.extras import install
 from pns.parts.engine import EnginePart
 from pns.sampling.jobs import Drawn, Job, completions
-from pns.sampling.prompts import Completion
 
 _TRIES = 4
 _RAISED = {"user": UserError, "stopped": StageStopped}
@@ -74,19 +73,9 @@ class RayEngine:
                     raise error(found[kind])
             yield int(row["place"]), completions(found["drawn"])
 
-    def generate(
-        self,
-        problems: Sequence[str],
-        *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: int,
-        seed: int,
-        prefixes: Sequence[str] | None = None,
-    ) -> list[list[Completion]]:
+    def generate(self, job: Job) -> Drawn:
         """One job by one actor, which loads its model for it: `generate_all` is the way to draw many."""
-        ((_, drawn),) = self.generate_all([Job(problems, n, temperature, top_p, max_new_tokens, seed, prefixes)])
+        ((_, drawn),) = self.generate_all([job])
         return drawn
 
     def close(self) -> None:
@@ -113,7 +102,7 @@ class _Worker:
         try:
             if self._engine is None:
                 self._engine = self._made()
-            return {"drawn": Job.from_json(text).on(self._engine)}
+            return {"drawn": self._engine.generate(Job.from_json(text))}
         except UserError as error:
             return {"user": str(error)}
         except StageStopped as error:

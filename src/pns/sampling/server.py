@@ -21,6 +21,7 @@ from pns.parts.engine import EngineServerPart
 from pns.rewards.judge.client import Client, ServerFailed, Wait
 from pns.rewards.judge.loop import LoopThread
 from pns.run import seed_of
+from pns.sampling.jobs import Drawn, Job
 from pns.sampling.prompts import Completion, load_tokenizer, prompt_texts, token_ids, user
 from pns.sampling.servers import Servers
 
@@ -66,31 +67,21 @@ class ServerEngine:
             self.close()
             raise
 
-    def generate(
-        self,
-        problems: Sequence[str],
-        *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: int,
-        seed: int,
-        prefixes: Sequence[str] | None = None,
-    ) -> list[list[Completion]]:
+    def generate(self, job: Job) -> Drawn:
         """See `TransformersEngine.generate`.
 
         Raises StageStopped when the servers fail after all retries, UserError when one refuses a request.
         """
-        how: Body = {"max_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p}
-        how |= self._own_fields(temperature)
-        prompts = self._prompts(problems, prefixes)
+        how: Body = {"max_tokens": job.max_new_tokens, "temperature": job.temperature, "top_p": job.top_p}
+        how |= self._own_fields(job.temperature)
+        prompts = self._prompts(job.problems, job.prefixes)
         bodies = [
-            {**prompt, **how, "seed": seed_of(seed, f"problem/{i}/{k}")}
+            {**prompt, **how, "seed": seed_of(job.seed, f"problem/{i}/{k}")}
             for i, prompt in enumerate(prompts)
-            for k in range(n)
+            for k in range(job.n)
         ]
-        found = self._thread.run(self._ask_all(bodies, max_new_tokens))
-        return [found[i * n : (i + 1) * n] for i in range(len(prompts))]
+        found = self._thread.run(self._ask_all(bodies, job.max_new_tokens))
+        return [found[i * job.n : (i + 1) * job.n] for i in range(len(prompts))]
 
     def close(self) -> None:
         """End the connections, and the servers that were started. Safe to call twice."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pns.errors import StageStopped, UserError
 from pns.parts.engine import VllmPart
 from pns.run import seed_of
+from pns.sampling.jobs import Drawn, Job
 from pns.sampling.prompts import Completion, completion, load_tokenizer, model_end_ids, prompt_texts, token_ids
 
 ADAPTER = "adapter_config.json"
@@ -69,24 +69,14 @@ class VllmEngine:
             ) from None  # fmt: skip
         self._ends = model_end_ids(model, self.tokenizer)
 
-    def generate(
-        self,
-        problems: Sequence[str],
-        *,
-        n: int,
-        temperature: float,
-        top_p: float,
-        max_new_tokens: int,
-        seed: int,
-        prefixes: Sequence[str] | None = None,
-    ) -> list[list[Completion]]:
+    def generate(self, job: Job) -> Drawn:
         """See `TransformersEngine.generate`. Raises UserError for a prompt that is too long for the model."""
-        ids = token_ids(self.tokenizer, prompt_texts(self.tokenizer, problems, prefixes))
+        ids = token_ids(self.tokenizer, prompt_texts(self.tokenizer, job.problems, job.prefixes))
         params = [
             self._params(
-                n=n, temperature=temperature, top_p=top_p, top_k=0, max_tokens=max_new_tokens,
+                n=job.n, temperature=job.temperature, top_p=job.top_p, top_k=0, max_tokens=job.max_new_tokens,
                 # Of the shard's seed alone: neither the place in a batch nor a resume changes it.
-                seed=seed_of(seed, f"problem/{i}"), stop_token_ids=sorted(self._ends), detokenize=False,
+                seed=seed_of(job.seed, f"problem/{i}"), stop_token_ids=sorted(self._ends), detokenize=False,
             )
             for i in range(len(ids))
         ]  # fmt: skip

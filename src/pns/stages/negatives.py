@@ -22,6 +22,7 @@ from pns.rewards.composite import Composite
 from pns.rewards.reward_model import RewardModel
 from pns.run import seed_of, write_atomic, write_json
 from pns.sampling.engine import Completion, Engine, TransformersEngine
+from pns.sampling.jobs import Job
 from pns.sampling.shards import Draw, sample
 from pns.stages import engines, prompted
 from pns.stages.context import Context
@@ -135,10 +136,10 @@ def _prefix_shards(
             def go_on(
                 asked: Sequence[Problem], prefixes: Sequence[str], temperature: float, turn: int, seed: int = seed
             ) -> list[list[Completion]]:
+                statements, mine = [p.problem for p in asked], seed_of(seed, f"round/{turn}")
                 return engine.generate(
-                    [p.problem for p in asked], n=part.n, temperature=temperature, top_p=part.top_p,
-                    max_new_tokens=part.max_new_tokens, seed=seed_of(seed, f"round/{turn}"), prefixes=prefixes,
-                )  # fmt: skip
+                    Job(statements, part.n, temperature, part.top_p, part.max_new_tokens, mine, prefixes)
+                )
 
             rows = wrong_continuations(
                 [problems[r.problem_id] for r in some], some, part, go_on, composite.verifier.verify_problems,

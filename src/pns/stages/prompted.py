@@ -15,6 +15,7 @@ from pns.recipe import ModelPart, PromptedPart
 from pns.records import Gate, Problem, Response, read_jsonl, read_parquet, to_jsonl
 from pns.run import read_json, seed_of, write_atomic, write_json
 from pns.sampling.engine import Completion, TransformersEngine
+from pns.sampling.jobs import Job
 from pns.stages.context import Context
 
 TOO_LONG = "longer than the policy reads"
@@ -40,10 +41,8 @@ class EngineWriter:
 
     def write(self, prompts: Sequence[str], shard: int) -> list[list[Completion | Unwritten]]:
         part = self._part
-        drawn = self._engine.generate(
-            prompts, n=part.n, temperature=part.temperature, top_p=part.top_p, max_new_tokens=part.max_new_tokens,
-            seed=seed_of(self._seed, f"shard/{shard}"),
-        )  # fmt: skip
+        seed = seed_of(self._seed, f"shard/{shard}")
+        drawn = self._engine.generate(Job(prompts, part.n, part.temperature, part.top_p, part.max_new_tokens, seed))
         self.counts["completion_tokens"] += sum(one.n_tokens for ones in drawn for one in ones)
         return [list(ones) for ones in drawn]
 
