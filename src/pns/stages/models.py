@@ -14,8 +14,7 @@ from pns.rewards.adapters.trl import composite_reward
 from pns.rewards.reward_model import Calibration, RewardModel
 from pns.run import write_json
 from pns.stages.context import Context
-from pns.stages.policy import end_ids, with_references
-from pns.training.grpo import train_grpo
+from pns.stages.policy import end_ids, grpo, with_references
 from pns.training.reward_model import TextPair, pairs_within, train_reward_model, worth
 
 
@@ -128,13 +127,4 @@ def generator(context: Context) -> None:
             eos_ids=end_ids(context, start),
             log=context.out / "rewards.jsonl",
         )
-        train_grpo(
-            context.model(start),
-            problems,
-            reward,
-            context.out,
-            part=recipe.generator,
-            runtime=recipe.runtime,
-            seed=context.seed,
-            progress=context.progress,
-        )
+        grpo(context, start, problems, reward, recipe.generator)

@@ -15,7 +15,7 @@ from pns.parts.training import more_steps
 from pns.problems.files import to_boxed
 from pns.recipe import GrpoPart, ModelPart, Recipe, Reference
 from pns.records import Problem, Response, write_parquet
-from pns.rewards.adapters.trl import rlvr_reward, signed_reward
+from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction, rlvr_reward, signed_reward
 from pns.rewards.format import format_failures
 from pns.run import seed_of, write_json
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
@@ -139,17 +139,25 @@ def _rlvr(
             max_chars=recipe.reward.max_chars,
             eos_ids=engine_ids,
         )
-        train_grpo(
-            context.model(start),
-            problems,
-            reward,
-            context.out,
-            part=part,
-            runtime=recipe.runtime,
-            seed=context.seed,
-            progress=context.progress,
-            positive_weight=positive_weight,
-        )
+        grpo(context, start, problems, reward, part, positive_weight)
+
+
+def grpo(
+    context: Context, start: str, problems: Sequence[Problem], reward: RewardFunction | AsyncRewardFunction, part: GrpoPart,
+    positive_weight: float | None = None,
+) -> None:  # fmt: skip
+    """`train_grpo` from a stage's model into this stage's folder."""
+    train_grpo(
+        context.model(start),
+        problems,
+        reward,
+        context.out,
+        part=part,
+        runtime=context.recipe.runtime,
+        seed=context.seed,
+        progress=context.progress,
+        positive_weight=positive_weight,
+    )
 
 
 def end_ids(context: Context, stage: str) -> set[int]:

@@ -20,8 +20,7 @@ from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
 from pns.run import write_json
 from pns.stages.context import Context
 from pns.stages.models import trained_on
-from pns.stages.policy import as_large_steps, end_ids, references
-from pns.training.grpo import train_grpo
+from pns.stages.policy import as_large_steps, end_ids, grpo, references
 from pns.training.step_verifier import train_step_verifier
 
 SPLIT = "reward"
@@ -176,13 +175,4 @@ def rl(context: Context, judge: str) -> None:
         max_chars=recipe.reward.max_chars,
         eos_ids=end_ids(context, "rlvr"),
     )
-    train_grpo(
-        context.model("rlvr"),
-        problems,
-        reward,
-        context.out,
-        part=part,
-        runtime=recipe.runtime,
-        seed=context.seed,
-        progress=context.progress,
-    )
+    grpo(context, "rlvr", problems, reward, part)
