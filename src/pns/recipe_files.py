@@ -72,10 +72,14 @@ class _Strict(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping. Raises UserError: missing, broken, a key twice, no mapping."""
+def read_yaml(path: Path, what: str = "recipe", folder: str = "recipes/") -> dict[str, Any]:
+    """A YAML file that holds a mapping. Raises UserError: missing, broken, a key twice, no mapping.
+
+    Args:
+        what, folder: what it is called, and where ours are, for the message.
+    """
     if not path.is_file():
-        raise UserError("no such recipe", file=path, remedy=_nearby_recipes(path))
+        raise UserError(f"no such {what}", file=path, remedy=_nearby(path, folder))
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -205,7 +209,7 @@ def _leaves(data: Any, prefix: str = "") -> list[str]:
     return [prefix] if prefix else []
 
 
-def _nearby_recipes(path: Path) -> str:
+def _nearby(path: Path, folder: str) -> str:
     here = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, here, n=1, cutoff=0.5) or here[:3]
-    return f"there: {', '.join(near)}" if near else "check the path; the recipes are under recipes/"
+    return f"there: {', '.join(near)}" if near else f"check the path; ours are under {folder}"

@@ -66,7 +66,7 @@ def test_a_study_from_its_plan_to_its_page(here: Any) -> None:
 def test_a_study_says_what_is_wrong_with_it(here: Any) -> None:
     assert "did you mean `tuning`?" in here("study", write(here.folder, tunning={}), code=2)
     assert "tuned on and tested on" in here("study", write(here.folder, seeds=[11]), code=2)
-    assert "no such recipe" in here("study", "nowhere.yaml", code=2)
+    assert "no such study" in here("study", "nowhere.yaml", code=2)
     assert "not a run directory" in here("study", write(here.folder), "--report", code=2)
     assert not (here.folder / "runs").exists()
 

@@ -224,7 +224,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 def load_study(path: Path) -> Study:
     """A study from its YAML file. Raises UserError: missing file, broken YAML, unknown key, wrong type, broken rule."""
-    data = read_yaml(path)
+    data = read_yaml(path, "study", "studies/")
     try:
         return Study.model_validate(data)
     except ValidationError as error:
