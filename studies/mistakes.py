@@ -127,14 +127,15 @@ def distance(a: Mapping[str, float], b: Mapping[str, float]) -> float:
     return sum(abs(a.get(k, 0.0) - b.get(k, 0.0)) for k in {*a, *b}) / 2
 
 
-def show(title: str, columns: Mapping[str, Mapping[str, float]], *, signed: bool = False) -> None:
-    """A table of shares in per cent; kinds are rows."""
-    kinds = sorted({k for c in columns.values() for k in c}, key=lambda k: -max(c.get(k, 0) for c in columns.values()))
-    table = Table(title=title, title_justify="left")
-    for name in ("kind", *columns):
-        table.add_column(name, justify="left" if name == "kind" else "right")
+def show(title: str, rows: Mapping[str, Mapping[str, float]], *, signed: bool = False) -> None:
+    """A table of shares in per cent; kinds are columns, the frequent ones first."""
+    kinds = sorted({k for r in rows.values() for k in r}, key=lambda k: -max(abs(r.get(k, 0)) for r in rows.values()))
+    table = Table(title=title, title_justify="left", padding=(0, 0))
+    table.add_column("", min_width=max(map(len, rows)))
     for kind in kinds:
-        table.add_row(kind, *(f"{100 * c.get(kind, 0):{'+' if signed else ''}.1f}" for c in columns.values()))
+        table.add_column(kind.replace("_", "\n"), justify="right", min_width=5)
+    for name, row in rows.items():
+        table.add_row(name, *(f"{100 * row.get(kind, 0):{'+' if signed else ''}.1f}" for kind in kinds))
     Console().print(table)
 
 
