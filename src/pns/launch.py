@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,11 +126,14 @@ def _under_ray(job: Path, launcher: Launcher, processes: int, device: str) -> st
             name=job.stem, storage_path=str(job.parent / "ray"), failure_config=FailureConfig(max_failures=RESTARTS)
         ),
     )
+    # In the main thread Ray Train takes Ctrl-C over and never gives it back; it is the driver's to handle.
+    thread = ThreadPoolExecutor(1)
     try:
-        trainer.fit()
+        thread.submit(trainer.fit).result()
     except Exception as error:  # Ray wraps what a worker raised; what the stage had to say stands in its outcome
         return f"{type(error).__name__}: {error}"
     finally:
+        thread.shutdown(wait=False)
         if ours:
             ray.shutdown()
     return None

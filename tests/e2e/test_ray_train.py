@@ -57,9 +57,11 @@ def test_a_generator_that_loses_a_process_goes_on_from_its_last_checkpoint(
     job = job_of(smoke, tmp_path / "killed")
     before: list[int] = []
     after: list[int] = []
+    interrupts = {signal.getsignal(signal.SIGINT)}
 
     def kill_one(done: int, total: int) -> None:
         assert total == STEPS
+        interrupts.add(signal.getsignal(signal.SIGINT))
         (after if before and before[-1] >= 3 else before).append(done)
         if not after and done >= 3:
             assert list(job.out.glob(f"checkpoints/*/{MARKER}"))
@@ -67,6 +69,8 @@ def test_a_generator_that_loses_a_process_goes_on_from_its_last_checkpoint(
             os.kill(mine[0].pid, signal.SIGKILL)
 
     launch(job, Launcher("ray"), kill_one)
+    interrupts.add(signal.getsignal(signal.SIGINT))
+    assert len(interrupts) == 1, "Ctrl-C stays the driver's, during the training and behind it"
     assert min(after) >= 2, "from a checkpoint, not from the beginning"
     assert after[-1] == STEPS
     assert not list(job.out.glob(f"**/{MARKER}")), "checkpoints are removed at the end"
