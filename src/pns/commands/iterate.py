@@ -62,6 +62,7 @@ def iterate(
         from pns.run import Run
         from pns.scheduler import StageFailed
         from pns.study.iterate import execute
+        from pns.training.pretrained import check_models
 
         starter = launcher_of(launcher.value, launcher_config)
         found, _ = load_recipe(recipe, overrides or [])
@@ -70,7 +71,10 @@ def iterate(
         many = [found.seed] if seeds is None else _seeds(seeds)
         need_libraries()
         check_launcher(found, starter)
-        run = Run.create(run_dir or Path("runs") / f"{found.name}-rounds", "resume")
+        folder = run_dir or Path("runs") / f"{found.name}-rounds"
+        if not folder.exists():
+            check_models(found)
+        run = Run.create(folder, "resume")
         try:
             with Display(console()) as display:
                 results = execute(found, run, display, seeds=many, rounds=rounds, method=method.value, launcher=starter)

@@ -87,6 +87,7 @@ def study(
         from pns.run import Run
         from pns.study.cells import Recipes, check_contrasts
         from pns.study.spec import load_study
+        from pns.training.pretrained import check_models
 
         starter = launcher_of(launcher.value, launcher_config)
         told = load_study(file)
@@ -103,6 +104,8 @@ def study(
             return
         need_libraries()
         check_launcher(recipes.base, starter)
+        if not folder.exists():
+            check_models(recipes.base)
         run = Run(Run.create(folder, "resume").folder, store)
         _plan(recipes, run, jobs)
         _run(recipes, run, until.value, jobs, protocol, starter)

@@ -13,7 +13,7 @@ from transformers import set_seed
 from pns.errors import UserError
 from pns.parts.training import more_steps
 from pns.problems.files import to_boxed
-from pns.recipe import GrpoPart, ModelPart, Recipe, Reference
+from pns.recipe import GrpoPart, Recipe, Reference
 from pns.records import Problem, Response, write_parquet
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction, rlvr_reward, signed_reward
 from pns.rewards.format import format_failures
@@ -26,7 +26,7 @@ from pns.stages.context import Context
 from pns.stages.engines import scorer
 from pns.training.common import save_model, train_dtype
 from pns.training.grpo import train_grpo
-from pns.training.pretrained import load_pretrained
+from pns.training.pretrained import as_field, based_on, load_pretrained
 from pns.training.processes import OtherProcess, is_main
 from pns.training.sft import train_sft
 from pns.training.tiny import build_model, build_tokenizer
@@ -50,14 +50,8 @@ def make_base(context: Context, part: Literal["generator", "reward_model"]) -> N
     recipe = context.recipe
     base = recipe.generator.base if part == "generator" else recipe.reward_model.base
     assert base is not None, "the pipeline has this stage only where there is one"
-    given = ModelPart(
-        kind="pretrained", path=base.path, revision=base.revision, system_prompt=recipe.model.system_prompt
-    )
-    try:
-        model, tokenizer = load_pretrained(given, device=recipe.runtime.device)
-    except UserError as error:
-        field = (error.field or "model").replace("model", f"{part}.base", 1)
-        raise UserError(error.message, file=error.file, field=field, remedy=error.remedy) from None
+    with as_field(f"{part}.base"):
+        model, tokenizer = load_pretrained(based_on(base, recipe), device=recipe.runtime.device)
     save_model(model, tokenizer, context.out / "model")
     write_json(context.out / "start.json", {"parameters": sum(p.numel() for p in model.parameters())})
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from pns.errors import UserError
 from pns.extras import missing, package_folder
-from pns.recipe import ModelPart
+from pns.recipe import BasePart, ModelPart, Recipe
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -65,6 +65,37 @@ def load_pretrained(part: ModelPart, *, device: str = "cpu") -> tuple[Any, Any]:
         model = load(source.options, tokenizer, dtype)
     _set_generation(model, tokenizer)
     return model.to(device).eval(), tokenizer
+
+
+def check_models(recipe: Recipe) -> None:
+    """Look for the pretrained models that a recipe starts from, without loading them; hub ids are left to the run.
+
+    Raises UserError with the recipe's field: a package, directory or file is missing.
+    """
+    if recipe.model.kind == "pretrained":
+        _find(recipe.model)
+    for part in ("generator", "reward_model"):
+        base = getattr(recipe, part).base
+        if base is not None:
+            with as_field(f"{part}.base"):
+                _find(based_on(base, recipe))
+
+
+def based_on(base: BasePart, recipe: Recipe) -> ModelPart:
+    """Another model than the policy, as one to load."""
+    return ModelPart(
+        kind="pretrained", path=base.path, revision=base.revision, system_prompt=recipe.model.system_prompt
+    )
+
+
+@contextmanager
+def as_field(field: str) -> Iterator[None]:
+    """Name another field of the recipe than `model` in what `load_pretrained` has to say."""
+    try:
+        yield
+    except UserError as error:
+        told = (error.field or "model").replace("model", field, 1)
+        raise UserError(error.message, file=error.file, field=told, remedy=error.remedy) from None
 
 
 def _find(part: ModelPart) -> _Source:
