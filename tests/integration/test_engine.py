@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from pns.compute import turn
 from pns.errors import UserError
 from pns.problems import embedded
 from pns.recipe import ModelPart, SamplePart
 from pns.records import Problem, Response
+from pns.sampling import engine as engine_module
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
 from pns.sampling.jobs import Job
 from pns.sampling.shards import sample_shards
@@ -55,6 +59,55 @@ def test_log_probabilities_equal_a_direct_computation(saved: Path, engine: Trans
         assert total == pytest.approx(expected, abs=1e-3)
     assert found[3][1] == 1
     assert engine.log_probabilities([], []) == []
+
+
+def test_log_probabilities_keep_within_a_bound_of_logits(
+    saved: Path, engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of many long rows with a large vocabulary would not fit any memory; the figures do not depend on it."""
+    answers = [(p.solution or "") * (1 + i % 3) for i, p in enumerate(PROBLEMS)]
+    free = engine.log_probabilities(TEXTS, answers)
+    vocabulary = engine.model.config.vocab_size
+    longest = max(len(ids) for ids in engine._conversations(TEXTS, answers))
+    shapes: list[tuple[int, ...]] = []
+
+    def seen(model: Any, args: Any, given: dict[str, Any], out: Any) -> None:
+        shapes.append(tuple(out.logits.shape))
+
+    monkeypatch.setattr(engine_module, "MAX_LOGITS", 2 * longest * vocabulary)
+    watch = engine.model.register_forward_hook(seen, with_kwargs=True)
+    try:
+        found = engine.log_probabilities(TEXTS, answers)
+        bounded = list(shapes)
+        monkeypatch.setattr(engine_module, "MAX_LOGITS", 1)
+        alone = engine.log_probabilities(TEXTS, answers)
+    finally:
+        watch.remove()
+    assert max(math.prod(shape) for shape in bounded) <= 2 * longest * vocabulary
+    assert sum(shape[0] for shape in bounded) == len(TEXTS)
+    assert {shape[0] for shape in bounded} >= {2, engine.batch_size}
+    assert [shape[0] for shape in shapes[len(bounded) :]] == [1] * len(TEXTS), "a row beyond the bound goes alone"
+    for some in (found, alone):
+        assert [n for _, n in some] == [n for _, n in free]
+        assert [total for total, _ in some] == pytest.approx([total for total, _ in free], abs=1e-3)
+
+
+def test_on_a_cpu_with_several_threads_models_take_turns(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another model that computes beside it would double the threads; with one thread each they do not wait."""
+    job = Job(TEXTS, seed=1, **HOW)
+    for threads, waits in ((2, True), (1, False)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
+        with ThreadPoolExecutor(2) as pool:
+            with turn("cpu"):
+                drawn = pool.submit(engine.generate, job)
+                scored = pool.submit(engine.log_probabilities, TEXTS, TEXTS)
+                early, _ = wait([drawn, scored], timeout=1 if waits else 60)
+                assert len(early) == (0 if waits else 2)
+            assert drawn.result(60) == engine.generate(job)
+            assert len(scored.result(60)) == len(TEXTS)
+    assert isinstance(turn("cuda"), nullcontext), "an accelerator orders its own work"
 
 
 def test_the_same_seed_gives_the_same_samples(engine: TransformersEngine) -> None:

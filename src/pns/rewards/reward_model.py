@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pns.compute import turn
 from pns.errors import UserError
 from pns.rewards.identity import ModelMark, digest_of_model
 from pns.run import write_atomic
@@ -222,7 +223,7 @@ class RewardModel:
                 inputs = self.tokenizer.pad(
                     {"input_ids": [ids[i] for i in batch]}, padding=True, padding_side="right", return_tensors="pt"
                 ).to(self.device)
-                with torch.inference_mode():
+                with turn(self.device), torch.inference_mode():
                     logits = self.model(**inputs).logits[:, 0].float().tolist()
                 for i, value in zip(batch, logits, strict=True):
                     scores[i] = value

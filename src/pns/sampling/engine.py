@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pns.compute import turn
 from pns.errors import UserError
 from pns.records import Problem
 from pns.sampling.jobs import Drawn, Job
@@ -62,6 +63,10 @@ def load_causal(path: str | Path, device: str = "cpu", dtype: str = "auto") -> A
         raise UserError(f"no usable model ({error})", file=path, remedy="run the stage that makes it again") from None
 
 
+MAX_LOGITS = 2**28
+"""Of one forward pass of `log_probabilities`: 1 GiB in float32. With a vocabulary of 150,000 that is some 1,800 tokens."""
+
+
 class TransformersEngine:
     """Plain `model.generate` in batches; on CPU the same seed and batch give the same samples exactly.
 
@@ -108,7 +113,7 @@ class TransformersEngine:
             how["num_return_sequences"] = job.n
         # A growing cache is copied at every token; a static one is not, and gives the same samples (1.2 to 1.5 times faster).
         how |= {"cache_implementation": "static", "disable_compile": True}
-        with torch.inference_mode():
+        with turn(self.device), torch.inference_mode():
             out = self.model.generate(
                 **batch, max_new_tokens=job.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, **how
             )
@@ -147,13 +152,25 @@ class TransformersEngine:
             rows.append((ids[: last + 1], len(prompt)))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         out: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
-        for at in range(0, len(order), self.batch_size):
-            chunk = order[at : at + self.batch_size]
-            with torch.inference_mode():
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        for chunk in _batches(order, [len(ids) for ids, _ in rows], self.batch_size, MAX_LOGITS // vocabulary):
+            with turn(self.device), torch.inference_mode():
                 sums = _sum_logps(self.model, [rows[i] for i in chunk], self.tokenizer.pad_token_id)
             for i, total in zip(chunk, sums, strict=True):
                 out[i] = (total, len(rows[i][0]) - rows[i][1])
         return out
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], most: int, tokens: int) -> Iterator[list[int]]:
+    """Rows in order of their lengths, at most so many at once and, padded, so many tokens; a longer one goes alone."""
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) == most or (len(batch) + 1) * lengths[i] > tokens):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
 
 
 def _sum_logps(model: Any, rows: Sequence[tuple[list[int], int]], pad: int) -> list[float]:
