@@ -20,10 +20,9 @@ TRIES = 4
 # Keys of results.json that say when and how fast, and nothing else.
 TIMES = ("created", "seconds", "total_seconds", "wall_seconds")
 
-# One of each kind: a trainer's checkpoints, GRPO, shards with scores. That every trainer resumes exactly is tested
-# without a process of its own (integration/test_training.py).
+# One of each kind: a trainer's checkpoints, shards with scores. That every trainer resumes exactly is tested without a
+# process of its own (integration/test_training.py).
 STAGES = [
-    ("sft", "runtime.checkpoint_every=20"),
     ("generator", "runtime.checkpoint_every=2"),
     ("samples-pns", "runtime.checkpoint_every=1"),
 ]
@@ -57,7 +56,7 @@ def kill(process: Popen[str]) -> None:
 @pytest.mark.parametrize(("stage", "often"), STAGES, ids=[name for name, _ in STAGES])
 @pytest.mark.xdist_group("e2e")
 def test_a_killed_stage_goes_on_to_the_same_bytes(
-    pns: Any, smoke: Any, own: Any, smoke_recipe: Path, stage: str, often: str
+    pns: Any, here: Any, smoke: Any, own: Any, smoke_recipe: Path, stage: str, often: str
 ) -> None:
     rng = random.Random(f"kill/{stage}")
     published, work = own.run.published(own.label(stage)), own.run.work(own.label(stage))
@@ -77,9 +76,11 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
     assert not published.exists()
     kept = {path: path.stat().st_mtime_ns for path in durable(work)}
     assert kept
-    assert next(line for line in pns("show", own.folder).splitlines() if f" {stage} " in line).count("interrupted") == 1
+    assert (
+        next(line for line in here("show", own.folder).splitlines() if f" {stage} " in line).count("interrupted") == 1
+    )
 
-    pns(*command)
+    here(*command)
     assert not work.exists()
     assert own.state(stage)["digest"] == smoke.state(stage)["digest"]
     for path, moment in kept.items():
@@ -124,7 +125,9 @@ def measured(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.xdist_group("e2e-whole")
-def test_a_killed_worker_is_reported_and_gone_on_with(pns: Any, smoke: Any, own: Any, smoke_recipe: Path) -> None:
+def test_a_killed_worker_is_reported_and_gone_on_with(
+    pns: Any, here: Any, smoke: Any, own: Any, smoke_recipe: Path
+) -> None:
     stage = "rollouts-audit"
     work = own.run.work(own.label(stage))
     shutil.rmtree(own.run.published(own.label(stage)))
@@ -137,13 +140,13 @@ def test_a_killed_worker_is_reported_and_gone_on_with(pns: Any, smoke: Any, own:
     assert process.returncode == 1
     assert "killed, perhaps for memory" in output
     assert str(own.folder / "logs" / f"{stage}.log") in output
-    pns(*command)
+    here(*command)
     assert own.state(stage)["digest"] == smoke.state(stage)["digest"]
 
 
 @pytest.mark.xdist_group("e2e-whole")
 def test_an_interrupt_ends_cleanly_and_the_same_command_goes_on(
-    pns: Any, smoke: Any, own: Any, smoke_recipe: Path
+    pns: Any, here: Any, smoke: Any, own: Any, smoke_recipe: Path
 ) -> None:
     stage = "rollouts-reward"
     work = own.run.work(own.label(stage))
@@ -157,5 +160,5 @@ def test_an_interrupt_ends_cleanly_and_the_same_command_goes_on(
     assert "Interrupted" in output
     assert "Traceback" not in output
     assert "Warning" not in output
-    pns(*command)
+    here(*command)
     assert own.state(stage)["digest"] == smoke.state(stage)["digest"]
