@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,14 @@ def test_on_a_cpu_with_several_threads_models_take_turns(
         monkeypatch.setattr(torch, "get_num_threads", lambda n=threads: n)
         with ThreadPoolExecutor(2) as pool:
             with turn("cpu"):
-                drawn = pool.submit(engine.generate, job)
-                scored = pool.submit(engine.log_probabilities, TEXTS, TEXTS)
-                early, _ = wait([drawn, scored], timeout=1 if waits else 60)
+                both: list[Future[Any]] = [
+                    pool.submit(engine.generate, job),
+                    pool.submit(engine.log_probabilities, TEXTS, TEXTS),
+                ]
+                early, _ = wait(both, timeout=1 if waits else 60)
                 assert len(early) == (0 if waits else 2)
-            assert drawn.result(60) == engine.generate(job)
-            assert len(scored.result(60)) == len(TEXTS)
+            assert both[0].result(60) == engine.generate(job)
+            assert len(both[1].result(60)) == len(TEXTS)
     assert isinstance(turn("cuda"), nullcontext), "an accelerator orders its own work"
 
 
