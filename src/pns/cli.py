@@ -13,7 +13,7 @@ import typer
 import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
-from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.common import BUG, console, errors, fail, ready, say
 from pns.commands.doctor import doctor
 from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
@@ -25,7 +25,7 @@ from pns.commands.serve import serve_reward
 from pns.commands.study import study
 from pns.commands.verify import SETTINGS, verify
 from pns.errors import UserError
-from pns.launch import Launcher, check_launcher, launcher_of
+from pns.launch import Launcher, launcher_of
 
 app = typer.Typer(
     name="pns",
@@ -149,17 +149,13 @@ def _run(
     from pns.recipe_files import load_recipe
     from pns.run import Run, read_json
     from pns.scheduler import StageFailed
-    from pns.training.pretrained import check_models
 
     recipe, _ = load_recipe(recipe_file, overrides)
-    check_launcher(recipe, launcher)
     # What can be refused is refused before a run directory is made.
     pipeline.resolve([name for name in (until, again, only) if name], pipeline.stages(recipe))
     pipeline.input_hashes(recipe)
-    need_libraries()
     folder = run_dir or Path("runs") / recipe.name
-    if not folder.exists():  # one that is gone on with may have its models already
-        check_models(recipe)
+    ready(recipe, folder, launcher)
     one = Run.create(folder, on_existing)
     screen = console()
     try:

@@ -44,6 +44,15 @@ def wait_until(true: Callable[[], bool], process: Popen[str]) -> bool:
     return False
 
 
+def midway(pns: Any, own: Any, stage: str, command: tuple[str | Path, ...]) -> Popen[str]:
+    """A command that does a stage anew, as soon as something of it is on disk."""
+    work = own.run.work(own.label(stage))
+    shutil.rmtree(own.run.published(own.label(stage)))
+    process: Popen[str] = pns.start(*command)
+    assert wait_until(lambda: bool(durable(work)), process)
+    return process
+
+
 def kill(process: Popen[str]) -> None:
     """SIGKILL for the driver alone; its workers have to notice."""
     family = psutil.Process(process.pid).children(recursive=True)
@@ -76,9 +85,8 @@ def test_a_killed_stage_goes_on_to_the_same_bytes(
     assert not published.exists()
     kept = {path: path.stat().st_mtime_ns for path in durable(work)}
     assert kept
-    assert (
-        next(line for line in here("show", own.folder).splitlines() if f" {stage} " in line).count("interrupted") == 1
-    )
+    shown = next(line for line in here("show", own.folder).splitlines() if f" {stage} " in line)
+    assert shown.count("interrupted") == 1
 
     here(*command)
     assert not work.exists()
@@ -129,11 +137,8 @@ def test_a_killed_worker_is_reported_and_gone_on_with(
     pns: Any, here: Any, smoke: Any, own: Any, smoke_recipe: Path
 ) -> None:
     stage = "rollouts-audit"
-    work = own.run.work(own.label(stage))
-    shutil.rmtree(own.run.published(own.label(stage)))
     command = ("stage", stage, smoke_recipe, "--run-dir", own.folder)
-    process = pns.start(*command)
-    assert wait_until(lambda: bool(durable(work)), process)
+    process = midway(pns, own, stage, command)
     workers = [p for p in psutil.Process(process.pid).children(recursive=True) if p.num_threads() > 1]
     max(workers, key=lambda p: p.create_time()).kill()
     output, _ = process.communicate(timeout=60)
@@ -149,11 +154,8 @@ def test_an_interrupt_ends_cleanly_and_the_same_command_goes_on(
     pns: Any, here: Any, smoke: Any, own: Any, smoke_recipe: Path
 ) -> None:
     stage = "rollouts-reward"
-    work = own.run.work(own.label(stage))
-    shutil.rmtree(own.run.published(own.label(stage)))
     command = ("stage", stage, smoke_recipe, "--run-dir", own.folder)
-    process = pns.start(*command)
-    assert wait_until(lambda: bool(durable(work)), process)
+    process = midway(pns, own, stage, command)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130

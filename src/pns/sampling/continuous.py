@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pns.compute import turn
 from pns.errors import StageStopped, UserError
 from pns.sampling.engine import TransformersEngine
 from pns.sampling.jobs import Drawn, Job
@@ -36,11 +37,9 @@ class ContinuousEngine(TransformersEngine):
                 max_new_tokens=job.max_new_tokens, num_return_sequences=job.n, eos_token_id=sorted(self.eos_ids),
                 pad_token_id=self.tokenizer.pad_token_id, **how,
             )  # fmt: skip
-            found = self.model.generate_batch(
-                prompts,
-                generation_config=config,
-                continuous_batching_config=ContinuousBatchingConfig(**self._cache(prompts, job.n, job.max_new_tokens)),
-            )
+            cache = ContinuousBatchingConfig(**self._cache(prompts, job.n, job.max_new_tokens))
+            with turn(self.device):
+                found = self.model.generate_batch(prompts, generation_config=config, continuous_batching_config=cache)
         except (ImportError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise UserError(
                 f"this transformers or model has no continuous batching ({type(error).__name__}: {error})",

@@ -18,12 +18,12 @@ from pns.extras import missing, package_folder
 from pns.recipe import BasePart, ModelPart, Recipe
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-_WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """Arguments of `from_pretrained`, and the name of the place for messages."""
 
     name: str
@@ -51,7 +51,7 @@ def load_pretrained(part: ModelPart, *, device: str = "cpu") -> tuple[Any, Any]:
     """
     import torch
 
-    source = _find(part)
+    source = find_model(part)
     tokenizer = _load_tokenizer(source)
     _check_template(tokenizer, source.name)
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
@@ -67,18 +67,18 @@ def load_pretrained(part: ModelPart, *, device: str = "cpu") -> tuple[Any, Any]:
     return model.to(device).eval(), tokenizer
 
 
-def check_models(recipe: Recipe) -> None:
-    """Look for the pretrained models that a recipe starts from, without loading them; hub ids are left to the run.
+def models_of(recipe: Recipe) -> dict[str, ModelPart]:
+    """The pretrained models that a recipe starts from, by its fields."""
+    found = {"model": recipe.model} if recipe.model.kind == "pretrained" else {}
+    bases = {"generator.base": recipe.generator.base, "reward_model.base": recipe.reward_model.base}
+    return found | {field: based_on(base, recipe) for field, base in bases.items() if base is not None}
 
-    Raises UserError with the recipe's field: a package, directory or file is missing.
-    """
-    if recipe.model.kind == "pretrained":
-        _find(recipe.model)
-    for part in ("generator", "reward_model"):
-        base = getattr(recipe, part).base
-        if base is not None:
-            with as_field(f"{part}.base"):
-                _find(based_on(base, recipe))
+
+def check_models(recipe: Recipe) -> None:
+    """`find_model` for all of them. Raises UserError with the recipe's field."""
+    for field, part in models_of(recipe).items():
+        with as_field(field):
+            find_model(part)
 
 
 def based_on(base: BasePart, recipe: Recipe) -> ModelPart:
@@ -98,7 +98,11 @@ def as_field(field: str) -> Iterator[None]:
         raise UserError(error.message, file=error.file, field=told, remedy=error.remedy) from None
 
 
-def _find(part: ModelPart) -> _Source:
+def find_model(part: ModelPart) -> Source:
+    """Where a model is, without loading it; of a hub id the name alone.
+
+    Raises UserError: the package, directory, weights or tokenizer are missing; a GGUF file that nothing here can read.
+    """
     if part.kind != "pretrained":
         raise ValueError(f"load_pretrained needs kind: pretrained, got {part.kind}")
     if part.gguf_package is not None:
@@ -118,13 +122,13 @@ def _find(part: ModelPart) -> _Source:
         )
     if part.gguf_file is None:
         _check_folder(folder)
-        return _Source(name, {"pretrained_model_name_or_path": str(folder)})
+        return Source(name, {"pretrained_model_name_or_path": str(folder)})
     _check_gguf(folder, part.gguf_file)
     options = {"pretrained_model_name_or_path": str(folder), "gguf_file": part.gguf_file}
-    return _Source(f"{name}, {part.gguf_file}", options)
+    return Source(f"{name}, {part.gguf_file}", options)
 
 
-def _hub_source(part: ModelPart) -> _Source:
+def _hub_source(part: ModelPart) -> Source:
     path = str(part.path)
     if not _HUB_ID.fullmatch(path) or path.startswith("."):
         raise UserError("no such directory", file=path, field="model.path", remedy="check the path")
@@ -134,7 +138,7 @@ def _hub_source(part: ModelPart) -> _Source:
     if part.gguf_file is not None:
         _need_gguf_reader()
         options["gguf_file"] = part.gguf_file
-    return _Source(path, options)
+    return Source(path, options)
 
 
 def _package_folder(package: str) -> Path:
@@ -175,7 +179,7 @@ def _check_folder(folder: Path) -> None:
             f"set model.gguf_file to one of: {', '.join(ggufs)}" if ggufs else "save the model with save_pretrained"
         )
         raise UserError("no config.json in this directory", file=folder, field="model.path", remedy=remedy)
-    if not any((folder / name).is_file() for name in _WEIGHT_FILES):
+    if not any((folder / name).is_file() for name in WEIGHT_FILES):
         raise UserError(
             "no model.safetensors in this directory",
             file=folder,
@@ -207,7 +211,7 @@ def _as_user_error(name: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def _load_tokenizer(source: _Source) -> Any:
+def _load_tokenizer(source: Source) -> Any:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
@@ -273,7 +277,7 @@ def _check_system_prompt(tokenizer: Any, prompt: str, name: str) -> None:
         )
 
 
-def _embedding_rows(source: _Source, tokenizer: Any) -> int:
+def _embedding_rows(source: Source, tokenizer: Any) -> int:
     """How many tokens the model knows; a tokenizer can have more, such as a default unknown token."""
     from transformers import AutoConfig
 
