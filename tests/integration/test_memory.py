@@ -5,15 +5,13 @@ With bounds made small, so that a few thousand rows are past all of them; `bench
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "memory.py"
 SMALL = """
 import pns.sketch, pns.streams
 pns.sketch.VALUES = pns.sketch.NAMES = pns.streams.BATCH = 200
@@ -21,19 +19,10 @@ pns.streams._CACHE_KIB = 512
 """
 
 
-def benchmark() -> Any:
-    if not FILE.is_file():
-        pytest.skip("benchmarks/ is not here")
-    spec = importlib.util.spec_from_file_location("memory", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_peak_memory_is_flat_in_the_number_of_rows(tmp_path_factory: pytest.TempPathFactory) -> None:
-    module = benchmark()
+def test_peak_memory_is_flat_in_the_number_of_rows(
+    tmp_path_factory: pytest.TempPathFactory, benchmark: Callable[[str], Any]
+) -> None:
+    module = benchmark("memory")
     few, many = (module.measure(rows, tmp_path_factory.mktemp("rows"), SMALL) for rows in (1_000, 8_000))
     for step in ("score", "select"):
         # To hold 7,000 more rows, at some 4 kB each, would take 28 MB.

@@ -40,7 +40,7 @@ def calibrate(device: str) -> Machine:
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if device == "cpu" else threads)
     try:
-        matmul, copy = _matmul(device), _copy(device)
+        product, moved = matmul(device), copy(device)
         model = _model(device)
         shape, length = SMALL[device], _LENGTH[device]
         train_rate, train_fixed = _rate(
@@ -62,11 +62,11 @@ def calibrate(device: str) -> Machine:
             "source": f"measured by `pns plan --calibrate` on {time.strftime('%Y-%m-%d', time.gmtime())}; link, network, "
             "disk, graph and fixed times of steps and stages are defaults",
             "memory_gb": round(memory, 2),
-            "matmul_tflops": _two(matmul / 1e12),
-            "bandwidth_gbs": _two(copy / 1e9),
-            "train_share": _two(min(2.0, train_rate / matmul)),
-            "forward_share": _two(min(2.0, read_rate / matmul)),
-            "decode_share": _two(min(2.0, decode_rate / matmul)),
+            "matmul_tflops": _two(product / 1e12),
+            "bandwidth_gbs": _two(moved / 1e9),
+            "train_share": _two(min(2.0, train_rate / product)),
+            "forward_share": _two(min(2.0, read_rate / product)),
+            "decode_share": _two(min(2.0, decode_rate / product)),
             "pass_seconds": _two(train_fixed / shape.layers),
             "token_seconds": _two(decode_fixed / _NEW / shape.layers),
             "verify_seconds": _two(_verify()),
@@ -112,7 +112,7 @@ def _timed(call: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def _matmul(device: str) -> float:
+def matmul(device: str) -> float:
     """Operations a second in a square product: float32 on a CPU, bfloat16 on a GPU."""
     import torch
 
@@ -122,7 +122,7 @@ def _matmul(device: str) -> float:
     return 2.0 * size**3 / statistics.median(_timed(lambda: a @ a, device) for _ in range(5))
 
 
-def _copy(device: str) -> float:
+def copy(device: str) -> float:
     """Bytes a second read and written in a copy that no cache holds."""
     import torch
 
