@@ -183,17 +183,43 @@ FOUND = {
 }
 
 
+def saying(text: str) -> Response:
+    return scored("a", 0, 0.0, "pns").model_copy(update={"text": text})
+
+
 def test_fill_takes_rejection_where_there_is_one() -> None:
-    found = fill(FOUND)
+    found = fill(FOUND, NegativesPart())
     assert len(found) == 600
     assert Counter(rows[0].source for rows in found.values()) == {"rejection": 400, "pns": 200}
 
 
 def test_a_mixture_draws_by_weight_among_those_that_serve_a_problem() -> None:
-    found = mixture(FOUND, {"rejection": 1, "pns": 3}, seed=0)
-    assert found == mixture(FOUND, {"pns": 3, "rejection": 1}, seed=0), "the order of the weights does not matter"
+    found = mixture(FOUND, {"rejection": 1, "pns": 3}, NegativesPart(), seed=0)
+    again = mixture(FOUND, {"pns": 3, "rejection": 1}, NegativesPart(), seed=0)
+    assert found == again, "the order of the weights does not matter"
     assert len(found) == 600
     both = Counter(found[str(i)][0].source for i in range(200, 400))
     assert 120 <= both["pns"] <= 175
     assert {found[str(i)][0].source for i in range(200)} == {"rejection"}
-    assert mixture(FOUND, {"pns": 1}, seed=0) == FOUND["pns"]
+    assert mixture(FOUND, {"pns": 1}, NegativesPart(), seed=0) == FOUND["pns"]
+
+
+def test_several_negatives_of_a_problem_come_from_several_methods() -> None:
+    found = {
+        "rejection": {"a": [saying("x"), saying("y")], "b": [saying("x")]},
+        "pns": {"a": [saying("z")], "b": [saying(" x "), saying("v"), saying("w")], "c": [saying("u")]},
+    }
+
+    def texts(rows: Sequence[Response]) -> list[str]:
+        return [r.text for r in rows]
+
+    two = NegativesPart(per_problem=2)
+    assert {i: texts(rows) for i, rows in fill(found, two).items()} == {"a": ["x", "y"], "b": ["x", "v"], "c": ["u"]}
+    mixed = [mixture(found, {"rejection": 1, "pns": 1}, two, seed) for seed in range(200)]
+    pairs = Counter(tuple(texts(m["a"])) for m in mixed)
+    assert set(pairs) == {("x", "y"), ("x", "z"), ("z", "x")}, "each method's own order is kept"
+    assert 70 <= pairs["z", "x"] <= 130
+    assert all(len({text.strip() for text in texts(m["b"])}) == 2 for m in mixed), "the same words count once"
+    near = NegativesPart(per_problem=3, near_duplicate=0.5)
+    long = {"rejection": {"a": [saying("1 2 3 4")]}, "pns": {"a": [saying("1 2 3 5"), saying("6 7 8 9")]}}
+    assert texts(fill(long, near)["a"]) == ["1 2 3 4", "6 7 8 9"]

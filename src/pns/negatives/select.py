@@ -49,7 +49,7 @@ def picked(
     fit = (r for r in candidates if accepted(r, part, m_floor, plausible=plausible) and _length_fits(r, part, lengths))
     for identity, rows in groupby(fit, key=lambda r: r.problem_id):
         distinct = list({r.text.strip(): r for r in reversed(list(rows))}.values())[::-1]
-        yield identity, _spread(_ranked(distinct, how, rng), part)
+        yield identity, spread(_ranked(distinct, how, rng), part)
 
 
 def _length_fits(response: Response, part: NegativesPart, lengths: Mapping[str, int] | None) -> bool:
@@ -71,14 +71,15 @@ def _ranked(rows: list[Response], how: str, rng: random.Random) -> list[Response
     return sorted(rows, key={"best": _score, "reward": _reward, "likely": _likelihood}[how], reverse=True)
 
 
-def _spread(ranked: list[Response], part: NegativesPart) -> list[Response]:
-    """The first `part.per_problem` of them that are no near-duplicates of one before."""
+def spread(ranked: Iterable[Response], part: NegativesPart) -> list[Response]:
+    """The first `part.per_problem` of them that are no near-duplicates of one before; the same words count once."""
     out: list[Response] = []
     words: list[list[str]] = []
     for response in ranked:
         mine = response.text.split()
-        if part.near_duplicate and any(
-            Levenshtein.normalized_distance(mine, other) <= part.near_duplicate for other in words
+        if mine in words or (
+            part.near_duplicate
+            and any(Levenshtein.normalized_distance(mine, other) <= part.near_duplicate for other in words)
         ):
             continue
         out.append(response)

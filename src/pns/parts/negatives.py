@@ -76,13 +76,13 @@ class NegativesPart(Part):
         METHODS,
         description="rejection, rejection_hard (of those the reward model's favourite), prefix (Step-Controlled DPO), "
         "prompted (a model is asked for them), flip, corruption, pns, mixture, fill (rejection where the policy errs, pns "
-        "elsewhere)",
+        "for what is left of `per_problem`)",
     )
     sample: SamplePart = SamplePart()
     prefix: PrefixPart = PrefixPart()
     prompted: PromptedPart = PromptedPart()
     mixture: dict[Method, float] = Field(
-        default_factory=dict, description="method: weight. For each problem one of those that serve it is drawn"
+        default_factory=dict, description="method: weight. For each negative of a problem one of those that serve it is drawn"
     )
     reward_model_quantile: float = Field(0.25, ge=0, le=1, description="M gate: quantile of correct responses")
     min_rubric: int = Field(9, ge=0, le=12, description="C gate: least sum of the four dimensions")
@@ -96,7 +96,7 @@ class NegativesPart(Part):
         0.0,
         ge=0,
         lt=1,
-        description="share of words up to which two negatives of a problem are one; 0: equal texts alone",
+        description="share of words up to which two negatives of a problem are one; 0: the same words alone",
     )
     length_ratio: float | None = Field(
         None,

@@ -89,11 +89,11 @@ def _mixed(context: Context, method: Method) -> None:
     """Selected negatives of other methods, put together; stats.json counts where they came from."""
     part = context.recipe.negatives
     if method == "fill":
-        chosen = fill({m: _selected(context, m) for m in ("rejection", "pns")})
+        chosen = fill({m: _selected(context, m) for m in ("rejection", "pns")}, part)
     else:
         weights: dict[str, float] = dict(part.mixture.items())
         found = {m: _selected(context, m) for m in weights}
-        chosen = mixture(found, weights, seed_of(context.recipe.seed, "mixture"))
+        chosen = mixture(found, weights, part, seed_of(context.recipe.seed, "mixture"))
     rows = flat(chosen)
     write_parquet(context.out / "negatives.parquet", rows)
     sources = Counter(r.source for r in rows)
