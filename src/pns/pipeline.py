@@ -138,7 +138,8 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
     if method in ("mixture", "fill"):
         drawn = recipe.negatives.mixture if method == "mixture" else ("rejection", "pns")
         needs = tuple(f"negatives-{m}" for m in ALL_METHODS if m in drawn)
-        return Stage(name, call, needs, ("negatives.mixture",) if method == "mixture" else (), args=(method,))
+        keys = ("negatives.per_problem", "negatives.near_duplicate", *(["negatives.mixture"] if method == "mixture" else []))
+        return Stage(name, call, needs, keys, args=(method,))
     if method == "pns":
         keys = (*_selection_keys(method), "reward.calibrated")
         return Stage(name, call, ("rollouts-pairs", "reward_model", "samples-pns"), keys, args=(method,), version=2)

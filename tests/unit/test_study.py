@@ -141,6 +141,16 @@ def test_how_a_method_makes_its_negatives_touches_no_other_method(tmp_path: Path
     assert gates["negatives-pns"] != plain["negatives-pns"]
 
 
+def test_how_many_negatives_fill_takes_touches_neither_of_its_sources(tmp_path: Path) -> None:
+    found, graph = recipes(tmp_path, methods=["rejection", "pns", "fill"]), Graph()
+    plain = cell_keys(found, graph, "fill/own")
+    two = cell_keys(found, graph, "fill/own", tuned=Tuned(negatives={"fill": {"negatives.per_problem": 2}}))
+    changed = {"negatives-fill", "pairs", "align-fill-own", "test-align-fill-own"}
+    assert {s for s in plain if plain[s] != two[s]} == changed
+    control = cell_keys(found, graph, "sft_chosen/own")
+    assert graph.tasks[control["align-sft_chosen-own"]].stage.args == ("own", "fill"), "the widest method's chosen side"
+
+
 @pytest.mark.parametrize(
     ("switch", "changed"),
     [

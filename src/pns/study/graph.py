@@ -6,12 +6,12 @@ protocols that choose the same settings share their cells, and a changed study m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pns import pipeline
 from pns.pipeline import Stage
-from pns.recipe import REFERENCES, Recipe
+from pns.recipe import REFERENCES, Method, Recipe
 from pns.run import fingerprint
 from pns.scheduler import Task
 
@@ -92,15 +92,14 @@ class Graph:
 
 def nodes_of(recipe: Recipe) -> dict[str, Stage]:
     """The stages of a run, with scoring on the development split (`dev-X`) and on the benchmarks (`test-X`) apart, and
-    the control that sees the chosen side of the first method's own pairs; the reward model's scores of all negatives; the
+    the control that sees the chosen side of the widest method's own pairs; the reward model's scores of all negatives; the
     other uses of a method's negatives.
     """
     nodes = {n: s for n, s in pipeline.stages(recipe).items() if not n.startswith(("evaluate-", "report"))}
     models = [n for n in nodes if n.startswith("align-") or n in ("sft", "rlvr", *REFERENCES)]
     if "own" in recipe.pairs.regimes:
-        method = "pns" if "pns" in recipe.negatives.methods else recipe.negatives.methods[0]
         control = nodes["align-sft_chosen"]
-        nodes[OWN_SFT] = replace(control, name=OWN_SFT, args=("own", method))
+        nodes[OWN_SFT] = replace(control, name=OWN_SFT, args=("own", widest(recipe.negatives.methods)))
         models.append(OWN_SFT)
     methods = recipe.negatives.methods
     needs = ("problems", "rollouts-pairs", "reward_model", *(f"negatives-{m}" for m in methods))
@@ -114,6 +113,11 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
             needs = tuple(dict.fromkeys(("problems", "rlvr", model)))
             nodes[f"{kind}-{model}"] = Stage(f"{kind}-{model}", f"evaluate:{kind}", needs, keys, args=(model,))
     return nodes
+
+
+def widest(methods: Sequence[Method]) -> Method:
+    """Of a study's methods the one whose own pairs the SFT control sees: `fill` serves all that rejection and pns serve."""
+    return next((m for m in ("fill", "pns") if m in methods), methods[0])
 
 
 def rl_stage(judge: str) -> str:
