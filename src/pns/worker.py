@@ -45,14 +45,20 @@ class Job:
     launcher: Launcher | None = None
 
 
+# glibc hands every tensor of more than 128 KiB back to the system when it is freed, and the next one is cleared page by page:
+# up to a fifth of a stage's CPU time. Kept in the process, it costs no more memory at the peak. Elsewhere nobody reads these.
+_KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+
+
 def server() -> Any:
-    """The context that forks workers. Thread counts are set before its server starts, for they are read at import."""
+    """The context that forks workers. Its server reads thread counts and the allocator's limits when it starts."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     os.environ.update(
         TOKENIZERS_PARALLELISM="false", HF_DATASETS_DISABLE_PROGRESS_BARS="1", TRL_EXPERIMENTAL_SILENCE="1"
     )
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name, value in {"HF_HUB_DISABLE_TELEMETRY": "1", **_KEEP_MEMORY}.items():
+        os.environ.setdefault(name, value)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pns.preload"])
     return context
