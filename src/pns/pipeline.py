@@ -138,7 +138,11 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
     if method in ("mixture", "fill"):
         drawn = recipe.negatives.mixture if method == "mixture" else ("rejection", "pns")
         needs = tuple(f"negatives-{m}" for m in ALL_METHODS if m in drawn)
-        keys = ("negatives.per_problem", "negatives.near_duplicate", *(["negatives.mixture"] if method == "mixture" else []))
+        keys = (
+            "negatives.per_problem",
+            "negatives.near_duplicate",
+            *(["negatives.mixture"] if method == "mixture" else []),
+        )
         return Stage(name, call, needs, keys, args=(method,))
     if method == "pns":
         keys = (*_selection_keys(method), "reward.calibrated")

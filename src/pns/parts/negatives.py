@@ -82,7 +82,8 @@ class NegativesPart(Part):
     prefix: PrefixPart = PrefixPart()
     prompted: PromptedPart = PromptedPart()
     mixture: dict[Method, float] = Field(
-        default_factory=dict, description="method: weight. For each negative of a problem one of those that serve it is drawn"
+        default_factory=dict,
+        description="method: weight. For each negative of a problem one of those that serve it is drawn",
     )
     reward_model_quantile: float = Field(0.25, ge=0, le=1, description="M gate: quantile of correct responses")
     min_rubric: int = Field(9, ge=0, le=12, description="C gate: least sum of the four dimensions")
