@@ -22,6 +22,7 @@ from pns.evaluation.metrics import (
     pass_at_k,
     rank_auc,
 )
+from pns.stages.summary import at_k
 
 TABLES = hnp.arrays(bool, st.tuples(st.integers(1, 8), st.integers(1, 6)))
 SCORES = st.lists(st.integers(-5, 5), min_size=1, max_size=30)
@@ -51,6 +52,16 @@ def test_pass_at_k_rises_from_avg(table: np.ndarray) -> None:
     values = [pass_at_k(table, k) for k in range(1, table.shape[1] + 1)]
     assert values[0] == pytest.approx(avg_at_k(table))
     assert all(a <= b + 1e-12 for a, b in itertools.pairwise(values))
+
+
+def test_benchmarks_with_more_samples_report_the_same_k() -> None:
+    answers = [["1", "2", "2", "2", "2"]]
+    right = np.array([[True, False, False, False, False]])
+    few, all_of_them = at_k(answers, right, 2), at_k(answers, right, 5)
+    assert few["maj_at_k"] == maj_at_k([["1", "2"]], right[:, :2]) == 0.5
+    assert all_of_them["maj_at_k"] == 0.0
+    assert few["avg"] == all_of_them["avg"] == pytest.approx(0.2)
+    assert few["pass_at_k"] == pytest.approx(0.4)
 
 
 def test_maj_at_k_by_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,27 @@ def test_how_a_method_makes_its_negatives_touches_no_other_method(tmp_path: Path
     assert gates["negatives-pns"] != plain["negatives-pns"]
 
 
+def test_a_switch_everywhere_stands_above_what_was_tuned(tmp_path: Path) -> None:
+    switches = {"kl_0": {"set": {"generator.beta": 0.0}}}
+    found, graph = recipes(tmp_path, ablations={"seeds": [1], "switches": switches}), Graph()
+    tuned = Tuned(negatives={"pns": {"generator.beta": 0.7}})
+    plain, switched = (cell_keys(found, graph, name, tuned=tuned) for name in ("pns/own", "pns@kl_0"))
+    betas = [graph.tasks[keys["generator"]].recipe.generator.beta for keys in (plain, switched)]
+    assert betas == [0.7, 0.0]
+
+
+def test_regimes_may_stand_in_any_order(tmp_path: Path) -> None:
+    found, graph = recipes(tmp_path, regimes=["own", "matched"], tuning={**SMALL["tuning"], "regime": "own"}), Graph()
+    assert found.base.pairs.regimes == ("matched", "own")
+    keys = cell_keys(found, graph, "sft_chosen/matched")
+    assert graph.tasks[keys["align-sft_chosen"]].stage.args == (), "the first regime of the recipe: matched"
+    assert {"pns", "pns/matched"} <= set(cells(found.study)), "names follow the study's own order"
+    words = refused(tmp_path, regimes=["own"], tuning={**SMALL["tuning"], "regime": "own"}, uses=["reward_model"])
+    assert "add matched to regimes" in words
+    with pytest.raises(UserError, match="give one of matched, own, or both"):
+        load_recipe(ROOT / "recipes" / "smoke.yaml", ["pairs.regimes=[]"])
+
+
 def test_how_many_negatives_fill_takes_touches_neither_of_its_sources(tmp_path: Path) -> None:
     found, graph = recipes(tmp_path, methods=["rejection", "pns", "fill"]), Graph()
     plain = cell_keys(found, graph, "fill/own")
@@ -256,10 +278,33 @@ def test_the_protocol_stands_once_the_test_split_was_opened(tmp_path: Path) -> N
     assert protocols.freeze(run, second) == path
     with pytest.raises(UserError, match=r"opened under another protocol; what differs: seeds, cells"):
         protocols.freeze(run, first)
+    path.unlink()
+    with pytest.raises(UserError, match=r"opened under another protocol; what differs: protocol.json is gone"):
+        protocols.freeze(run, first)
+    assert protocols.freeze(run, second) == path
     write_json(tmp_path / "committed.json", second)
     protocols.check_committed(tmp_path / "committed.json", second)
     with pytest.raises(UserError, match="not the protocol of this study; what differs: seeds, cells"):
         protocols.check_committed(tmp_path / "committed.json", first)
+    write_json(tmp_path / "committed.json", {**second, "hypotheses": ["another one"]})
+    with pytest.raises(UserError, match="what differs: hypotheses"):
+        protocols.check_committed(tmp_path / "committed.json", second)
+
+
+def test_what_the_benchmarks_hold_is_part_of_the_protocol(tmp_path: Path) -> None:
+    assert "problems" not in protocols.protocol_of(recipes(tmp_path), {}, []), "made-up problems have no files"
+    row = {"id": "1", "problem": "1 + 1", "answer": "2", "solution": "2"}
+    for name in ("train", "test"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    read = {
+        "problems.source": "jsonl", "problems.train_file": str(tmp_path / "train.jsonl"),
+        "problems.benchmarks": {"test": str(tmp_path / "test.jsonl")}, "reward.answer_format": "boxed", "reward.judge": "none",
+        "problems.misread_share": 0.0,
+    }  # fmt: skip
+    first = protocols.protocol_of(recipes(tmp_path, set=read), {}, [])
+    (tmp_path / "test.jsonl").write_text(json.dumps({**row, "answer": "3"}) + "\n")
+    second = protocols.protocol_of(recipes(tmp_path, set=read), {}, [])
+    assert protocols.differing(first, second) == ["problems"]
 
 
 def test_a_protocol_does_not_depend_on_when_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

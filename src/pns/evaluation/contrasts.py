@@ -34,8 +34,8 @@ studies. The table is ours; the methods are standard.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,6 +43,7 @@ from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 
+Name = TypeVar("Name", bound=Hashable)
 Table = Sequence[Sequence[ArrayLike]]
 """A model's results: [seed][benchmark] -> (N_b,) values, one a problem. All seeds have the same benchmarks in the same
 order; the problems, and how many there are, may differ between seeds."""
@@ -150,7 +151,7 @@ def contrast(a: Table, b: Table, *, samples: int = 2000, seed: int = 0) -> Contr
     }
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Name, float]) -> dict[Name, float]:
     """Adjusted p-values: rejecting those <= alpha keeps the chance of any false rejection at alpha or below.
 
     Holm, Scand. J. Statist. 6 (1979) 65. Valid whatever the dependence between the tests. The mapping must hold the
@@ -166,8 +167,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         ValueError: a value outside 0..1, or nan.
     """
     if bad := [name for name, p in p_values.items() if not 0 <= p <= 1]:
-        raise ValueError(f"p-values must lie in 0..1: {', '.join(bad)}")
-    adjusted, least = {}, 0.0
+        raise ValueError(f"p-values must lie in 0..1: {', '.join(map(str, bad))}")
+    adjusted, least = dict[Name, float](), 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         least = max(least, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = least

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pns.parts.base import Part, SamplePart, ServerPart
 
@@ -133,3 +133,11 @@ class PairsPart(Part):
         "policy", description="fall back to the reference solution where no sampled response is correct"
     )
     min_pairs: int = Field(4, ge=1, description="fewer pairs than this for a method stop the run with a message")
+
+    @field_validator("regimes")
+    @classmethod
+    def _in_order(cls, value: tuple[Regime, ...]) -> tuple[Regime, ...]:
+        """Matched first, however they were written: models of the first regime bear the method's plain name."""
+        if not value:
+            raise ValueError("give one of matched, own, or both")
+        return tuple(regime for regime in REGIMES if regime in value)

@@ -61,11 +61,13 @@ def reading(results: Mapping[str, Any]) -> list[str]:
     for c in results["primary"]:
         found, other = c[metric], c["sampled" if metric == "greedy" else "greedy"]
         both = [words.reading(found["ci95"]), words.reading(found["ci95_t"])]
-        what = {"gain": "above", "loss": "below"}.get(both[0] if both[0] == both[1] or not both[1] else "", "")
+        # One seed is one training: its interval covers the problems alone, and says nothing of the method.
+        what = {"gain": "above", "loss": "below"}.get(both[0] if both[0] == both[1] else "", "")
+        over = "over seeds and problems" if len(c["seeds"]) > 1 else "over the problems of one seed"
         said = f"is {what} {c['b']}" if what else f"is not clear of {c['b']}"
         out.append(
             f"{c['a']} {said}: {words.points(found['difference'])} points {metric} "
-            f"(95 % {words.span(found['ci95'], signed=True)} over seeds and problems"
+            f"(95 % {words.span(found['ci95'], signed=True)} {over}"
             + (f", t over seeds {words.span(found['ci95_t'], signed=True)}" if found["ci95_t"] else "")
             + f"), {words.points(other['difference'])} {'sampled' if metric == 'greedy' else 'greedy'} "
             f"({words.span(other['ci95'], signed=True)}); {len(c['seeds'])} seed{'s' * (len(c['seeds']) != 1)}."
@@ -95,7 +97,7 @@ def _warnings(results: Mapping[str, Any]) -> list[str]:
     if not results["complete"]:
         missing = sum(len(seeds) for seeds in results["missing"].values())
         out.append(f"Not complete: {missing} cells of seeds are still to do. What stands here may change.")
-    if len(results["seeds"]) < 5:
+    if min([len(results["seeds"]), *(len(c["seeds"]) for c in results["primary"])]) < 5:
         out.append("Fewer than five seeds: the intervals say little about another seed.")
     displaced = [n for n, c in results["cells"].items() if c.get("warnings")]
     if displaced:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import pns
 from pns.evaluation.metrics import avg_at_k, bootstrap_ci, maj_at_k, mean_ci, paired_difference, pass_at_k
@@ -147,13 +148,22 @@ def _load(context: Context, model: str, names: list[str]) -> dict[str, dict[str,
         answers = [[_answer(r) for r in sampled[i * k : (i + 1) * k]] for i in range(len(greedy))]
         out[name] = {
             "greedy": np.array([_right(r) for r in greedy], dtype=float),
-            "sampled": right_NK.mean(1),
-            "avg": avg_at_k(right_NK),
-            "pass_at_k": pass_at_k(right_NK, min(k, context.recipe.evaluate.k)),
-            "maj_at_k": maj_at_k(answers, right_NK),
+            **at_k(answers, right_NK, min(k, context.recipe.evaluate.k)),
             "undecided": sum(bool(r.verdict and r.verdict.outcome == "undecided") for r in greedy) / len(greedy),
         }
     return out
+
+
+def at_k(answers: Sequence[Sequence[str | None]], right_NK: NDArray[np.bool_], k: int) -> dict[str, Any]:
+    """What N problems with K >= k samples each say: avg over all of them, pass@k, and maj@k of the first k, so that benchmarks
+    with more samples than the recipe's k stand beside the others.
+    """
+    return {
+        "sampled": right_NK.mean(1),
+        "avg": avg_at_k(right_NK),
+        "pass_at_k": pass_at_k(right_NK, k),
+        "maj_at_k": maj_at_k([row[:k] for row in answers], right_NK[:, :k]),
+    }
 
 
 def _right(response: Response) -> bool:

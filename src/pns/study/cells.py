@@ -155,7 +155,7 @@ def add_cell(
     switch = None if cell.switch is None else study.ablations.switches[cell.switch]
     everywhere = switch.set if switch is not None and not switch.at else {}
     recipe = recipes.of(seed, {**settings, **everywhere}, _where(cell))
-    special = _special(recipes, seed, tuned, {**settings, **everywhere})
+    special = _special(recipes, seed, tuned, settings, everywhere)
     if switch is not None:
         for stage in switch.at:
             made = next((m for method, m in tuned.negatives.items() if stage in _stages_of(method)), {})
@@ -181,14 +181,14 @@ def add_extras(graph: Graph, recipes: Recipes, seed: int, tuned: Tuned) -> dict[
     study = recipes.study
     extra = [use for use in study.uses if use != "rl"]  # those have cells
     names = ["scores", *(f"{use}-{method}" for use in extra for method in study.methods)]
-    special = _special(recipes, seed, tuned, {})
+    special = _special(recipes, seed, tuned, {}, {})
     return {name: graph.add(recipes.of(seed), name, special) for name in names}
 
 
-def _special(recipes: Recipes, seed: int, tuned: Tuned, settings: Settings) -> dict[str, Recipe]:
-    """The recipes of the stages that make negatives, where those were tuned."""
+def _special(recipes: Recipes, seed: int, tuned: Tuned, settings: Settings, switched: Settings) -> dict[str, Recipe]:
+    """The recipes of the stages that make negatives, where those were tuned. A switch stands above what was tuned."""
     return {
-        stage: recipes.of(seed, {**settings, **made}, f"tuning.negatives.{method}")
+        stage: recipes.of(seed, {**settings, **made, **switched}, f"tuning.negatives.{method}")
         for method, made in tuned.negatives.items()
         for stage in _stages_of(method)
     }

@@ -74,7 +74,9 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
     planned = {name: list(cell.seeds) for name, cell in found.cells.items()}
     missing = {n: [s for s in seeds if (n, s) not in scored] for n, seeds in planned.items()}
     primary = [_contrast(found, a, b, study, samples, seed) for a, b in study.primary]
-    secondary = _with_holm([_contrast(found, a, b, study, samples, seed) for a, b in _secondary(study, rows)])
+    secondary = _with_holm(
+        {(a, b): _contrast(found, a, b, study, samples, seed) for a, b in _secondary(study, found.cells)}
+    )
     ablations = {
         name: _contrast(found, name, unswitched(study, cell), study, samples, seed)
         for name, cell in found.cells.items()
@@ -93,7 +95,7 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "k": work.recipes.base.evaluate.k,
         "cells": rows,
         "primary": [c for c in primary if c],
-        "secondary": [c for c in secondary if c],
+        "secondary": secondary,
         "pns_minus": _pns_minus(found, rows, study, samples, seed),
         "ablations": {n: c for n, c in ablations.items() if c},
         "switches": {n: s.model_dump(mode="json") for n, s in study.ablations.switches.items()},
@@ -167,33 +169,34 @@ def _kl(found: Collected, cell: str, seed: int) -> float:
     return float(read_json(found.folder(found.scored[cell, seed]) / "kl.json")["kl"])
 
 
-def _secondary(study: Study, rows: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The study's own; every pns cell against the others of its objective, regime and protocol; RL on a reward model that saw
-    pns against RL on another; every cell against the policy. Starts and ablations are left out.
+def _secondary(study: Study, every: Mapping[str, Cell]) -> list[tuple[str, str]]:
+    """What was planned, done or not: the study's own; every pns cell against the others of its objective, regime and protocol;
+    RL on a reward model that saw pns against RL on another; every cell against the policy. Starts and ablations are left out.
     """
-    plain = {n: row for n, row in rows.items() if n not in STARTS and row["switch"] is None}
-    places = {n: (row["objective"], row["regime"], row["protocol"]) for n, row in plain.items()}
+    plain = {n: cell for n, cell in every.items() if n not in STARTS and cell.switch is None}
+    places = {n: (cell.objective, cell.regime, cell.protocol) for n, cell in plain.items()}
     beside = [
         (a, b)
-        for a, row in plain.items()
-        for b in plain
-        if row["model"] == "pns" and rows[b]["model"] != "pns" and places[a] == places[b]
+        for a, cell in plain.items()
+        for b, other in plain.items()
+        if cell.model == "pns" and other.model != "pns" and places[a] == places[b]
     ]
     on_models = [(f"{RL}pns", f"{RL}{other}") for other in (PLAIN, *study.methods) if other != "pns"]
     on_models = [pair for pair in on_models if set(pair) <= set(plain)]
-    every = dict.fromkeys([*study.secondary, *beside, *on_models, *((n, "policy") for n in plain)])
-    return [pair for pair in every if pair not in study.primary]
+    pairs = dict.fromkeys([*study.secondary, *beside, *on_models, *((n, "policy") for n in plain)])
+    return [pair for pair in pairs if pair not in study.primary]
 
 
-def _with_holm(found: list[dict[str, Any] | None]) -> list[dict[str, Any]]:
-    """Holm-corrected p-values over all secondary contrasts, for each kind of accuracy apart."""
-    rows = [row for row in found if row is not None]
+def _with_holm(found: Mapping[tuple[str, str], dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """The contrasts that could be made, with p-values that are Holm-corrected over all that were planned, for each kind of
+    accuracy apart. One that could not be made counts with p = 1.
+    """
     for kind in KINDS:
-        raw = {f"{r['a']} - {r['b']}": r[kind]["p_value"] for r in rows if r[kind]["p_value"] is not None}
-        for name, value in holm(raw).items():
-            row = next(r for r in rows if f"{r['a']} - {r['b']}" == name)
-            row[kind]["p_holm"] = value
-    return rows
+        raw = {pair: 1.0 if c is None or (p := c[kind]["p_value"]) is None else p for pair, c in found.items()}
+        for pair, value in holm(raw).items():
+            if (row := found[pair]) is not None and row[kind]["p_value"] is not None:
+                row[kind]["p_holm"] = value
+    return [row for row in found.values() if row is not None]
 
 
 def _pns_minus(

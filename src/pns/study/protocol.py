@@ -10,7 +10,7 @@ from typing import Any
 
 import pns
 from pns.errors import UserError
-from pns.pipeline import without_later
+from pns.pipeline import input_hashes, without_later
 from pns.rewards.version import RULES
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.study.cells import Recipes, cells
@@ -26,6 +26,7 @@ def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]
     """All that is decided before the test: hypotheses, contrasts, seeds, budgets, settings, cells, the recipe."""
     study = recipes.study
     data = study.model_dump(mode="json")
+    files = input_hashes(recipes.base).get("problems")
     body = {
         "study": study.name,
         "hypotheses": data["hypotheses"],
@@ -41,6 +42,7 @@ def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]
         "bootstrap": study.bootstrap,
         "recipe": without_later(recipes.base.model_dump(mode="json", exclude={"seed", "about"})),
         "versions": {"pns": pns.__version__, "verifier": VERIFIER, "rules": RULES},
+        **({"problems": files} if files else {}),
     }
     body = json.loads(json.dumps(body))  # as it will be read again: tuples are lists
     return {"written": _now(), "fingerprint": fingerprint(body=body), **body}
@@ -63,28 +65,43 @@ def freeze(run: Run, protocol: Mapping[str, Any]) -> Path:
 
     Raises UserError where the test split was opened under another one.
     """
-    path = run.folder / FILE
-    if path.is_file():
-        old = read_json(path)
-        if old["fingerprint"] == protocol["fingerprint"]:
-            return path
-        if (run.folder / OPENED).is_file():
-            raise UserError(
-                f"the test split was opened under another protocol; what differs: {', '.join(differing(old, protocol))}",
-                file=path,
-                remedy="put the study back as it was, or give the new one another name and fresh seeds",
-            )
-    write_json(path, protocol)
+    path, opened = run.folder / FILE, run.folder / OPENED
+    old = read_json(path) if path.is_file() else {}
+    if opened.is_file() and read_json(opened)["protocol"] != protocol["fingerprint"]:
+        raise _another(path, ", ".join(differing(old, protocol)) if old else f"{FILE} is gone")
+    if old.get("fingerprint") != protocol["fingerprint"]:
+        write_json(path, protocol)
     return path
+
+
+def check_opened(run: Run, recipes: Recipes) -> None:
+    """Raises UserError where the test split was opened under a protocol that this study cannot have, whatever tuning finds."""
+    path = run.folder / FILE
+    if not (path.is_file() and (run.folder / OPENED).is_file()):
+        return
+    old, new = read_json(path), protocol_of(recipes, {}, [])
+    found = ("combinations", "trials")
+    tuned = {"tuning": {k: v for k, v in old.get("tuning", {}).items() if k not in found}, "chosen": {}}
+    new["tuning"] = {k: v for k, v in new["tuning"].items() if k not in found}
+    if what := differing({**old, **tuned}, new):
+        raise _another(path, ", ".join(what))
+
+
+def _another(path: Path, what: str) -> UserError:
+    return UserError(
+        f"the test split was opened under another protocol; what differs: {what}",
+        file=path,
+        remedy="put the study back as it was, or give the new one another name and fresh seeds",
+    )
 
 
 def check_committed(path: Path, protocol: Mapping[str, Any]) -> None:
     """Raises UserError where a protocol that was committed beforehand is not the study's."""
     committed = read_json(path)
-    if not isinstance(committed, dict) or committed.get("fingerprint") != protocol["fingerprint"]:
-        what = ", ".join(differing(committed, protocol)) if isinstance(committed, dict) else "all of it"
+    what = differing(committed, protocol) if isinstance(committed, dict) else ["all of it"]
+    if what:
         raise UserError(
-            f"not the protocol of this study; what differs: {what}",
+            f"not the protocol of this study; what differs: {', '.join(what)}",
             file=path,
             remedy="commit the protocol.json that `pns study STUDY --until protocol` wrote",
         )
@@ -92,7 +109,7 @@ def check_committed(path: Path, protocol: Mapping[str, Any]) -> None:
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Keys in which two protocols differ."""
-    return [key for key in dict.fromkeys([*a, *b]) if key not in _ASIDE and a.get(key) != b.get(key)] or ["nothing"]
+    return [key for key in dict.fromkeys([*a, *b]) if key not in _ASIDE and a.get(key) != b.get(key)]
 
 
 def open_test(run: Run, protocol: Mapping[str, Any]) -> None:

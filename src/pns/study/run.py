@@ -132,6 +132,7 @@ def execute(
     """
     with run.lock():
         work = Work(recipes)
+        protocols.check_opened(run, recipes)
         told = yaml.safe_dump(recipes.study.model_dump(mode="json"), sort_keys=False)
         write_atomic(run.folder / STUDY, told)
 
@@ -165,9 +166,10 @@ def execute(
 def finished(recipes: Recipes, run: Run) -> tuple[Work, dict[str, Any], dict[tuple[str, int], str]]:
     """For the report: the work, the frozen protocol, and (cell, seed) -> task of what is scored by now.
 
-    Raises UserError where tuning is not over or no cell is done.
+    Raises UserError where tuning is not over or no cell is done, and where the study is not the one that was tested.
     """
     path = run.folder / protocols.FILE
+    protocols.check_opened(run, recipes)
     work = Work(recipes)
     tune(work, run)
     if work.open_step is not None or not path.is_file():

@@ -173,6 +173,8 @@ class Study(Part):
             raise ValueError(f"tuning.regime: {self.tuning.regime} is not among regimes")
         if not set(self.tuning.negatives) <= set(self.methods):
             raise ValueError("tuning.negatives names methods of the study")
+        if self.uses and "matched" not in self.regimes:
+            raise ValueError("uses compares methods on matched pairs: add matched to regimes")
         for name, part in self.objectives.items():
             _named(name, "objectives")
             if not set(part.methods or ()) <= set(self.methods):
