@@ -121,7 +121,9 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
             nodes.append(Stage(name, "align:align", ("rlvr", "pairs"), ("align", *TRAIN), args=(m, regime), version=2))
     for label, stage in models.items():
         nodes.append(
-            Stage(f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), scoring_keys(), args=(stage,))
+            Stage(
+                f"evaluate-{label}", "evaluate:evaluate", ("problems", stage), scoring_keys(), args=(stage,), version=2
+            )
         )
     every = tuple(n.name for n in nodes if not n.name.startswith(("start", "rollouts")))
     nodes.append(Stage("report", "summary:summarise", every, ("evaluate.bootstrap", "report", "name", "pairs.regimes")))
@@ -194,7 +196,7 @@ def _generator(recipe: Recipe) -> list[Stage]:
             ("problems", *dict.fromkeys(("rlvr", start)), "reward_model"),
             ("generator", *GRPO, *keys),
         ),
-        Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", _SAMPLE, *keys)),
+        Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", _SAMPLE, *keys), version=2),
     ]
 
 

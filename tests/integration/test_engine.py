@@ -58,6 +58,10 @@ def test_log_probabilities_equal_a_direct_computation(saved: Path, engine: Trans
         assert count == len(response)
         assert total == pytest.approx(expected, abs=1e-3)
     assert found[3][1] == 1
+    cut = engine.log_probabilities(TEXTS, answers, [i != 0 for i in range(len(TEXTS))])
+    assert cut[1:] == found[1:]
+    assert cut[0][1] == found[0][1] - 1, "nobody sampled the end token of a text that was cut"
+    assert cut[0][0] > found[0][0]
     assert engine.log_probabilities([], []) == []
 
 

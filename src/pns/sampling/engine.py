@@ -139,17 +139,23 @@ class TransformersEngine:
         # All at once: one by one, tokenizing takes longer than the model does at small sizes.
         return token_ids(self.tokenizer, wholes)
 
-    def log_probabilities(self, problems: Sequence[str], texts: Sequence[str]) -> list[tuple[float, int]]:
+    def log_probabilities(
+        self, problems: Sequence[str], texts: Sequence[str], ended: Sequence[bool] | None = None
+    ) -> list[tuple[float, int]]:
         """For each (problem, text): the sum over the text's tokens and its end token of log p (nats), and their number.
 
         The text is tokenized as a preference trainer does it, inside the chat template.
+
+        Args:
+            ended: False for a text that was cut off, whose end token nobody sampled: it is left out. Default: all ended.
         """
         import torch
 
         rows = []
-        for ids, prompt in zip(self._conversations(problems, texts), self._prompts(problems), strict=True):
+        whole = ended or [True] * len(texts)
+        for ids, prompt, end in zip(self._conversations(problems, texts), self._prompts(problems), whole, strict=True):
             last = max((i for i, t in enumerate(ids) if t in self.eos_ids), default=len(ids) - 1)
-            rows.append((ids[: last + 1], len(prompt)))
+            rows.append((ids[: last + end], len(prompt)))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         out: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
         vocabulary = self.model.get_input_embeddings().num_embeddings

@@ -78,7 +78,8 @@ def _spent(context: Context, model_stage: str, answered: Sequence[tuple[Problem,
     The mean of log p_model - log p_policy is unbiased, whatever the sign of one sample's. The policy itself spends 0.
     """
     statements, texts = [p.problem for p, _ in answered], [r.text for _, r in answered]
-    own, base = (scorer(context, s).log_probabilities(statements, texts) for s in (model_stage, "rlvr"))
+    ended = [r.finish != "length" for _, r in answered]
+    own, base = (scorer(context, s).log_probabilities(statements, texts, ended) for s in (model_stage, "rlvr"))
     gaps = [a - b for (a, _), (b, _) in zip(own, base, strict=True)]
     tokens = sum(n for _, n in own)
     error = statistics.stdev(gaps) / len(gaps) ** 0.5 if len(gaps) > 1 else None

@@ -228,7 +228,8 @@ def _from_generator(context: Context, composite: Composite) -> Draw:
     def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
         scored = _with_scores(composite, rows, responses)
         texts, statements = [r.text for r in scored], [p.problem for p in rows]
-        own, base = writer.log_probabilities(statements, texts), policy.log_probabilities(statements, texts)
+        ended = [r.finish != "length" for r in scored]
+        own, base = (engine.log_probabilities(statements, texts, ended) for engine in (writer, policy))
         return [
             r.model_copy(
                 update={"policy_logp": p, "n_tokens": n, "sampling": {**r.sampling, "generator_logp": round(q, 6)}}

@@ -111,7 +111,9 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
     for kind in ("dev", "test"):
         for model in models:
             needs = tuple(dict.fromkeys(("problems", "rlvr", model)))
-            nodes[f"{kind}-{model}"] = Stage(f"{kind}-{model}", f"evaluate:{kind}", needs, keys, args=(model,))
+            nodes[f"{kind}-{model}"] = Stage(
+                f"{kind}-{model}", f"evaluate:{kind}", needs, keys, args=(model,), version=2
+            )
     return nodes
 
 
