@@ -208,7 +208,7 @@ def _judge(given: str | None, overrides: list[str]) -> Iterator[Any]:
 def _labelled(
     file: Path, columns: dict[str, str | None], problems: str | None, read: Any, *, any_false: bool
 ) -> tuple[list[Any], int]:
-    """The distinct negatives of a file with their labels, and how many rows it has."""
+    """The distinct pairs of a file with the labels of their negatives, and how many rows it has."""
     from pns.commands.files import problems_by_id
     from pns.commands.tables import progress
     from pns.evaluation.negative_rows import NegativeColumns, read_negatives
@@ -324,7 +324,7 @@ def _tables(figures: Mapping[str, Any]) -> Iterator[Any]:
     ):  # fmt: skip
         if part in figures:
             found = figures[part]
-            more = shares(title, ["", "responses"])
+            more = shares(title, ["", "rows" if part == "pairs" else "responses"])
             more.add_row(count.replace("_", " "), f"{found[count]:,}")
             for name, n in found.get("by", {}).items():
                 more.add_row(f"  by {name}", f"{n:,}")
