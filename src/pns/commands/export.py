@@ -300,12 +300,10 @@ def _tell(figures: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
 
 
 def _tables(figures: Mapping[str, Any]) -> Iterator[Any]:
-    from rich.markup import escape
-
     from pns.commands.tables import printable, share, shares
 
     methods = {"all": figures} | (figures["methods"] if len(figures["methods"]) > 1 else {})
-    table = shares("the first wrong step", ["", *(escape(str(printable(name, 20))) for name in methods)])
+    table = shares("the first wrong step", ["", *(str(printable(name, 20)) for name in methods)])
     every = list(methods.values())
     table.add_row("responses", *(f"{m['responses']:,}" for m in every))
     table.add_row("labelled", *(share(m["labelled"], m["responses"]) for m in every))
