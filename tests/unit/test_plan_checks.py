@@ -244,9 +244,14 @@ def test_a_local_model_without_weights_or_tokenizer_fails(tmp_path: Path) -> Non
         assert (found.state, missing in found.detail) == ("failed" if missing else "ok", True)
     with pytest.raises(UserError, match="no size of a dense decoder"):
         named(str(folder), None, "model")
-    (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        named(str(folder), None, "model")
+    for text, words in (
+        (b"{", "not valid JSON"), (b"\xff\xfe", "not valid JSON"), (b"[" * 100_000, "nested too deep"),
+        (b"[1]", "not the configuration"), (b'{"text_config": [1]}', "not the configuration"),
+        (b'{"text_config": null}', "hidden_size"),
+    ):  # fmt: skip
+        (folder / "config.json").write_bytes(text)
+        with pytest.raises(UserError, match=words):
+            named(str(folder), None, "model")
 
 
 def test_a_gguf_file_states_its_shape(tmp_path: Path) -> None:
@@ -416,6 +421,19 @@ def test_a_machine_is_read_as_it_was_written_and_a_broken_one_is_refused(tmp_pat
         load_machine(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"memory_gb": 1e308}, {"matmul_tflops": 5e-324}, {"bandwidth_gbs": 5e-324}, {"disk_gbs": 5e-324},
+     {"pass_seconds": 1e308}, {"stage_seconds": 1e308}],
+)  # fmt: skip
+def test_a_machine_out_of_all_proportion_is_one_message_or_a_plan(tmp_path: Path, odd: dict[str, float]) -> None:
+    file = tmp_path / "m.json"
+    file.write_text(json.dumps(CPU.model_dump() | odd))
+    result = RUN.invoke(app, ["plan", str(SMOKE), "--offline", "--machine", str(file)])
+    assert result.exit_code in (0, 2), result.output
+    assert "beyond all numbers" in result.output or "Machine: " in result.output
+
+
 def test_two_timings_give_a_rate_and_what_is_fixed() -> None:
     assert fit((3.0, 10.0), (1, 8), 5.0) == (5.0, 2.0)
     assert fit((3.0, 2.0), (1, 8), 5.0) == (20.0, 0.0), "noise: all of the larger batch counts as work"
@@ -464,6 +482,9 @@ def test_devices_are_the_processes_of_the_recipe_where_none_are_given() -> None:
         ([str(SMOKE), "--price-in", "1"], "go together"),
         ([str(SMOKE), "align.bata=1"], "unknown key"),
         ([str(SMOKE), "--assume", "x=1"], "assumes nothing"),
+        ([str(SMOKE), "--assume", "prompt_tokens=1e308"], "beyond all numbers"),
+        ([str(SMOKE), "sft.steps=1" + "0" * 400], "beyond all numbers"),
+        ([str(SMOKE), "--gpus", "1" + "0" * 400], "beyond all numbers"),
         ([str(SMOKE), "--machine", "none.json"], "no such file"),
         ([str(PAPER), "model.path=someone/unknown"], "is not known"),
         (["none.yaml"], "no such recipe"),
