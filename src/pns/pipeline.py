@@ -14,6 +14,7 @@ from typing import Any
 from pns.errors import UserError
 from pns.extras import package_folder
 from pns.negatives.prompted import load_prompt, own_file
+from pns.parts.base import unnamed_server
 from pns.parts.engine import EnginePart, engine_marks
 from pns.parts.uses import UsesPart
 from pns.problems.registry import identity
@@ -33,7 +34,7 @@ GRPO = ("runtime.processes", "runtime.vllm", "runtime.train_dtype")
 """What a GRPO training depends on besides."""
 _SAMPLE = "engine"
 
-# What of a part says how a server is reached and how much work it may get. It changes no result.
+# What of a part says how a server is reached and how much work it may get. It changes no result of a named model.
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
 
 # Keys that came later than results which are still good: they count where they say something else than this.
@@ -275,7 +276,8 @@ def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
 def _without_reach(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {k: _without_reach(v) for k, v in value.items() if k not in _REACH and not _is_later(k, v)}
+    kept = {k: _without_reach(v) for k, v in value.items() if k not in _REACH and not _is_later(k, v)}
+    return kept | unnamed_server(value)
 
 
 def without_later(recipe: Any) -> Any:

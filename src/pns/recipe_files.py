@@ -82,7 +82,7 @@ def read_yaml(path: Path, what: str = "recipe", folder: str = "recipes/") -> dic
         raise UserError(f"no such {what}", file=path, remedy=_nearby(path, folder))
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date of month 13, a number of 5,000 digits
         mark = getattr(error, "problem_mark", None)
         raise UserError(
             f"not valid YAML: {getattr(error, 'problem', None) or error}",
@@ -183,7 +183,7 @@ def _override(text: str) -> tuple[str, Any]:
         raise UserError(f"`{text}` is not key=value", file="override", remedy="write e.g. align.beta=0.2")
     try:
         return key.strip(), yaml.load(value, Loader=_Strict)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"the value of `{text}` is not valid YAML", file="override", remedy="quote it") from None
 
 

@@ -11,6 +11,7 @@ import csv
 import difflib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +110,11 @@ def text(row: Row, column: str, join: str = "\n") -> str | None:
         value = join.join(value)
     if value is None or isinstance(value, str):
         return value if value is None else _whole(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, int) and not isinstance(value, bool):  # it may be too large for a float
+        return str(value)
+    if not isinstance(value, float) or not math.isfinite(value):
         raise row.error(f"{_called(value)}, and text is needed", column, "write it as text")
-    return str(int(value)) if float(value).is_integer() and abs(value) < 2**53 else str(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else str(value)
 
 
 def message(row: Row, column: str, role: str) -> str | None:
@@ -251,6 +254,15 @@ def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def not_json(error: ValueError | RecursionError) -> str:
+    """What `json.loads` found, in words."""
+    if isinstance(error, RecursionError):
+        return "not valid JSON (nested too deep)"
+    if str(error).startswith("Exceeds the limit"):  # of Python, on reading whole numbers; JSON itself has none
+        return f"a whole number of more than {sys.get_int_max_str_digits():,} digits"
+    return f"not valid JSON ({error})"
+
+
 def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     for number, line in _lines(path):
         if not line.strip():
@@ -258,10 +270,7 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         try:
             values = json.loads(line, object_pairs_hook=distinct_keys)
         except (ValueError, RecursionError) as error:
-            cause = "nested too deep" if isinstance(error, RecursionError) else str(error)
-            raise UserError(
-                f"not valid JSON ({cause})", file=path, line=number, remedy="mend or remove this line"
-            ) from None
+            raise UserError(not_json(error), file=path, line=number, remedy="mend or remove this line") from None
         if not isinstance(values, dict):
             raise UserError("not a JSON object", file=path, line=number, remedy='write {"column": value, ...}')
         for column in columns:

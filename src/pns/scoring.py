@@ -15,6 +15,7 @@ from typing import Any
 from pns.errors import StageStopped, UserError
 from pns.items import Item
 from pns.journal import Journal, changed
+from pns.parts.base import unnamed_server
 from pns.recipe import RewardPart
 from pns.records import Rubric, Scores, Verdict
 from pns.rewards.callables import source_of
@@ -194,11 +195,12 @@ class ColumnScorer:
 
 
 def reward_marks(part: RewardPart) -> dict[str, Any]:
-    """What of the reward part decides the scores, for fingerprints: no server address, no key, no budget, no cache."""
+    """What of the reward part decides the scores, for fingerprints: no server address (but see `unnamed_server`), no key,
+    no budget, no cache.
+    """
     marks = part.model_dump(mode="json", exclude={"verify_workers", "max_unscored"})
     if part.judge_server is not None:
-        for name in ("server", "cache", "max_calls", "max_total_tokens"):
-            marks["judge_server"].pop(name)
+        marks["judge_server"] = _without(marks["judge_server"], "server", "cache", "max_calls", "max_total_tokens")
         if Path(part.judge_server.prompt).is_file():
             marks["judge_server"]["prompt"] = file_hash(Path(part.judge_server.prompt))
     file = source_of(part.judge) if ":" in part.judge else None
@@ -209,11 +211,15 @@ def reward_marks(part: RewardPart) -> dict[str, Any]:
         file = source_of(source.kind) if ":" in source.kind else None
         if file is not None:
             marks["reward_model"]["kind"] = f"{source.kind} {file_hash(file)}"
-        for name in ("server", "batch_size", "device"):
-            marks["reward_model"].pop(name)
+        marks["reward_model"] = _without(marks["reward_model"], "server", "batch_size", "device")
         if source.calibration is not None:
             marks["reward_model"]["calibration"] = file_hash(source.calibration / CALIBRATION_FILE)
     return marks
+
+
+def _without(part: Mapping[str, Any], *reach: str) -> dict[str, Any]:
+    """A dumped part without the keys that change no score of a named model."""
+    return {key: value for key, value in part.items() if key not in reach} | unnamed_server(part)
 
 
 def verdict_schema() -> Any:

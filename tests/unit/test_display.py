@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from pns import display
+from pns.commands import export, tables
+from pns.commands.common import console
 from pns.display import Display, clock, hours, pace
 
 
@@ -68,3 +73,52 @@ def test_on_a_terminal_bars_come_and_go() -> None:
         assert not shown.bars.tasks
     assert "3/9" in out.getvalue()
     assert "rlvr done in 0:01" in out.getvalue()
+
+
+HOSTILE = ("[/x]", "[pns]", "[bold]m", ":smile:", "[link=http://a]b[/link]")
+
+
+def on_paper(screen: Console) -> io.StringIO:
+    screen.file = io.StringIO()
+    return screen.file
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_console_of_a_command_reads_no_markup(name: str) -> None:
+    screen = console()
+    out = on_paper(screen)
+    table = Table(name, title=f"title {name}")
+    table.add_row(name)
+    screen.print(table, name)
+    assert out.getvalue().count(name) == 4
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_of_users_stand_in_tables_and_bars_as_they_are(name: str) -> None:
+    out = io.StringIO()
+    Console(file=out, width=100).print(tables.shares(f"overlap with {name}", ["", name]))
+    assert out.getvalue().count(name) == 2
+    bars = Console(file=io.StringIO(), force_terminal=True, width=100)
+    out = on_paper(bars)
+    with tables.progress(bars, f"reading {name}") as step:
+        step(1, 3)
+    with Display(bars) as shown:
+        shown.stage(name)
+        shown.bars.refresh()
+    assert f"reading {name}" in out.getvalue()
+    assert name in out.getvalue().rpartition("reading")[2]
+
+
+def test_the_commands_have_no_other_console() -> None:
+    source = Path(display.__file__).parent
+    made = [p.relative_to(source) for p in source.rglob("*.py") if re.search(r"\bConsole\(", p.read_text())]
+    assert made == [Path("commands/common.py")]
+
+
+def test_method_names_of_a_file_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"rows": 2, "copies": 0, "responses": 2, "labelled": 0, "by": {}, "undecided": {}}
+    figures |= {"position": {"quartiles": None, "fifths": [0] * 5}}
+    export._tell({**figures, "methods": dict.fromkeys(HOSTILE, figures)}, None, as_json=False)
+    said = capsys.readouterr().out
+    assert all(name in said for name in HOSTILE if len(name) < 20)
+    assert "\\[" not in said

@@ -100,6 +100,20 @@ def test_pairs_have_the_form_of_their_trainer(to: str, file: Path, tmp_path: Pat
     assert bool(said["notes"]) == (to == "axolotl"), "white space is taken off for axolotl alone"
 
 
+@pytest.mark.parametrize("to", PAIRED)
+def test_sides_that_are_the_same_in_a_form_are_no_pair_of_it(to: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "a", "rejected": "a "}, {"prompt": "q2", "chosen": "a ", "rejected": "b"}]
+    words = ("--to", to, "--json", "--force", "-o", tmp_path / "out")
+    said = json.loads(export("pairs", write(tmp_path / "p.jsonl", *rows), *words))
+    trims = to == "axolotl"
+    assert (said["pairs"], said.get("left out, both sides the same", 0)) == ((1, 1) if trims else (2, 0))
+    assert read(tmp_path / "out") == [PAIRED[to](*row.values()) for row in rows[trims:]]
+    assert "around them: 1." in "".join(said["notes"]) or not trims, "of the pairs that are there"
+    if trims:
+        said_of_one = export("pairs", write(tmp_path / "q.jsonl", rows[0]), *words, code=2)
+        assert "the same in every pair, but for white space" in said_of_one
+
+
 @pytest.mark.parametrize("to", UNPAIRED)
 def test_unpaired_rows_have_the_form_of_their_trainer(to: str, file: Path, tmp_path: Path) -> None:
     said = json.loads(export("pairs", file, "--to", to, "-o", tmp_path / "out", "--json"))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pns.errors import UserError
 from pns.problems.files import Columns, load_problems, read_statements, to_boxed
 from pns.problems.splits import assign, check_disjoint, normalise
-from pns.records import Problem, write_parquet
+from pns.records import Problem, to_jsonl, write_parquet
 
 ROW = {"id": "a", "problem": "What is 1 + 1?", "answer": "2"}
 
@@ -48,7 +48,8 @@ def test_limit_reads_no_further(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(72, "72"), (72.0, "72"), (0.5, "0.5"), (-3, "-3"), (10**30, "1" + "0" * 30)]
+    ("number", "text"),
+    [(72, "72"), (72.0, "72"), (0.5, "0.5"), (-3, "-3"), (10**30, "1" + "0" * 30), (10**400, "1" + "0" * 400)],
 )
 def test_a_number_as_answer_becomes_text(tmp_path: Path, number: float, text: str) -> None:
     assert load_problems(write(tmp_path / "p.jsonl", {**ROW, "answer": number}))[0].answer == text
@@ -74,6 +75,8 @@ def test_byte_order_mark_is_no_error(tmp_path: Path) -> None:
             "nested too deep",
         ),
         ('{"id": "z", "problem": "q", "answer": 1e999}', "answer", "string"),
+        ('{"id": "z", "problem": "q", "answer": ' + "9" * 5000 + "}", None, "more than 4,300 digits"),
+        ('{"id": "z", "problem": "q", "answer": "1", "tolerance": ' + "9" * 400 + "}", "tolerance", "valid number"),
         ({**ROW, "id": "z", "answer": True}, "answer", "string"),
         ({**ROW, "id": "z", "answer": " \t"}, "answer", "empty"),
         ({**ROW, "id": "z", "problem": ""}, "problem", "empty"),
@@ -132,6 +135,26 @@ def test_columns_of_other_names(tmp_path: Path) -> None:
     ]
     lines = write(tmp_path / "p.jsonl", {"q": "1 + 1?", "a": 2.0, "other": {}})
     assert load_problems(lines, columns=Columns(problem="q", answer="a"))[0].answer == "2"
+
+
+def test_columns_of_our_own_jsonl_and_of_others_with_meta(tmp_path: Path) -> None:
+    ours = [
+        Problem(id="a", problem="1 + 1?", answer="2", meta={"k": [1.5, None]}),
+        Problem(id="b", problem="2?", answer="2"),
+    ]
+    path = tmp_path / "p.jsonl"
+    path.write_text(to_jsonl(ours))
+    assert load_problems(path, columns=Columns(answer="answer")) == ours
+    row = {"q": "1 + 1?", "id": "a", "answer": "2"}
+    for meta, want in (({"a": {"b": 1}}, {"a": {"b": 1}}), ('{"a": 1}', {"a": 1}), (None, {})):
+        lines = write(tmp_path / "q.jsonl", {**row, "meta": meta})
+        assert load_problems(lines, columns=Columns(problem="q"))[0].meta == want
+    for bad, words in (("[1]", "a list"), ('{"a": NaN}', "NaN"), ('{"a": [1e999]}', "NaN"),
+                       ('"{\\"a\\": 1e999}"', "NaN")):  # fmt: skip
+        lines = write(tmp_path / "q.jsonl", '{"q": "1 + 1?", "id": "a", "answer": "2", "meta": ' + bad + "}")
+        with pytest.raises(UserError, match=words) as caught:
+            load_problems(lines, columns=Columns(problem="q"))
+        assert (caught.value.line, caught.value.field) == (1, "meta")
 
 
 @pytest.mark.parametrize(

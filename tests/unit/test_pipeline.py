@@ -255,11 +255,34 @@ def test_how_a_server_is_reached_changes_no_result_but_its_prompt_does(tmp_path:
     def marks(*overrides: str) -> dict[str, str]:
         return pipeline.fingerprints(recipe(*overrides), nodes)
 
-    here = marks(*judged("http://a/v1"))
-    assert marks(*judged("http://b/v1", max_calls="5", cache="elsewhere")) == here
+    here = marks(*judged("http://a/v1", model="mine"))
+    assert marks(*judged("http://b/v1", model="mine", max_calls="5", cache="elsewhere")) == here
     assert marks(*judged("http://a/v1", model="other")) != here
     own = marks(*judged("http://a/v1", prompt=str(prompt)))
     prompt.write_text("two")
     after = marks(*judged("http://a/v1", prompt=str(prompt)))
     assert {n for n in nodes if own[n] != after[n]} >= {"generator", "negatives-pns"}
     assert own["rollouts-pairs"] == after["rollouts-pairs"]
+
+
+def test_of_a_server_that_names_no_model_the_address_counts() -> None:
+    parts = {
+        "judge": "reward={{judge: server, judge_server: {{server: {{url: {url}, concurrency: {n}}}{named}}}}}",
+        "model": "reward.reward_model={{kind: vllm, path: m, server: {{url: {url}, concurrency: {n}}}{named}}}",
+        "writer": "negatives.prompted={{writer: server, server: {{url: {url}, concurrency: {n}}}{named}}}",
+    }
+    methods = "negatives.methods=[rejection, prompted, pns]"
+
+    def marks(part: str, url: str, n: int = 4, named: str = "") -> dict[str, str]:
+        writer = [] if part == "writer" else [parts["writer"].format(url="http://w/v1", n=4, named=", model: w")]
+        given = recipe(methods, *writer, parts[part].format(url=url, n=n, named=named))
+        return pipeline.fingerprints(given, pipeline.stages(given))
+
+    for part, key in (("judge", "model"), ("model", "name"), ("writer", "model")):
+        here, there = marks(part, "http://a/v1"), marks(part, "http://b/v1")
+        read_by = {"negatives-prompted"} | ({"generator", "samples-pns"} if part != "writer" else set())
+        assert {name for name in here if here[name] != there[name]} >= read_by
+        assert here["rlvr"] == there["rlvr"]
+        assert marks(part, "http://a/v1", n=8) == here, "how many requests at a time changes no answer"
+        named = f", {key}: mine"
+        assert marks(part, "http://a/v1", named=named) == marks(part, "http://b/v1", named=named)

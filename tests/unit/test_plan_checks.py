@@ -244,9 +244,14 @@ def test_a_local_model_without_weights_or_tokenizer_fails(tmp_path: Path) -> Non
         assert (found.state, missing in found.detail) == ("failed" if missing else "ok", True)
     with pytest.raises(UserError, match="no size of a dense decoder"):
         named(str(folder), None, "model")
-    (folder / "config.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
-        named(str(folder), None, "model")
+    for text, words in (
+        (b"{", "not valid JSON"), (b"\xff\xfe", "not valid JSON"), (b"[" * 100_000, "nested too deep"),
+        (b"[1]", "not the configuration"), (b'{"text_config": [1]}', "not the configuration"),
+        (b'{"text_config": null}', "hidden_size"),
+    ):  # fmt: skip
+        (folder / "config.json").write_bytes(text)
+        with pytest.raises(UserError, match=words):
+            named(str(folder), None, "model")
 
 
 def test_a_gguf_file_states_its_shape(tmp_path: Path) -> None:
@@ -464,6 +469,9 @@ def test_devices_are_the_processes_of_the_recipe_where_none_are_given() -> None:
         ([str(SMOKE), "--price-in", "1"], "go together"),
         ([str(SMOKE), "align.bata=1"], "unknown key"),
         ([str(SMOKE), "--assume", "x=1"], "assumes nothing"),
+        ([str(SMOKE), "--assume", "prompt_tokens=1e308"], "beyond all numbers"),
+        ([str(SMOKE), "sft.steps=1" + "0" * 400], "beyond all numbers"),
+        ([str(SMOKE), "--gpus", "1" + "0" * 400], "beyond all numbers"),
         ([str(SMOKE), "--machine", "none.json"], "no such file"),
         ([str(PAPER), "model.path=someone/unknown"], "is not known"),
         (["none.yaml"], "no such recipe"),

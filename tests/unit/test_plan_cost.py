@@ -63,6 +63,17 @@ def test_a_shape_is_read_from_a_configuration() -> None:
         with pytest.raises(UserError, match=words) as caught:
             from_config({k: v for k, v in config.items() if k != key}, "x/config.json")
         assert caught.value.file == "x/config.json"
+    for bad in (0, -1, 10**10, 10**400, float("inf"), float("nan"), None, [28], "many"):
+        for key in ("num_attention_heads", "hidden_size", "num_hidden_layers", "vocab_size"):
+            with pytest.raises(UserError, match="no size of a dense decoder"):
+                from_config({**config, key: bad})
+    with pytest.raises(UserError, match="head_dim"):
+        from_config({**config, "num_attention_heads": 4000})
+    with pytest.raises(UserError, match="num_key_value_heads"):
+        from_config({**config, "num_key_value_heads": -4})
+    with pytest.raises(UserError, match="no size of a dense decoder"):
+        from_config({**config, "max_position_embeddings": float("inf")})
+    assert from_config({**config, "head_dim": None, "num_key_value_heads": 0}).kv_heads == 28
     with pytest.raises(UserError, match="mixture of experts"):
         from_config({**config, "num_experts": 8})
 

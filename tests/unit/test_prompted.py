@@ -264,7 +264,7 @@ def touched(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in before if before[name] != after[name] and name.startswith(("negatives-", "rollouts-"))}
 
 
-BY_SERVER = ("negatives.prompted.writer=server", SERVER)
+BY_SERVER = ("negatives.prompted.writer=server", SERVER, "negatives.prompted.model=mine")
 
 
 def test_how_a_server_is_reached_changes_no_negative_and_all_else_does() -> None:

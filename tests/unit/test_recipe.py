@@ -112,6 +112,11 @@ def test_several_faults_are_counted(file: Path) -> None:
     assert "(and 1 more)" in refused(file, put(put(SMALL, "sead", 1), "align.bata", 1)).message
 
 
+@pytest.mark.parametrize("value", ["2020-13-45", "9" * 5000])
+def test_values_that_python_cannot_hold_are_told_plainly(file: Path, value: str) -> None:
+    assert "not valid YAML" in refused(file, f"name: x\nseed: {value}\n").message
+
+
 def test_broken_yaml_is_named_with_its_line(file: Path) -> None:
     error = refused(file, "name: x\nseed: 1\nsft: {steps: 1\nrlvr: 3\n")
     assert error.line in (3, 4)
@@ -163,6 +168,8 @@ def test_overrides_are_yaml_values_under_dotted_keys(file: Path) -> None:
         ("=3", "not key=value"),
         ("seed.deep=3", "holds a value"),
         ("about=[1", "not valid YAML"),
+        ("about=2020-13-45", "not valid YAML"),
+        ("seed=" + "9" * 5000, "not valid YAML"),
         ("seed=soon", "valid integer"),
         ("align.bata=0.1", "unknown key"),
         ("algin.beta=0.1", "did you mean `align`?"),

@@ -438,8 +438,19 @@ def test_the_fingerprint_of_a_reward_part(tmp_path: Path) -> None:
 
     base = reward_marks(RewardPart.model_validate(judge()))
     assert base == reward_marks(RewardPart.model_validate({**judge(max_calls=3, cache="x"), "verify_workers": 2}))
+    elsewhere = {"server": {"url": "http://b"}}
+    named = reward_marks(RewardPart.model_validate(judge(model="m")))
+    assert named == reward_marks(RewardPart.model_validate(judge(model="m", **elsewhere)))
+    assert "server" not in named["judge_server"]
+    assert base != reward_marks(RewardPart.model_validate(judge(**elsewhere))), "who knows which model answers there?"
     for change in (judge(temperature=1.0), {**judge(), "weight_judge": 0.1}, judge(model="m"), judge(prompt="other")):
         assert reward_marks(RewardPart.model_validate(change)) != base
+    model = {"kind": "vllm", "path": "model", "server": {"url": "http://a"}}
+    here, there = ({"reward_model": {**model, "server": {"url": url}}} for url in ("http://a", "http://b"))
+    assert reward_marks(RewardPart.model_validate(here)) != reward_marks(RewardPart.model_validate(there))
+    for part in (here, there):
+        part["reward_model"]["name"] = "m"
+    assert reward_marks(RewardPart.model_validate(here)) == reward_marks(RewardPart.model_validate(there))
     own = tmp_path / "prompt.md"
     own.write_text("one")
     one = reward_marks(RewardPart.model_validate(judge(prompt=str(own))))

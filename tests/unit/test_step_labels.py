@@ -131,6 +131,33 @@ def test_a_repeated_response_counts_once_and_the_first_stays() -> None:
     assert summary(found, 3)["copies"] == 1
 
 
+ELSEWHERE = "5 + 12 = 17\n17 - 3 = 14\nThe answer is \\boxed{14}."
+
+
+@pytest.mark.parametrize("sides", [(RIGHT, ELSEWHERE), (ELSEWHERE, RIGHT), (None, ELSEWHERE, RIGHT, RIGHT)])
+def test_a_response_beside_several_chosen_ones_loses_none_of_them(sides: tuple[str | None, ...]) -> None:
+    rows = labelled(*(negative(CARRIED, i, chosen=side) for i, side in enumerate(sides)))
+    assert {row.label.by for row in rows} == {"only_step"}, "decided beside one of them, and so beside all"
+    [pair], out = step_pairs(rows)
+    assert pair["full_chosen"] == "17 - 3 = 14\nThe answer is \\boxed{14}."
+    assert out["it leaves the chosen response before its first wrong step"] == 1
+    assert {c.steps[0] for c in chosen_chains(rows, "f")[0]} == {"12 + 5 = 17", "5 + 12 = 17"}
+    [chain] = rejected_chains(rows, "f")
+    assert (chain.id, chain.label) == ("f-0", 1)
+    assert len(list(details(rows, "f"))) == 1
+    found = summary(rows, len(sides))
+    assert (found["responses"], found["labelled"], found["copies"]) == (1, 1, len(sides) - 1)
+
+
+def test_a_judge_is_asked_once_about_a_response_and_a_twin_with_a_gold_answer_helps() -> None:
+    rows = [negative(OTHER, 1, chosen=ELSEWHERE), negative(OTHER, 2), negative(CARRIED, 3, ELSEWHERE)]
+    found = labelled(*rows, negative(CARRIED, 4), read=reading(1))
+    assert [(row.label.step, row.label.by) for row in found] == [(1, "judge")] * 2 + [(1, "only_step")] * 2
+    for golds in ((None, "14"), ("14", None)):
+        rows = [negative(FLIP, i, gold=gold) for i, gold in enumerate(golds)]
+        assert [row.label.by for row in labelled(*rows)] == ["consistency"]
+
+
 def test_long_texts_are_left_alone() -> None:
     long = "1 + 1 = 3\n" * 3000
     [row] = labelled(negative(long), read=lambda chains: pytest.fail("the judge was asked"))

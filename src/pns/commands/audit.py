@@ -150,7 +150,7 @@ def _audit_judge(
 
         settings = {"evaluator": name, "limit": limit, "seed": seed, "bootstrap": SAMPLES}
         write_json(out, {"settings": settings, "subsets": results, "readings": readings})
-        screen.print(f"written: {out}", markup=False, highlight=False)
+        screen.print(f"written: {out}", highlight=False)
 
 
 def read_batch(evaluator: Any, batch: Any) -> Any:
@@ -252,7 +252,7 @@ def _show(screen: Any, name: str, results: dict[str, Any]) -> None:
         "AUC: of the rubric's total. found, false alarms: chains with and without an error whose total is below "
         f"{threshold} of 12. Undecided chains count as failures in F1, and are left out of the rest. Brackets: 95 % "
         "over problems.",
-        markup=False, highlight=False,
+        highlight=False,
     )  # fmt: skip
     for subset, r in results.items():
         for cause, count in list(r["causes"].items())[:3]:

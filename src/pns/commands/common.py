@@ -67,11 +67,14 @@ def column_option(help: str) -> Any:
 
 
 def console() -> Any:
-    """A console; into a file or a pipe it is wide enough for our tables."""
+    """A console; into a file or a pipe it is wide enough for our tables.
+
+    It reads no markup: styles of ours are in `Text`, and `[/x]` in a name of the user's is that name.
+    """
     from rich.console import Console
 
-    found = Console()
-    return found if found.is_terminal else Console(width=max(found.width, 120))
+    found = Console(markup=False, emoji=False)
+    return found if found.is_terminal else Console(width=max(found.width, 120), markup=False, emoji=False)
 
 
 def say(message: str, *, err: bool = False) -> None:

@@ -208,7 +208,7 @@ def _judge(given: str | None, overrides: list[str]) -> Iterator[Any]:
 def _labelled(
     file: Path, columns: dict[str, str | None], problems: str | None, read: Any, *, any_false: bool
 ) -> tuple[list[Any], int]:
-    """The distinct negatives of a file with their labels, and how many rows it has."""
+    """The distinct pairs of a file with the labels of their negatives, and how many rows it has."""
     from pns.commands.files import problems_by_id
     from pns.commands.tables import progress
     from pns.evaluation.negative_rows import NegativeColumns, read_negatives
@@ -300,12 +300,10 @@ def _tell(figures: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
 
 
 def _tables(figures: Mapping[str, Any]) -> Iterator[Any]:
-    from rich.markup import escape
-
     from pns.commands.tables import printable, share, shares
 
     methods = {"all": figures} | (figures["methods"] if len(figures["methods"]) > 1 else {})
-    table = shares("the first wrong step", ["", *(escape(str(printable(name, 20))) for name in methods)])
+    table = shares("the first wrong step", ["", *(str(printable(name, 20)) for name in methods)])
     every = list(methods.values())
     table.add_row("responses", *(f"{m['responses']:,}" for m in every))
     table.add_row("labelled", *(share(m["labelled"], m["responses"]) for m in every))
@@ -324,7 +322,7 @@ def _tables(figures: Mapping[str, Any]) -> Iterator[Any]:
     ):  # fmt: skip
         if part in figures:
             found = figures[part]
-            more = shares(title, ["", "responses"])
+            more = shares(title, ["", "rows" if part == "pairs" else "responses"])
             more.add_row(count.replace("_", " "), f"{found[count]:,}")
             for name, n in found.get("by", {}).items():
                 more.add_row(f"  by {name}", f"{n:,}")

@@ -13,6 +13,8 @@ import typer
 from pns.commands.common import STARTS_ANEW, column_option, console, errors, say
 from pns.errors import UserError
 
+NOTHING = "nothing is preferred here"
+
 
 class To(StrEnum):
     """The forms of pairs; their table is `pns.exports.forms.FORMS`."""
@@ -117,7 +119,7 @@ def pairs(
         if form.paired and any(row.chosen is None for row in found.rows):
             raise UserError("has no chosen side", file=source, field="--chosen", remedy="name it, or a form of KTO")
         if not found.rows:
-            raise UserError("both sides are the same in every pair", file=source, remedy="nothing is preferred here")
+            raise UserError("both sides are the same in every pair", file=source, remedy=NOTHING)
         files, figures, info = _files(found, form, out, called, dataset_info, force)
         if info is None:
             publish(out, files)
@@ -199,16 +201,19 @@ def _files(
     from pns.exports.forms import CARD, FORMS, INFO, JSONL, trimmed
     from pns.exports.unpaired import on_both_sides
 
-    rows = form.rows(found.rows)
+    rows, same = form.rows(found.rows), found.same
     if form.paired:
         counts = {"pairs": len(rows)}
+        same += len(found.rows) - len(rows)  # the same in this form
     else:
         good = sum(row.get("label", row.get("kto_tag")) for row in rows)
         counts = {"desirable": good, "undesirable": len(rows) - good}
-    if found.same:
-        counts["left out, both sides the same"] = found.same
+    if same:
+        counts["left out, both sides the same"] = same
     if not form.paired and (both := on_both_sides(found.rows)):
         counts["left out, chosen and rejected"] = len(both)
+    if not rows and form.paired:
+        raise UserError("both sides are the same in every pair, but for white space", field="--to", remedy=NOTHING)
     if not rows:
         raise UserError(
             "every response is chosen in one pair and rejected in another", field="--to",

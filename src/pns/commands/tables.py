@@ -42,7 +42,7 @@ def progress(screen: Console, what: str) -> Iterator[Step]:
     if not screen.is_terminal:
         yield _Lines(screen, what)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), _Pace())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), _Pace())
     with Progress(*columns, console=screen, transient=True, refresh_per_second=4) as bars:
         task = bars.add_task(what, total=None, begun=0)
         first = True
@@ -142,10 +142,10 @@ def compared(gold: Any, answer: Any, why: str) -> Text:
 
 
 def shares(title: str, columns: Sequence[str]) -> Table:
-    """A table that fits a terminal of 80 columns: words on the left, figures on the right."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    """A table that fits a terminal of 80 columns: words on the left, figures on the right. Title and heads are no markup."""
+    table = Table(title=Text(title, "table.title"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for i, name in enumerate(columns):
-        table.add_column(name, justify="right" if i else "left")
+        table.add_column(Text(name), justify="right" if i else "left")
     return table
 
 

@@ -17,7 +17,7 @@ from pns.evaluation.metrics import quartiles
 from pns.evaluation.negative_rows import Negative
 from pns.evaluation.processbench import Chain, Reading
 from pns.evaluation.texts import any_answer, step_spans
-from pns.records import Outcome
+from pns.records import Outcome, Problem
 from pns.rewards.arithmetic import MAX_CHARS, find_steps
 from pns.verify import Verifier
 
@@ -57,6 +57,11 @@ class Labelled:
     label: Label
     diverges_at: int | None
 
+    @property
+    def response(self) -> tuple[str, str]:
+        """Prompt and rejected response: what the label is of."""
+        return self.negative.prompt, self.negative.rejected
+
 
 def label_negatives(
     negatives: Sequence[Negative],
@@ -66,34 +71,39 @@ def label_negatives(
     any_false: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> list[Labelled]:
-    """Every distinct negative with its label, in order: by rules, and by a judge what they leave undecided.
+    """Every distinct pair of a negative and its chosen response with its label, in order: by rules, and by a judge what
+    they leave undecided.
 
-    A judge is not asked about responses with a right answer, nor about those longer than the step checker reads. What
-    it names behind a false statement is not believed.
+    A wrong step that the rules find beside one chosen response is the response's own: it holds beside the others, too,
+    where they decide nothing. A judge is not asked about responses with a right answer, nor about those longer than the
+    step checker reads. What it names behind a false statement is not believed.
 
     Args:
         read: asks the judge; None: there is none.
         any_false: see `first_error`.
         progress: told (done, total) responses.
     """
-    first: dict[tuple[str, str], Negative] = {}
+    first: dict[tuple[str, str, str | None], Negative] = {}
     for negative in negatives:
-        first.setdefault((negative.prompt, negative.rejected), negative)
+        first.setdefault((negative.prompt, negative.rejected, negative.chosen), negative)
     distinct = list(first.values())
-    rejected = _texts([(n, n.rejected) for n in distinct], verifier)
-    chosen = _texts([(n, n.chosen) for n in distinct if n.chosen is not None], verifier)
+    rejected = _texts([(n, n.rejected) for n in negatives], verifier)
+    chosen = _texts([(n, n.chosen) for n in negatives if n.chosen is not None], verifier)
     found = []
     for done, negative in enumerate(distinct, 1):
         left = rejected[negative.prompt, negative.rejected]
         right = None if negative.chosen is None else chosen[negative.prompt, negative.chosen]
         found.append(_labelled(negative, left, right, any_false))
         progress(done, len(distinct))
+    found = _decided_once(found)
     return found if read is None else _asked(found, read, progress)
 
 
 def _texts(rows: Sequence[tuple[Negative, str]], verifier: Verifier) -> dict[tuple[str, str], Text]:
     """The texts by prompt and text, each split and verified once."""
-    distinct = {(negative.prompt, text): negative.gold for negative, text in rows}
+    distinct: dict[tuple[str, str], Problem | None] = {}
+    for negative, text in rows:  # a row without a gold answer may have a twin with one
+        distinct[negative.prompt, text] = distinct.get((negative.prompt, text)) or negative.gold
     known = [(key, gold) for key, gold in distinct.items() if gold is not None]
     verdicts = verifier.check_problems([gold for _, gold in known], [any_answer(text) for (_, text), _ in known])
     outcomes = {key: verdict.outcome for (key, _), verdict in zip(known, verdicts, strict=True)}
@@ -116,19 +126,30 @@ def _labelled(negative: Negative, rejected: Text, chosen: Text | None, any_false
     return Labelled(negative, rejected, chosen, label, shared if leaves else None)
 
 
-def _asked(found: list[Labelled], read: Read, progress: Progress) -> list[Labelled]:
-    """The same, with what the judge says of the undecided ones."""
-    out = list(found)
-    open_ = [
-        i for i, row in enumerate(found) if row.label.step is None and row.label.why not in (RIGHT_ANSWER, TOO_LONG)
+def _decided_once(found: Sequence[Labelled]) -> list[Labelled]:
+    """The same; an undecided row takes the label of the first decided one with the same response."""
+    decided: dict[tuple[str, str], Label] = {}
+    for row in found:
+        if row.label.step is not None:
+            decided.setdefault(row.response, row.label)
+    return [
+        row if row.label.step is not None else replace(row, label=decided.get(row.response, row.label)) for row in found
     ]
-    for start in range(0, len(open_), BATCH):
-        some = open_[start : start + BATCH]
-        readings = read([chain_of(found[i].negative.prompt, found[i].rejected) for i in some])
-        for i, reading in zip(some, readings, strict=True):
-            out[i] = replace(found[i], label=_judged(found[i].label, reading))
-        progress(start + len(some), len(open_))
-    return out
+
+
+def _asked(found: Sequence[Labelled], read: Read, progress: Progress) -> list[Labelled]:
+    """The same, with what the judge says of the undecided ones; it is asked once about each response."""
+    open_ = [row for row in found if row.label.step is None and row.label.why not in (RIGHT_ANSWER, TOO_LONG)]
+    texts = {row.response: row.rejected for row in open_}
+    said: dict[tuple[str, str], Reading] = {}
+    keys = list(texts)
+    for start in range(0, len(keys), BATCH):
+        some = keys[start : start + BATCH]
+        said.update(zip(some, read([chain_of(key[0], texts[key]) for key in some]), strict=True))
+        progress(start + len(some), len(keys))
+    return [
+        replace(row, label=_judged(row.label, said[row.response])) if row.response in said else row for row in found
+    ]
 
 
 def _judged(label: Label, reading: Reading) -> Label:
@@ -159,14 +180,23 @@ def stepwise(chain: Chain) -> dict[str, Any]:
     }
 
 
+def responses(rows: Sequence[Labelled]) -> list[Labelled]:
+    """One row of each distinct rejected response, the first that is decided, or the first."""
+    out: dict[tuple[str, str], Labelled] = {}
+    for row in rows:
+        if row.response not in out or (out[row.response].label.step is None and row.label.step is not None):
+            out[row.response] = row
+    return list(out.values())
+
+
 def rejected_chains(rows: Sequence[Labelled], name: str) -> list[Chain]:
-    """The labelled negatives as rows of ProcessBench; ids are `<name>-<line>`, `generator` is the method."""
+    """The labelled negatives, each once, as rows of ProcessBench; ids are `<name>-<line>`, `generator` is the method."""
     return [
         chain_of(
             row.negative.prompt, row.rejected, id=f"{name}-{row.negative.line}", generator=row.negative.method,
             label=row.label.step,
         )
-        for row in rows if row.label.step is not None
+        for row in responses(rows) if row.label.step is not None
     ]  # fmt: skip
 
 
@@ -283,7 +313,7 @@ def _pair(row: Labelled, chosen: Text, at: int, by: str) -> dict[str, Any]:
 
 def details(rows: Sequence[Labelled], name: str) -> Iterator[dict[str, Any]]:
     """What was found of every distinct negative, undecided ones too: their `label` is None, and `why` says why."""
-    for row in rows:
+    for row in responses(rows):
         label, steps = row.label, row.rejected.steps
         yield {
             "id": f"{name}-{row.negative.line}", "line": row.negative.line, "method": row.negative.method,
@@ -300,10 +330,11 @@ def summary(rows: Sequence[Labelled], read: int) -> dict[str, Any]:
         read: rows of the file, copies of one response included.
     """
     methods: dict[str, list[Labelled]] = {}
-    for row in rows:
+    distinct = responses(rows)
+    for row in distinct:
         methods.setdefault(row.negative.method, []).append(row)
     return {
-        "rows": read, "copies": read - len(rows), **_counts(rows),
+        "rows": read, "copies": read - len(distinct), **_counts(distinct),
         "methods": {name: _counts(some) for name, some in methods.items()},
     }  # fmt: skip
 

@@ -75,20 +75,30 @@ def _alpaca_unpaired(rows: Sequence[Preference]) -> Rows:
 
 
 def _messages(rows: Sequence[Preference]) -> Rows:
-    """axolotl finds a side in the rendered template by its text; templates that trim would hide one with outer space."""
+    """axolotl finds a side in the rendered template by its text; templates that trim would hide one with outer space.
+
+    Pairs whose sides differ in nothing else are left out.
+    """
     return [
         {
             "messages": _user(r.prompt),
-            "chosen": {"role": "assistant", "content": (r.chosen or "").strip()},
-            "rejected": {"role": "assistant", "content": r.rejected.strip()},
+            "chosen": {"role": "assistant", "content": chosen},
+            "rejected": {"role": "assistant", "content": rejected},
         }
         for r in rows
+        for chosen, rejected in [_bare(r)]
+        if chosen != rejected
     ]
 
 
 def trimmed(rows: Sequence[Preference]) -> int:
-    """How many sides lose outer white space in axolotl's form."""
-    return sum(text != text.strip() for row in rows for text in (row.chosen or "", row.rejected))
+    """How many sides lose outer white space in axolotl's form, of the pairs that it keeps."""
+    kept = [(row.chosen or "", row.rejected) for row in rows if len(set(_bare(row))) > 1]
+    return sum(text != text.strip() for sides in kept for text in sides)
+
+
+def _bare(row: Preference) -> tuple[str, str]:
+    return (row.chosen or "").strip(), row.rejected.strip()
 
 
 def _texts(rows: Sequence[Preference]) -> Rows:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pns import pipeline
+from pns.errors import UserError
 from pns.plan import cost
 from pns.plan.cost import Spread
 from pns.plan.machine import Machine
@@ -55,9 +57,24 @@ class Estimate:
 
 
 def estimates(recipe: Recipe, setting: Setting) -> list[Estimate]:
-    """One for each stage, in the order of the flow."""
+    """One for each stage, in the order of the flow. Raises UserError where numbers are too large to reckon with."""
     nodes = pipeline.stages(recipe).values()
-    return [estimate(node.name, work_of(node, recipe, setting.given), recipe, setting) for node in nodes]
+    try:
+        found = [estimate(node.name, work_of(node, recipe, setting.given), recipe, setting) for node in nodes]
+        finite = all(map(math.isfinite, _numbers(totals(found, setting.spread, recipe.runtime.jobs))))
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise UserError(
+            "the estimates are beyond all numbers",
+            remedy="is a number of the recipe, of --machine, or of --assume far too large?",
+        )
+    return found
+
+
+def _numbers(whole: Mapping[str, Any]) -> list[float]:
+    """All that `totals` gives."""
+    return [x for x in (*whole.values(), *whole["seconds_by"].values()) if isinstance(x, int | float)]
 
 
 def estimate(name: str, work: Work, recipe: Recipe, setting: Setting) -> Estimate:

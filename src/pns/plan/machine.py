@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pns.errors import UserError
+from pns.rows import not_json
 from pns.run import write_json
 
 
@@ -78,8 +79,8 @@ def load_machine(path: Path) -> Machine:
             field=".".join(map(str, first["loc"])) or None,
             remedy="measure again (--calibrate)",
         ) from None
-    except ValueError as error:
-        raise UserError(f"not valid JSON ({error})", file=path, remedy="measure again (--calibrate)") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(not_json(error), file=path, remedy="measure again (--calibrate)") from None
 
 
 def save_machine(machine: Machine, path: Path) -> None:

@@ -10,6 +10,7 @@ from pns.extras import install, package_folder
 from pns.plan.shapes import KNOWN, Shape, from_config
 from pns.plan.work import Which
 from pns.recipe import BasePart, ModelPart, Recipe
+from pns.rows import not_json
 
 SCRATCH_VOCABULARY = 297
 """Tokens of the embedded tokenizer (docs/embedded.md)."""
@@ -84,9 +85,12 @@ def named(path: str, revision: str | None, field: str) -> tuple[Shape, str]:
     if file is not None:
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"not valid JSON ({error})", file=file, remedy="save the model again") from None
-        return from_config(config.get("text_config", config), str(file)), str(file)
+        except (ValueError, RecursionError) as error:
+            raise UserError(not_json(error), file=file, remedy="save the model again") from None
+        text = config.get("text_config") or config if isinstance(config, dict) else config
+        if not isinstance(text, dict):
+            raise UserError("not the configuration of a model", file=file, remedy="save the model again")
+        return from_config(text, str(file)), str(file)
     if path in KNOWN:
         return KNOWN[path], "the table of known shapes"
     raise UserError(

@@ -101,28 +101,45 @@ KNOWN: dict[str, Shape] = {
 """Shapes of the hub ids in our recipes and in docs/scale.md, for plans without a hub: facts of their config.json."""
 
 
+MOST = 10**9
+"""No model has a size beyond it, and no product of sizes below it is too large for a float."""
+
+
 def from_config(config: Mapping[str, Any], where: str = "config.json") -> Shape:
-    """The shape that a config.json states. Raises UserError where a size is missing or the model is not of this kind."""
+    """The shape that a config.json states. Raises UserError where a size is missing or none, or the model not of this kind."""
     if config.get("num_experts") or config.get("num_local_experts"):
         raise UserError(
             "a mixture of experts; the cost model knows dense models", file=where, remedy="plan another model"
         )
     try:
-        hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
+        hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
         return Shape(
             hidden=hidden,
-            layers=int(config["num_hidden_layers"]),
+            layers=_size(config, "num_hidden_layers"),
             heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            feed_forward=int(config["intermediate_size"]),
-            vocab=int(config["vocab_size"]),
+            kv_heads=_size({"num_key_value_heads": heads, **_said(config)}, "num_key_value_heads"),
+            head_dim=_size({"head_dim": hidden // heads, **_said(config)}, "head_dim"),
+            feed_forward=_size(config, "intermediate_size"),
+            vocab=_size(config, "vocab_size"),
             positions=int(config.get("max_position_embeddings") or 0),
             tied=bool(config.get("tie_word_embeddings", False)),
             qkv_bias=config.get("model_type") == "qwen2" or bool(config.get("attention_bias")),
             qk_norm=config.get("model_type") == "qwen3",
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"no size of a dense decoder: {error}", file=where, remedy="the cost model reads Llama-like configurations"
         ) from None
+
+
+def _said(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says: null and 0 say nothing."""
+    return {key: value for key, value in config.items() if value}
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    """A size of the model. Raises KeyError, TypeError, ValueError or OverflowError where it is missing, or none."""
+    found = int(config[name])
+    if not 1 <= found <= MOST:
+        raise ValueError(f"{name} is not from 1 to {MOST:,}")
+    return found

@@ -176,14 +176,25 @@ def _from_row(row: Row, names: dict[str, str]) -> Problem:
 
 
 def _meta(row: Row, column: str) -> dict[str, Any]:
-    cell = text(row, column)
-    try:
-        found = json.loads(cell, parse_constant=_refuse) if cell else {}
-    except (ValueError, RecursionError):
-        found = None
+    """An object, as JSONL has it, or its JSON text."""
+    found = row.values[column]
+    if not isinstance(found, dict):
+        cell = text(row, column)
+        try:
+            found = json.loads(cell, parse_constant=_refuse) if cell else {}
+        except (ValueError, RecursionError):
+            found = None
     if not isinstance(found, dict):
         raise row.error("not a JSON object", column, "write {...}, or leave it empty")
+    _check_json(row, found, column)
     return found
+
+
+def _check_json(row: Row, value: Any, field: str) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, RecursionError):
+        raise row.error("NaN, Infinity, or nested too deep: no JSON", field, "mend this row") from None
 
 
 def _problem(row: Row) -> Problem:
@@ -193,10 +204,7 @@ def _problem(row: Row) -> Problem:
         if isinstance(values[field], str) and not values[field].strip():
             raise row.error("this field is empty", field, "fill it, or remove the row")
     problem = parse_row(Problem, row, values)
-    try:
-        json.dumps(problem.model_dump(), allow_nan=False)
-    except (ValueError, RecursionError):
-        raise row.error("NaN, Infinity, or nested too deep: no JSON", "meta", "mend this row") from None
+    _check_json(row, problem.model_dump(), "meta")
     return problem
 
 
@@ -214,12 +222,12 @@ def _check_keys(row: dict[str, Any], path: Path, line: int) -> None:
 
 
 def _answer_text(answer: Any) -> Any:
-    if isinstance(answer, bool) or not isinstance(answer, int | float):
-        return answer
+    if isinstance(answer, int) and not isinstance(answer, bool):  # it may be too large for a float
+        return str(answer)
     # Infinity is what the JSON reader makes of a number like 1e999; it stays a number here and is refused as no text.
-    if isinstance(answer, float) and math.isfinite(answer) and answer.is_integer() and abs(answer) < 2**53:
-        return str(int(answer))
-    return str(answer) if math.isfinite(answer) else answer
+    if not isinstance(answer, float) or not math.isfinite(answer):
+        return answer
+    return str(int(answer)) if answer.is_integer() and abs(answer) < 2**53 else str(answer)
 
 
 def _refuse(constant: str) -> Any:
