@@ -73,7 +73,11 @@ def run(
     ] = None,
     from_: Annotated[
         str | None,
-        typer.Option("--from", help="Run this stage, and all that depends on it, again.", show_default=False),
+        typer.Option(
+            "--from",
+            help="Run this stage, and all that depends on it, again. Interrupted, go on without this option.",
+            show_default=False,
+        ),
     ] = None,
     on_existing: Annotated[
         OnExisting, typer.Option(help="A run directory that exists: go on with it, start beside it, or fail.")

@@ -90,6 +90,11 @@ class Display:
         if done:
             self._line(f"{done} of {total} stages are done already")
 
+    def again(self, name: str) -> None:
+        """A stage that was counted as done is made again after all."""
+        self.count -= 1
+        self._line(f"{name}: what it is made from has changed")
+
     def note(self, text: str) -> None:
         """Something that a person should know."""
         self._line(text)

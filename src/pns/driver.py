@@ -21,7 +21,8 @@ from pns.launch import Launcher
 from pns.recipe import Recipe
 from pns.run import STUDY, Run, read_json, write_atomic, write_json
 from pns.sampling.make import check_engine
-from pns.scheduler import Done, Task, published, run_tasks
+from pns.scheduler import Done, Task, lock_of, published, run_tasks
+from pns.worker import wait_for_left_over
 
 
 @dataclass
@@ -54,7 +55,7 @@ def execute(
         UserError, StageStopped, StageFailed. KeyboardInterrupt leaves a run that the same command goes on with.
     """
     nodes = pipeline.stages(recipe)
-    marks, labels = pipeline.fingerprints(recipe, nodes), pipeline.labels(nodes)
+    labels = pipeline.labels(nodes)
     wanted = pipeline.upstream(pipeline.resolve(until, nodes), nodes) if until else set(nodes)
     single = pipeline.resolve(only, nodes)
     if single:
@@ -64,14 +65,12 @@ def execute(
             display.note(f"removed the result of {name}: this recipe has no such stage")
         write_atomic(run.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         stale = pipeline.downstream(pipeline.resolve(again, nodes), nodes)
-        plan = _Plan(
-            {n: Task(s, recipe, marks[n], labels[n], {m: m for m in s.needs}) for n, s in nodes.items()}, wanted
-        )
+        plan = _Plan(tasks_of(recipe, nodes), wanted)
         for name, task in plan.tasks.items():
             state = published(run, task)
             if state is not None and not (name in stale and name in wanted):
                 plan.done[name] = state
-        _check_inputs(plan, single)
+        _check_inputs(run, plan, single)
         if any("engine" in plan.tasks[name].stage.keys for name in wanted - set(plan.done)):
             check_engine(recipe.engine)  # before hours of training, not after them
         _save_manifest(run, recipe, plan, command)
@@ -88,31 +87,50 @@ def execute(
     return {name: plan.done[name] for name in nodes if name in wanted and name in plan.done}
 
 
-def _check_inputs(plan: _Plan, single: list[str]) -> None:
+def tasks_of(recipe: Recipe, nodes: Mapping[str, pipeline.Stage]) -> dict[str, Task]:
+    """The stages of a recipe as tasks, each in its own folder of the run."""
+    marks, labels = pipeline.fingerprints(recipe, nodes), pipeline.labels(nodes)
+    return {
+        n: Task(s, recipe, marks[n], labels[n], {m: m for m in s.needs}, {m: labels[m] for m in s.needs})
+        for n, s in nodes.items()
+    }
+
+
+def _check_inputs(run: Run, plan: _Plan, single: list[str]) -> None:
+    if not single:
+        return
+    nodes = {name: task.stage for name, task in plan.tasks.items()}
+    # Behind one that must be made again nobody knows yet what will be; what is gone has left no question open.
+    stale = pipeline.downstream([n for n, t in plan.tasks.items() if n not in plan.done and run.state(t.label)], nodes)
     for name in single:
-        missing = [n for n in plan.tasks[name].stage.needs if n not in plan.done]
+        missing = [n for n in nodes[name].needs if n not in single and (n in stale or n not in plan.done)]
         if missing:
             raise UserError(
                 f"stage {name} needs {', '.join(missing)}, not done with this recipe",
                 remedy=f"`pns run RECIPE --until {missing[-1]}` first",
             )
+    for name in single:
         plan.done.pop(name, None)
 
 
 def _drop_foreign(run: Run, labels: Mapping[str, str]) -> list[str]:
-    """Give results that only changed their number their new label; remove those that the recipe does not have.
+    """Give results and unfinished work that only changed their number their new label; remove what the recipe does not have.
 
-    Returns the names of the removed ones.
+    Returns the names of the removed results.
     """
     known, gone = set(labels.values()), []
     for path in sorted(run.stages.iterdir()):
-        name = path.name[3:]
-        if path.name in known or path.name.removesuffix(".work") in known:
+        label, kind = path.stem, path.suffix  # "", .work or .old
+        name = label[3:]
+        if label in known and kind != ".old":
             continue
-        if name in labels and not (run.stages / labels[name]).exists():
-            path.rename(run.stages / labels[name])
+        if kind == ".work":
+            wait_for_left_over(lock_of(run, name))
+        new = run.stages / f"{labels.get(name, label)}{kind}"
+        if name in labels and kind != ".old" and not new.exists():
+            path.rename(new)
             continue
-        if not path.name.endswith((".old", ".work")):
+        if not kind:
             gone.append(name)
         shutil.rmtree(path)
     return gone
@@ -197,11 +215,9 @@ def state_rows(run: Run) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError("this run has not begun (no recipe.yaml)", file=run.folder, remedy="`pns run RECIPE` begins it")
     recipe = parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)
-    nodes = pipeline.stages(recipe)
-    marks, rows = pipeline.fingerprints(recipe, nodes), []
-    for name, label in pipeline.labels(nodes).items():
-        state = run.state(label)
-        partial = run.work(label).is_dir()
-        kind = "done" if state and state["fingerprint"] == marks[name] else "stale" if state else "waiting"
+    rows = []
+    for name, task in tasks_of(recipe, pipeline.stages(recipe)).items():
+        state, partial = run.state(task.label), run.work(task.label).is_dir()
+        kind = "done" if published(run, task) is not None else "stale" if state is not None else "waiting"
         rows.append({"name": name, "state": "interrupted" if partial and kind != "done" else kind, **(state or {})})
     return rows

@@ -19,7 +19,7 @@ from pns.pipeline import Stage, call
 from pns.recipe import Recipe
 from pns.run import write_json
 from pns.training.processes import OtherProcess, is_main
-from pns.worker import held
+from pns.worker import held, launched_lock
 
 PATIENCE = 1.0
 """Seconds between two looks at whether the driver's worker is still there."""
@@ -42,7 +42,7 @@ def run(path: Path, *, watch_parent: bool = True) -> None:
     try:
         if is_main():
             # So that a run which is gone on with at once never meets processes of the one before.
-            with held(Path(f"{job['lock']}.launched")):
+            with held(launched_lock(Path(job["lock"]))):
                 _work(job)
             write_json(outcome, {"kind": "done"})
         else:
@@ -93,14 +93,18 @@ def _work(job: dict[str, Any]) -> None:
 
 def _leave_with(pid: int, created: float) -> None:
     """By each process itself: torch's launcher gives them sessions of their own, which no process group reaches."""
-    while True:
+    while not _gone(pid, created):
         time.sleep(PATIENCE)
-        try:
-            if psutil.Process(pid).create_time() != created:
-                break
-        except psutil.NoSuchProcess:
-            break
     os._exit(1)
+
+
+def _gone(pid: int, created: float) -> bool:
+    """Whether a process has ended. One that nobody reaps is a zombie, as in a container whose first process reaps none."""
+    try:
+        found = psutil.Process(pid)
+        return found.create_time() != created or found.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 if __name__ == "__main__":

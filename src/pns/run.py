@@ -237,17 +237,20 @@ class Run:
         path = published / "stage.json"
         return read_json(path) if path.is_file() else None
 
-    def begin(self, label: str, mark: str) -> Path:
-        """The work folder for this fingerprint: an unfinished one with the same mark is gone on with, others are cleared."""
-        work = self.work(label)
+    def begin(self, label: str, mark: str, inputs: Mapping[str, str] | None = None) -> Path:
+        """The work folder for this fingerprint and these inputs (name -> digest): an unfinished one of the same is gone on
+        with, others are cleared.
+        """
+        work, given = self.work(label), dict(inputs or {})
         try:
-            same = json.loads((work / "work.json").read_text(encoding="utf-8")).get("fingerprint") == mark
+            there = json.loads((work / "work.json").read_text(encoding="utf-8"))
+            same = there.get("fingerprint") == mark and there.get("inputs", given) == given
         except (OSError, ValueError, AttributeError):
             same = False
         if not same:
             shutil.rmtree(work, ignore_errors=True)
             work.mkdir(parents=True)
-            write_json(work / "work.json", {"fingerprint": mark})
+            write_json(work / "work.json", {"fingerprint": mark, "inputs": given})
         return work
 
     def publish(self, label: str, state: Mapping[str, Any]) -> None:

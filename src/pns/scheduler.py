@@ -6,6 +6,7 @@ import multiprocessing.connection
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pns.display import Display
@@ -14,7 +15,7 @@ from pns.launch import Launcher
 from pns.pipeline import Stage
 from pns.recipe import Recipe
 from pns.run import Run
-from pns.worker import Job, server, work
+from pns.worker import Job, server, wait_for_left_over, work
 
 
 class StageFailed(Exception):
@@ -29,6 +30,7 @@ class Task:
         mark: its fingerprint.
         label: name of its folder under `stages/`.
         needs: input as the stage calls it -> name of the task that makes it.
+        sources: input -> name of the folder that it is read from; None: it is that of the task that makes it.
     """
 
     stage: Stage
@@ -36,6 +38,7 @@ class Task:
     mark: str
     label: str
     needs: Mapping[str, str]
+    sources: Mapping[str, str] | None = None
 
 
 Done = dict[str, dict[str, Any]]
@@ -47,12 +50,29 @@ class _Active:
     process: Any
     pipe: Any
     begun: float
+    inputs: Mapping[str, str]
 
 
 def published(run: Run, task: Task) -> dict[str, Any] | None:
-    """stage.json of the task's result, where there is one with its fingerprint."""
+    """stage.json of the task's result, where there is one with its fingerprint, made from the inputs that are there now.
+
+    So what is behind a stage that was made again, and came out otherwise, is not done. Results of before there were
+    `inputs` in stage.json, and inputs that are gone, say nothing.
+    """
     state = run.state(task.label)
-    return state if state is not None and state["fingerprint"] == task.mark else None
+    if state is None or state["fingerprint"] != task.mark:
+        return None
+    sources = task.needs if task.sources is None else task.sources
+    for name, digest in state.get("inputs", {}).items():
+        there = run.state(sources[name]) if name in sources else None
+        if there is not None and there["digest"] != digest:
+            return None
+    return state
+
+
+def lock_of(run: Run, name: str) -> Path:
+    """The lock that a task's worker holds."""
+    return run.folder / "logs" / f"{name}.lock"
 
 
 def run_tasks(
@@ -62,7 +82,8 @@ def run_tasks(
     """Run those of the wanted tasks that are not done, each after those that it needs; `done` grows with them.
 
     Ready ones start in the order of `tasks`. What wanted ones need must be wanted or done. The run must be locked. With a
-    `launcher` trainings are several processes (see `pns.launch`).
+    `launcher` trainings are several processes (see `pns.launch`). A done one behind one that is not is looked at again when
+    its inputs are there: where they came out otherwise (see `published`) it is made again, too.
 
     Raises:
         UserError, StageStopped, StageFailed. Whatever is published by then stays.
@@ -71,31 +92,56 @@ def run_tasks(
     display.begin(total=len(wanted), done=len(wanted) - len(todo))
     if not todo:
         return
+    behind = _behind(tasks, wanted, set(todo)) & set(done)
+    for name in behind:
+        del done[name]
+    todo = [name for name in tasks if name in todo or name in behind]
     context = server()
     active: dict[str, _Active] = {}
     try:
         while todo or active:
-            ready = [name for name in todo if all(n in done for n in tasks[name].needs.values())]
-            for name in ready[: max(0, jobs - len(active))]:
-                todo.remove(name)
-                active[name] = _start(context, name, tasks, run, launcher)
-                display.stage(name)
-            _wait(active, tasks, done, run, display)
+            for name in list(todo):
+                if any(n not in done for n in tasks[name].needs.values()):
+                    continue
+                if name in behind and (state := published(run, tasks[name])) is not None:
+                    todo.remove(name)
+                    done[name] = state
+                elif len(active) < jobs:
+                    todo.remove(name)
+                    if name in behind:
+                        display.again(name)
+                    active[name] = _start(context, name, tasks, done, run, launcher)
+                    display.stage(name)
+            if active:
+                _wait(active, tasks, done, run, display)
     finally:
         for one in active.values():
             one.process.kill()
             one.process.join()
 
 
-def _start(context: Any, name: str, tasks: Mapping[str, Task], run: Run, launcher: Launcher | None) -> _Active:
-    task = tasks[name]
+def _behind(tasks: Mapping[str, Task], wanted: Collection[str], first: Collection[str]) -> set[str]:
+    """The wanted tasks that need one of the first, and those that need them."""
+    found = set(first)
+    for name, task in tasks.items():
+        if name in wanted and any(n in found for n in task.needs.values()):
+            found.add(name)
+    return found - set(first)
+
+
+def _start(
+    context: Any, name: str, tasks: Mapping[str, Task], done: Done, run: Run, launcher: Launcher | None
+) -> _Active:
+    task, lock = tasks[name], lock_of(run, name)
+    inputs = {n: str(done[key]["digest"]) for n, key in task.needs.items()}
+    wait_for_left_over(lock)  # before its folder is cleared, or gone on with
     job = Job(
         stage=task.stage,
         recipe=task.recipe,
-        out=run.begin(task.label, task.mark),
+        out=run.begin(task.label, task.mark, inputs),
         inputs={n: run.published(tasks[key].label) for n, key in task.needs.items()},
         log=run.folder / "logs" / f"{name}.log",
-        lock=run.folder / "logs" / f"{name}.lock",
+        lock=lock,
         threads=task.recipe.runtime.threads,
         launcher=launcher,
     )
@@ -103,7 +149,7 @@ def _start(context: Any, name: str, tasks: Mapping[str, Task], run: Run, launche
     process = context.Process(target=work, args=(job, theirs), name=name)
     process.start()
     theirs.close()
-    return _Active(process, ours, time.time())
+    return _Active(process, ours, time.time(), inputs)
 
 
 def _wait(active: dict[str, _Active], tasks: Mapping[str, Task], done: Done, run: Run, display: Display) -> None:
@@ -143,6 +189,7 @@ def _publish(run: Run, task: Task, one: _Active, value: Mapping[str, Any]) -> di
         "name": task.stage.name,
         "fingerprint": task.mark,
         "version": task.stage.version,
+        "inputs": dict(one.inputs),
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.begun)),
         "seconds": round(value["seconds"], 3),
         "peak_memory_bytes": value["peak_memory_bytes"],

@@ -106,8 +106,6 @@ def _run(job: Job, pipe: Connection) -> dict[str, Any]:
     begun = time.monotonic()
     launched = job.launcher is not None and job.stage.call in TRAININGS
     if job.launcher is not None and launched:
-        with held(Path(f"{job.lock}.launched")):
-            pass  # processes of a worker that was killed see it within a second
         launch(job, job.launcher, progress)
     else:
         call(job.stage, Context(job.recipe, job.stage.name, job.out, job.inputs, progress))
@@ -123,6 +121,19 @@ def held(path: Path) -> Any:
     with path.open("a", encoding="utf-8") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def launched_lock(lock: Path) -> Path:
+    """Held by the first of a stage's launched processes, which its worker does not outlive by more than a second."""
+    return Path(f"{lock}.launched")
+
+
+def wait_for_left_over(lock: Path) -> None:
+    """Wait until what a killed run has left of a stage, by its lock, has ended: it may still write to the stage's folder."""
+    for path in (lock, launched_lock(lock)):
+        if path.exists():
+            with held(path):
+                pass
 
 
 def _leave_with_parent() -> None:
