@@ -25,7 +25,9 @@ from helpers.reward_servers import (
     softmax,
 )
 from pns.errors import UserError
+from pns.rewards.composite import every_score
 from pns.rewards.identity import ModelMark
+from pns.rewards.judge.chat import GIVE_UP_AFTER
 from pns.rewards.judge.client import ServerFailed
 from pns.rewards.reward_protocol import Dialect
 from pns.rewards.reward_server import RewardServer
@@ -43,7 +45,7 @@ def raw(answers: list[str]) -> list[float]:
     return [by_position(Words().conversation(PROBLEM, text))[-1][0] for text in answers]
 
 
-def ask(scorer: RewardServer, answers: list[str]) -> list[float | None]:
+def ask(scorer: RewardServer, answers: list[str]) -> list[float | Exception | None]:
     return scorer.score([PROBLEM] * len(answers), answers)
 
 
@@ -270,6 +272,35 @@ def test_a_passing_failure_is_tried_again(make: Make, status: int) -> None:
         with pytest.raises(ServerFailed, match=f"HTTP {status}: busy"):
             ask(scorer, texts(3))
         assert len(server.asked) == 5
+
+
+def test_a_request_that_fails_costs_its_own_texts_alone(make: Make) -> None:
+    with VllmServer() as server:
+        scorer = make(server, batch_size=2, retries=1)
+        want = raw(texts(7))
+        refused = Words().conversation(PROBLEM, texts(7)[3])
+        server.on(lambda n, r: Answer(status=500, body={"error": "lost"}) if refused in r.body["input"] else None)
+        given = ask(scorer, texts(7))
+        failed = [i for i, one in enumerate(given) if isinstance(one, Exception)]
+        assert 3 in failed
+        assert len(failed) <= 2, "those of one request"
+        assert {str(given[i]) for i in failed} == {"HTTP 500: lost"}
+        assert [one for i, one in enumerate(given) if i not in failed] == pytest.approx(
+            [one for i, one in enumerate(want) if i not in failed]
+        )
+        with pytest.raises(ServerFailed, match="HTTP 500: lost"):  # for those who can do without none of them
+            every_score(scorer, [PROBLEM] * 7, texts(7))
+
+
+def test_a_server_that_is_down_is_not_asked_for_all_of_a_batch(make: Make) -> None:
+    with VllmServer() as server:
+        scorer = make(server, batch_size=1, retries=1, concurrency=4)
+        server.on(lambda n, request: Answer(status=503, body={}))
+        with pytest.raises(ServerFailed, match="HTTP 503"):
+            ask(scorer, texts(60))
+        assert len(server.asked) <= 2 * (GIVE_UP_AFTER + 4)
+        server.on(None)
+        assert ask(scorer, texts(3)) == pytest.approx(raw(texts(3))), "the next batch asks again"
 
 
 def test_time_outs_and_dropped_connections_are_tried_again(make: Make) -> None:

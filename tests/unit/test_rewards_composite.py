@@ -108,6 +108,19 @@ def test_a_failed_part_is_unscored_with_its_cause(verifier: Verifier, model: Mod
     assert correct.score == 0.0
 
 
+def test_what_a_reward_model_failed_on_is_unscored_alone_with_its_cause(verifier: Verifier) -> None:
+    class Partly:
+        def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float | Exception | None]:
+            return [0.5, ConnectionError("one request was lost"), None]
+
+    composite = Composite(RewardPart(), verifier, Partly(), CALIBRATION, "none")
+    fine, lost, over_long = score(composite, *[HONEST_WRONG] * 3)
+    assert (fine.gate, fine.reward_raw) == ("scored", 0.5)
+    assert (lost.gate, lost.unscored_by) == ("unscored", "reward_model")
+    assert lost.unscored_cause == "reward model: ConnectionError: one request was lost"
+    assert over_long.unscored_cause == "reward model: no score"
+
+
 def test_a_failed_verifier_or_gold_is_unscored(verifier: Verifier) -> None:
     class Broken(Verifier):
         def verify_problems(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[Verdict]:

@@ -138,6 +138,7 @@ def _rows(path: Path, columns: _Columns) -> Iterator[tuple[str, str] | None]:
 def _scores(path: Path, columns: _Columns, scorer: Any, counts: _Counts, source: Any) -> list[float]:
     """Scores of the rows that got one, in order; the others are counted."""
     from pns.commands.tables import progress
+    from pns.rewards.composite import every_score
 
     out: list[float] = []
     size = source.batch_size * max(BATCHES, source.server.concurrency if source.server is not None else 0)
@@ -147,7 +148,7 @@ def _scores(path: Path, columns: _Columns, scorer: Any, counts: _Counts, source:
         bar(0, counts.used)
         while batch := list(islice(rest, size)):
             try:
-                given = scorer.score([problem for problem, _ in batch], [text for _, text in batch])
+                given = every_score(scorer, [problem for problem, _ in batch], [text for _, text in batch])
             except UserError:
                 raise
             except Exception as error:  # a server, or a function of the user's own: nothing of it is ours to mend

@@ -22,7 +22,7 @@ from pns.evaluation.preferences import Preference
 from pns.evaluation.texts import any_answer, split_steps
 from pns.records import Problem
 from pns.rewards.arithmetic import find_steps
-from pns.rewards.composite import Scorer
+from pns.rewards.composite import Scorer, every_score
 from pns.rewards.format import CHECKS, Sample
 from pns.rewards.steps import judge_steps
 from pns.verify import Verifier
@@ -113,7 +113,7 @@ def _rewarded(pairs: Sequence[Preference], model: Scorer, progress: Progress) ->
     known: dict[tuple[str, str], float] = {}
     for start in range(0, len(wanted), 64):
         some = wanted[start : start + 64]
-        given = model.score([prompt for prompt, _ in some], [text for _, text in some])
+        given = every_score(model, [prompt for prompt, _ in some], [text for _, text in some])
         known |= {key: np.nan if score is None else float(score) for key, score in zip(some, given, strict=True)}
         progress("reward model", start + len(some), len(wanted))
     return (

@@ -34,12 +34,23 @@ Finish = Literal["stop", "length"]
 
 
 class Scorer(Protocol):
-    """What the composite asks of a reward model: a raw score a response, in order; None where it has none for it.
+    """What the composite asks of a reward model: a raw score a response, in order; None where it has none for it, and what
+    went wrong where asking for this one failed. What it raises is the failure of all.
 
     It is called from one thread at a time for each composite.
     """
 
-    def score(self, problems: Sequence[str], texts: Sequence[str]) -> Sequence[float | None]: ...
+    def score(self, problems: Sequence[str], texts: Sequence[str]) -> Sequence[float | Exception | None]: ...
+
+
+def every_score(scorer: Scorer, problems: Sequence[str], texts: Sequence[str]) -> list[float | None]:
+    """The scorer's scores, for those who can do without none of them. Raises the first failure among them."""
+    out: list[float | None] = []
+    for given in scorer.score(problems, texts):
+        if isinstance(given, Exception):
+            raise given
+        out.append(given)
+    return out
 
 
 class Composite:
@@ -80,7 +91,7 @@ class Composite:
     def __call__(self, problems: Sequence[Problem], texts: Sequence[str], finishes: Sequence[Finish]) -> list[Scores]:
         """One Scores a response, in order. Raises ValueError when the lengths differ."""
         rows = list(zip(problems, texts, finishes, strict=True))
-        failures = [self._failures(*row) for row in rows]
+        failures = [self.failures(*row) for row in rows]
         scores: list[Scores | None] = [self._format_gate(failed) for failed in failures]
         formed = [i for i, done in enumerate(scores) if done is None]
         verdicts = dict(
@@ -110,7 +121,8 @@ class Composite:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _failures(self, problem: Problem, text: str, finish: Finish) -> tuple[str, ...]:
+    def failures(self, problem: Problem, text: str, finish: Finish) -> tuple[str, ...]:
+        """The checks of the format that a response fails."""
         return format_failures(
             text,
             problem=problem.problem,
@@ -259,6 +271,8 @@ def _number(raw: object) -> float | str:
     """A raw score as a float (NumPy's and torch's scalars too), or what is wrong with it. Nothing becomes 0."""
     if raw is None:
         return "no score"
+    if isinstance(raw, Exception):
+        return _named(raw)
     if isinstance(raw, bool | str | bytes | bytearray):  # float() would read them
         return f"a {type(raw).__name__}, not a score"
     try:

@@ -16,6 +16,7 @@ from jinja2 import TemplateError
 from pns.errors import UserError
 from pns.recipe import RewardModelSource
 from pns.rewards.identity import ModelMark
+from pns.rewards.judge.chat import GIVE_UP_AFTER, Batch
 from pns.rewards.judge.client import Client, ServerFailed
 from pns.rewards.judge.loop import LoopThread
 from pns.rewards.reward_model import chat_tokenizer, encode, messages
@@ -31,6 +32,9 @@ from pns.rewards.reward_protocol import (
 )
 
 log = logging.getLogger("pns.reward_model")
+
+Raw = float | Exception | None
+"""What a text gets: its score, None where it has none, or what went wrong."""
 
 MAX_BODY = 64 << 20  # a token classifier answers with a number for each token
 _FIELD = "reward.reward_model"
@@ -76,20 +80,22 @@ class RewardServer:
                 raise
             raise told from None
 
-    def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float | None]:
+    def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[Raw]:
         """Raw scores in the order given; None for a text that is longer than the server's model reads.
 
-        Raises ServerFailed where a request fails after all its retries, or its reply makes no sense; RuntimeError after
-        `close`; ValueError when the lengths differ.
+        A request that fails after all its retries, or whose reply makes no sense, gives its own texts its ServerFailed.
+        After GIVE_UP_AFTER of them on end for causes that may pass, the server is taken for down, and not asked for the rest.
+
+        Raises ServerFailed where all requests fail; RuntimeError after `close`; ValueError when the lengths differ.
         """
         rows = self._render(problems, texts)
         fitting = [i for i in range(len(rows)) if self.max_length is None or len(rows[i].ids) <= self.max_length]
         fitting.sort(key=lambda i: len(rows[i].ids))
         size = self.source.batch_size
         chunks = [fitting[start : start + size] for start in range(0, len(fitting), size)]
-        out: list[float | None] = [None] * len(rows)
+        out: list[Raw] = [None] * len(rows)
         if chunks:
-            given = self._thread.run(self._ask_all([[rows[i] for i in chunk] for chunk in chunks]))
+            given = self._thread.run(self._ask_all([[rows[i] for i in chunk] for chunk in chunks], Batch()))
             for chunk, scores in zip(chunks, given, strict=True):
                 for i, score in zip(chunk, scores, strict=True):
                     out[i] = score
@@ -119,26 +125,42 @@ class RewardServer:
                 rows.append(Conversation(encode(self._tokenizer, problem, text), said))
         return rows
 
-    async def _ask_all(self, chunks: list[list[Conversation]]) -> list[list[float | None]]:
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._ask(chunk)) for chunk in chunks]
-        except BaseExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
+    async def _ask_all(self, chunks: list[list[Conversation]], batch: Batch) -> list[list[Raw]]:
+        """The scores of each request, or its failure for each of its texts. Raises the first failure where all fail."""
+        given = await asyncio.gather(*(self._ask(chunk, batch) for chunk in chunks), return_exceptions=True)
+        out = list[list[Raw]]()
+        for chunk, one in zip(chunks, given, strict=True):
+            if isinstance(one, BaseException) and not isinstance(one, Exception):
+                raise one
+            out.append([one] * len(chunk) if isinstance(one, BaseException) else one)
+        failed = [one for one in given if isinstance(one, BaseException)]
+        if len(failed) == len(given):
+            raise failed[0]
+        return out
 
-    async def _ask(self, rows: list[Conversation]) -> list[float | None]:
+    async def _ask(self, rows: list[Conversation], batch: Batch) -> list[Raw]:
         """The scores of one request. Where one text is too long, each is asked for by itself."""
         try:
             async with self._places:
-                return list(await self._post(self.dialect, rows))
+                return list(await self._tried(rows, batch))
         except ServerFailed as error:
             if not too_long(error):
                 raise
         if len(rows) == 1:
             return [None]
-        alone = await self._ask_all([[row] for row in rows])
+        alone = await self._ask_all([[row] for row in rows], batch)
         return [score for scores in alone for score in scores]
+
+    async def _tried(self, rows: list[Conversation], batch: Batch) -> list[float]:
+        if batch.failed_on_end >= GIVE_UP_AFTER:
+            raise ServerFailed(f"not asked: the server failed the last {batch.failed_on_end} on end")
+        try:
+            scores = await self._post(self.dialect, rows)
+        except ServerFailed as error:
+            batch.failed_on_end += error.again
+            raise
+        batch.failed_on_end = 0
+        return scores
 
     async def _post(self, dialect: Dialect, rows: list[Conversation]) -> list[float]:
         reply = await self._client.send("POST", dialect.path, dialect.request(rows))

@@ -197,7 +197,7 @@ def scored_reward(
         out: list[float | None] = [0.0] * len(texts)
         raws = scorer.score([rows[i].problem for i in formed], [texts[i] for i in formed])
         for i, raw in zip(formed, raws, strict=True):
-            out[i] = None if raw is None else calibration.squash(raw)
+            out[i] = None if raw is None or isinstance(raw, Exception) else calibration.squash(raw)
         return out
 
     reward.__name__ = "reward_model"
