@@ -37,6 +37,9 @@ _SAMPLE = "engine"
 # What of a part says how a server is reached and how much work it may get. It changes no result of a named model.
 _REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
 
+# Keys that change no result either, but once stood in fingerprints: each counts as this, its default, whatever it says.
+_AS_DEFAULT: dict[str, Any] = {"max_unscored": 0.05, "url": None, "gpu_memory_utilization": 0.3}
+
 # Keys that came later than results which are still good: they count where they say something else than this.
 _LATER: dict[str, Any] = {
     "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32",
@@ -276,8 +279,8 @@ def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
 def _without_reach(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    kept = {k: _without_reach(v) for k, v in value.items() if k not in _REACH and not _is_later(k, v)}
-    return kept | unnamed_server(value)
+    kept = {k: _AS_DEFAULT.get(k, v) for k, v in value.items() if k not in _REACH and not _is_later(k, v)}
+    return {k: _without_reach(v) for k, v in kept.items()} | unnamed_server(value)
 
 
 def without_later(recipe: Any) -> Any:

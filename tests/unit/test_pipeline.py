@@ -104,6 +104,7 @@ def test_the_seed_changes_every_stage() -> None:
         "runtime.report_to=[tensorboard]",
         "about=other",
         "engine.ray_workers=2",
+        "reward.max_unscored=0.2",
     ],
 )
 def test_keys_that_change_no_result_change_no_fingerprint(key: str) -> None:
