@@ -152,9 +152,26 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
         return Stage(name, call, needs, keys, args=(method,))
     if method == "pns":
         keys = (*_selection_keys(method), "reward.calibrated")
-        return Stage(name, call, ("rollouts-pairs", "reward_model", "samples-pns"), keys, args=(method,), version=2)
+        needs = ("rollouts-pairs", "reward_model", "samples-pns")
+        return Stage(name, call, needs, keys, args=(method,), version=3 if _other_model(recipe) else 2)
     needs = ("problems", "rlvr", "rollouts-pairs", "reward_model")
-    return Stage(name, call, needs, (*_selection_keys(method), "reward", *_RUN), args=(method,))
+    keys = (*_selection_keys(method), "reward", *_RUN)
+    return Stage(name, call, needs, keys, args=(method,), version=_version(recipe, method))
+
+
+def _other_model(recipe: Recipe) -> bool:
+    """Whether M comes from a model that the recipe names: the M gate's floor was that of the run's own model before."""
+    return recipe.reward.reward_model is not None
+
+
+def _version(recipe: Recipe, method: str) -> int:
+    """2 where results are others than they once were: by the M gate (see `_other_model`); and `rejection` draws from the
+    well-formed, distinct ones where it does not gate them all.
+    """
+    gated = recipe.negatives.gate_all
+    if method == "rejection":
+        return 2 if not gated or _other_model(recipe) else 1
+    return 2 if method == "prompted" and gated and _other_model(recipe) else 1
 
 
 def _rollouts(split: str, *extra: str) -> Stage:

@@ -112,6 +112,43 @@ def test_keys_that_change_no_result_change_no_fingerprint(key: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "touched"),
+    [
+        ("{mode: server, url: http://node1:8000}", "{mode: server, url: http://node2:8000}", False),
+        ("{gpu_memory_utilization: 0.3}", "{gpu_memory_utilization: 0.25}", False),
+        ("{tensor_parallel: 1}", "{tensor_parallel: 2}", True),
+    ],
+)
+def test_where_trainings_sample_and_how_much_memory_they_get_changes_no_fingerprint(
+    one: str, other: str, touched: bool
+) -> None:
+    marks = [
+        pipeline.fingerprints(given, pipeline.stages(given))
+        for given in (recipe("runtime.device=cuda", f"runtime.vllm={part}") for part in (one, other))
+    ]
+    assert (marks[0] != marks[1]) == touched
+
+
+def test_versions_are_raised_where_results_changed_and_nowhere_else() -> None:
+    named = ("reward.reward_model={path: m, calibration: somewhere}",)
+    every = (
+        "negatives.methods=[rejection, prompted, flip, pns]",
+        "negatives.prompted={writer: server, server: {url: http://a/v1}}",
+    )
+    gated = ("negatives.gate_all=true",)
+    names = [f"negatives-{m}" for m in ("rejection", "prompted", "flip", "pns")]
+
+    def versions(*overrides: str) -> list[int]:
+        nodes = pipeline.stages(recipe(*every, *overrides))
+        return [nodes[name].version for name in names]
+
+    assert versions() == [2, 1, 1, 2], "rejection draws from what is well-formed and distinct"
+    assert versions(*gated) == [1, 1, 1, 2], "where all of them are gated it always scored all"
+    assert versions(*named) == [2, 1, 1, 3], "the M gate of another reward model has that model's floor"
+    assert versions(*gated, *named) == [2, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
     ("key", "expected"),
     [
         ("align.beta=0.7", group("align-") | ALIGNED | {"report"}),

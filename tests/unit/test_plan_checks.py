@@ -297,6 +297,16 @@ def test_rows_and_verdicts_of_the_paper_recipe_by_hand() -> None:
     assert found["generator"].calls == pytest.approx(48 * 64 * 8 * 0.6)
     assert found["samples-pns"].calls == pytest.approx(4096 * 8 * 0.6)
     assert found["negatives-rejection"].calls == pytest.approx(2 * 0.45 * 4096)
+    for more, calls in (
+        (["negatives.per_problem=4", "negatives.near_duplicate=0"], 4 * 0.45 * 4096),
+        (["negatives.per_problem=5", "negatives.near_duplicate=0"], 0.25 * 8 * 4096),  # no more than there are
+        (["negatives.per_problem=2"], 0.25 * 8 * 4096),  # near-duplicates are passed over
+        (["negatives.length_ratio=2"], 0.25 * 8 * 4096),
+        (["negatives.gate_all=true"], 0.25 * 8 * 4096),
+    ):
+        part = paper(*more)
+        stage = next(s for s in stages(part).values() if s.name == "negatives-rejection")
+        assert work_of(stage, part, assumptions(part)).calls == pytest.approx(calls)
     # rlvr_more: the generator's 48 steps, and 4096 x 8 samples in steps of 512.
     assert found["rlvr_more"].rows == (48 + 64) * 512
     assert found["align-pns-matched"].trained == 26 * 128 * (140 + 512)

@@ -123,6 +123,16 @@ class NegativesPart(Part):
         drawn = {*self.mixture, *(("rejection", "pns") if "fill" in self.methods else ())}
         return tuple(m for m in ALL_METHODS if m in {*self.methods, *drawn})
 
+    def drawn(self, method: str) -> int | None:
+        """How many of a problem's wrong rollouts `rejection` and `rejection_hard` score; None: all.
+
+        As many as the selection can take, and no fewer than two, spare the scoring of the others. Where it may pass over
+        some of them (by scores, lengths, or what is too near to another one), all of them are needed.
+        """
+        apart = self.near_duplicate > 0 and self.per_problem > 1
+        every = method == "rejection_hard" or self.gate_all or self.length_ratio is not None or apart
+        return None if every else max(2, self.per_problem)
+
 
 class PairsPart(Part):
     """How pairs are put together."""

@@ -311,14 +311,14 @@ def _samples(desk: Desk, stage: Stage) -> Work:
 
 
 def _negatives(desk: Desk, stage: Stage) -> Work:
-    """Candidates of a method, all of them scored; two a problem of the policy's wrong ones unless all are gated."""
+    """Candidates of a method, all of them scored; of the policy's wrong ones those that are drawn."""
     recipe, given, method = desk.recipe, desk.given, stage.args[0]
     part, pairs = recipe.negatives, recipe.problems.splits.pairs
     if method in ("pns", "mixture", "fill"):
         return Work()
     if method in ("rejection", "rejection_hard"):
-        every = part.gate_all or method == "rejection_hard"
-        rows = given.policy_wrong * recipe.rollouts.n * pairs if every else 2 * given.wrong_problems * pairs
+        wrong, drawn = given.policy_wrong * recipe.rollouts.n, part.drawn(method)
+        rows = pairs * (wrong if drawn is None else min(wrong, drawn * given.wrong_problems))
         work = Work(rows=round(rows), verified=round(rows))
         desk.scored(work, rows, desk.text)
         return work

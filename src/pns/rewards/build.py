@@ -38,11 +38,10 @@ def build_composite(
 
 def _named_model(source: RewardModelSource) -> tuple[Scorer, Calibration]:
     """The reward model that a recipe names, with its calibration, which must be this model's."""
-    folder = _calibrated(source)
-    calibration = Calibration.load(folder)
+    calibration = calibration_of(source)
     scorer = build_scorer(source)
     try:
-        calibration.check(mark_of(source, scorer), folder)
+        calibration.check(mark_of(source, scorer), folder_of(source))
     except UserError:
         close_scorer(scorer)
         raise
@@ -155,8 +154,13 @@ def _float(score: Any) -> float:
     return float(score)
 
 
-def _calibrated(source: RewardModelSource) -> Path:
-    """The folder of its calibration: looked at before a model is loaded for nothing."""
+def calibration_of(source: RewardModelSource) -> Calibration:
+    """The calibration that a recipe names beside its reward model; `build_composite` sees to it that it is this model's."""
+    return Calibration.load(folder_of(source))
+
+
+def folder_of(source: RewardModelSource) -> Path:
+    """Where its calibration lies: looked at before a model is loaded for nothing. Raises UserError where it has none."""
     if source.calibration is None:
         raise UserError(
             "this reward model has no calibration", field="reward.reward_model.calibration",

@@ -9,7 +9,7 @@ from typing import Any
 
 from pns.recipe import SHARED_AMONG_ROUNDS, Recipe
 from pns.records import Problem, read_parquet
-from pns.rewards.build import build_composite
+from pns.rewards.build import build_composite, calibration_of
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
 from pns.run import read_json, seed_of
@@ -74,3 +74,8 @@ class Context:
         """That of the run's reward model, as the recipe wants it."""
         found = Calibration.load(self.inputs["reward_model"])
         return found if self.recipe.reward.calibrated else found.undone()
+
+    def calibration_of_m(self) -> Calibration:
+        """That of the model whose M the composite gives: the one that the recipe names, else the run's own."""
+        named = self.recipe.reward.reward_model
+        return self.calibration() if named is None else calibration_of(named)

@@ -34,7 +34,6 @@ RULES = {"flip": flip, "corruption": corruption}
 
 def negatives(context: Context, method: Method) -> None:
     """All candidates of one method (candidates.parquet), and the selected ones a problem (negatives.parquet)."""
-    part = context.recipe.negatives
     if method in ("mixture", "fill"):
         _mixed(context, method)
         return
@@ -43,8 +42,7 @@ def negatives(context: Context, method: Method) -> None:
         return
     with context.composite() as composite:
         if method in ("rejection", "rejection_hard"):
-            every = part.gate_all or method == "rejection_hard"
-            candidates = _scored(context, composite, _wrong_rollouts(context, method, every=every))
+            candidates = _scored(context, composite, _wrong_rollouts(context, composite, method))
         elif method == "prefix":
             candidates = _scored(context, composite, _from_prefixes(context, composite))
         elif method == "prompted":
@@ -61,7 +59,7 @@ def negatives(context: Context, method: Method) -> None:
 def _select_samples(context: Context) -> None:
     samples = context.inputs["samples-pns"] / "candidates.parquet"
     stats = _select(context, "pns", read_responses(samples))
-    floor, least = context.calibration().quantile(0.25), context.recipe.negatives.min_rubric
+    floor, least = context.calibration_of_m().quantile(0.25), context.recipe.negatives.min_rubric
     stats |= yield_of(lambda: read_responses(samples), floor=floor, min_rubric=least)
     write_json(context.out / "stats.json", stats)
 
@@ -157,8 +155,7 @@ def _prefix_shards(
 
 
 def _m_floor(context: Context) -> float | None:
-    part = context.recipe.negatives
-    return context.calibration().quantile(part.reward_model_quantile)
+    return context.calibration_of_m().quantile(context.recipe.negatives.reward_model_quantile)
 
 
 def _rows(context: Context) -> dict[str, Problem]:
@@ -181,8 +178,11 @@ def _scored(context: Context, composite: Composite, responses: Sequence[Response
     return _with_scores(composite, [problems[r.problem_id] for r in responses], responses)
 
 
-def _wrong_rollouts(context: Context, method: Method, *, every: bool) -> list[Response]:
-    """The policy's wrong rollouts; unless `every` one is to be gated, two drawn by seed a problem spare the scoring."""
+def _wrong_rollouts(context: Context, composite: Composite, method: Method) -> list[Response]:
+    """The policy's wrong rollouts: all, or those that `rejection` needs (see `NegativesPart.drawn`), drawn by seed.
+
+    Rollouts that no selection would take are not drawn: malformed ones, and texts that are there already.
+    """
     # In an ablation another seed's policy may have written them.
     source = context.inputs.get("rollouts-foreign", context.inputs["rollouts-pairs"])
     rows = read_parquet(source / "responses.parquet", Response)
@@ -190,10 +190,24 @@ def _wrong_rollouts(context: Context, method: Method, *, every: bool) -> list[Re
     for r in rows:
         if r.verdict and r.verdict.outcome == "wrong":
             wrong.setdefault(r.problem_id, []).append(r.model_copy(update={"source": method}))
+    part = context.recipe.negatives
+    if method == "rejection_hard" or part.gate_all:
+        return [r for _, found in sorted(wrong.items()) for r in found]
+    problems, most = _rows(context), part.drawn(method)
     rng = random.Random(seed_of(context.recipe.seed, "rejection"))
-    return [
-        r for _, found in sorted(wrong.items()) for r in (found if every else rng.sample(found, min(2, len(found))))
-    ]
+    out: list[Response] = []
+    for identity, found in sorted(wrong.items()):
+        fit = _distinct(r for r in found if not composite.failures(problems[identity], r.text, r.finish))
+        out += fit if most is None else rng.sample(fit, min(most, len(fit)))
+    return out
+
+
+def _distinct(rows: Iterable[Response]) -> list[Response]:
+    """The first of each text; the same words are one text, as in the selection."""
+    first: dict[tuple[str, ...], Response] = {}
+    for r in rows:
+        first.setdefault(tuple(r.text.split()), r)
+    return list(first.values())
 
 
 def _by_rule(context: Context, composite: Composite, method: Method) -> list[Response]:
