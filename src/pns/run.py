@@ -23,8 +23,10 @@ from typing import Any
 from pns.errors import UserError
 
 RUN_VERSION = 1
-# Files that hold times or paths; a stage's digest must not depend on them.
-VOLATILE = ("stage.json", "work.json")
+# In a stage's folder: what a judge behind a server has cost.
+JUDGE_SPENT = "judge-spent.json"
+# Files that hold times, paths or costs; a stage's digest must not depend on them.
+VOLATILE = ("stage.json", "work.json", JUDGE_SPENT)
 # In the folder of a study or of rounds: what it was told.
 STUDY = "study.yaml"
 # Begins the names of files that are being written; a kill leaves them behind.

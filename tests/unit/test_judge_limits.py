@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -20,8 +21,9 @@ from helpers.judging import GOOD, Make, making, part, texts
 from pns.errors import UserError
 from pns.recipe import RewardPart
 from pns.records import Rubric
-from pns.rewards.build import build_judge
+from pns.rewards.build import build_composite, build_judge
 from pns.rewards.judge import ServerJudge
+from pns.rewards.judge.budget import Budget
 from pns.rewards.judge.quote import unquote
 from pns.rewards.steps import judge_steps
 
@@ -81,6 +83,41 @@ def test_the_budget_in_tokens_stops_what_is_not_yet_under_way(make: Make) -> Non
         assert sum(j.rubric is not None for j in found) == len(server.verdicts) == 3
         assert sum(j.failure == "budget" for j in found) == 6
         assert judge.counts["tokens"] == 480
+
+
+def test_what_is_spent_counts_when_a_stage_is_gone_on_with(make: Make, tmp_path: Path) -> None:
+    spent = tmp_path / "judge-spent.json"
+    with ScriptedServer() as server:
+        settings = RewardPart(judge="server", judge_server=part(server, max_calls=5))
+        for asked, failures in ((3, 0), (4, 2), (4, 4)):
+            with build_composite(settings, spent=spent) as composite:
+                found = composite.judge.judge(*texts(asked))  # type: ignore[union-attr]
+            assert sum(j.failure == "budget" for j in found) == failures
+        assert len(server.verdicts) == 5
+        assert json.loads(spent.read_text())["calls"] == 5
+        raised = RewardPart(judge="server", judge_server=part(server, max_calls=7))
+        with build_composite(raised, spent=spent) as composite:
+            composite.judge.judge(*texts(9))  # type: ignore[union-attr]
+        assert len(server.verdicts) == 7, "what a larger budget has left"
+        with build_composite(settings, spent=tmp_path / "another stage") as composite:
+            composite.judge.judge(*texts(9))  # type: ignore[union-attr]
+        assert len(server.verdicts) == 12
+
+
+def test_processes_that_share_a_file_share_the_budget(tmp_path: Path) -> None:
+    kept = tmp_path / "spent"
+    one, other = Budget(5, 100, kept), Budget(5, 100, kept)
+    assert [b.take() for b in (one, other, one, other, one, other)] == [True] * 5 + [False]
+    one.add(60)
+    other.add(60)
+    assert Budget(None, 100, kept).spent == "max_total_tokens: 100 is reached"
+    assert Budget(9, None, kept).take()
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: Budget(100, None, kept).take(), range(200)))
+    assert sum(taken) == 100 - 6
+    kept.write_text("{half")
+    with pytest.raises(UserError, match="delete it"):
+        Budget(5, None, kept)
 
 
 def usages() -> list[Any]:

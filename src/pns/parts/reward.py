@@ -75,9 +75,9 @@ class JudgeServerPart(Part):
     )
     cache: Path | None = Field(Path(".pns-cache/judge.sqlite"), description="verdicts kept on disk; null: none")
     max_calls: int | None = Field(
-        None, ge=1, description="budget in requests for verdicts, retries too; past it, unscored"
+        None, ge=1, description="budget of a stage in requests for verdicts, retries too; past it, unscored"
     )
-    max_total_tokens: int | None = Field(None, ge=1, description="budget in prompt and completion tokens")
+    max_total_tokens: int | None = Field(None, ge=1, description="budget of a stage in prompt and completion tokens")
     steps_gate: int = Field(
         0,
         ge=0,

@@ -21,19 +21,21 @@ def build_composite(
     part: RewardPart,
     verifier: Verifier | None = None,
     trained: tuple[Scorer, Calibration] | None = None,
+    spent: Path | None = None,
 ) -> Composite:
     """The composite of a recipe.
 
     Args:
         verifier: None makes one; the composite's `close` ends it either way.
         trained: a run's own reward model, used where the part names no other.
+        spent: a file for what a judge behind a server has cost, which its budgets count on (see `judge.budget`).
     Raises UserError where a model, server or callable that the part names cannot be had.
     """
     scorer, calibration = trained or (None, None)
     if part.reward_model is not None:
         scorer, calibration = _named_model(part.reward_model)
     verifier = verifier or Verifier(part.answer_format, part.cpu_seconds, part.verify_workers)
-    return Composite(part, verifier, scorer, calibration, build_judge(part))
+    return Composite(part, verifier, scorer, calibration, build_judge(part, spent))
 
 
 def _named_model(source: RewardModelSource) -> tuple[Scorer, Calibration]:
@@ -82,8 +84,8 @@ def mark_of(source: RewardModelSource, scorer: Scorer) -> ModelMark:
     return ModelMark(kind=source.kind, digest=None if file is None else file_hash(file))
 
 
-def build_judge(part: RewardPart) -> Judge | JudgeFunction | Any:
-    """The judge that a recipe names: `steps`, `none`, one behind a server, or a user's own callable."""
+def build_judge(part: RewardPart, spent: Path | None = None) -> Judge | JudgeFunction | Any:
+    """The judge that a recipe names: `steps`, `none`, one behind a server (see `build_composite`), or a user's own callable."""
     if part.judge in ("steps", "none"):
         return part.judge
     if part.judge_server is not None:
@@ -91,7 +93,7 @@ def build_judge(part: RewardPart) -> Judge | JudgeFunction | Any:
             from pns.rewards.judge import ServerJudge
         except ModuleNotFoundError as error:
             raise _needs(error) from None
-        return ServerJudge(part.judge_server)
+        return ServerJudge(part.judge_server, spent=spent)
     return load_callable(part.judge, "reward.judge")
 
 

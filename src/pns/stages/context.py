@@ -12,7 +12,7 @@ from pns.records import Problem, read_parquet
 from pns.rewards.build import build_composite, calibration_of
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
-from pns.run import read_json, seed_of
+from pns.run import JUDGE_SPENT, read_json, seed_of
 from pns.verify import Verifier
 
 
@@ -64,11 +64,11 @@ class Context:
 
         Close it: a judge or reward model behind a server holds connections.
         """
-        part, verifier = self.recipe.reward, self.verifier()
+        part, verifier, spent = self.recipe.reward, self.verifier(), self.out / JUDGE_SPENT
         if part.reward_model is not None:
-            return build_composite(part, verifier)
+            return build_composite(part, verifier, spent=spent)
         model = RewardModel(self.model("reward_model"), device=self.recipe.runtime.device)
-        return build_composite(part, verifier, (FittingScorer(model), self.calibration()))
+        return build_composite(part, verifier, (FittingScorer(model), self.calibration()), spent)
 
     def calibration(self) -> Calibration:
         """That of the run's reward model, as the recipe wants it."""

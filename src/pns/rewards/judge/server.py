@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
@@ -69,6 +70,7 @@ class ServerJudge:
     Args:
         part: see `JudgeServerPart`.
         question: asked of each row in place of the rubric (see `locating`); `ask` is then the method to call.
+        spent: a file for what is spent of the budgets (see `Budget`).
     Attributes:
         counts: how often, by name: `calls` (requests for a verdict, retries included: what `max_calls` counts),
             `retries`, `probes` (requests of the probe, outside `max_calls`), `cache_hits`, `shared` (responses equal to
@@ -78,11 +80,11 @@ class ServerJudge:
     Raises UserError for a URL, key, prompt or cache that cannot be used. Nothing is sent by making one.
     """
 
-    def __init__(self, part: JudgeServerPart, question: Question | None = None) -> None:
+    def __init__(self, part: JudgeServerPart, question: Question | None = None, spent: Path | None = None) -> None:
         self.part = part
         self.question = question or rubric_question(load_prompt(part.prompt))
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0)
-        budget = Budget(part.max_calls, part.max_total_tokens)
+        budget = Budget(part.max_calls, part.max_total_tokens, spent)
         self._chat = Chat(
             part.server, FIELD, model=part.model, wanted=part, budget=budget, counts=self.counts, log=log
         )  # fmt: skip
