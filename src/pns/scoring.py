@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pns.errors import StageStopped, UserError
+from pns.errors import UserError
 from pns.items import Item
 from pns.journal import Journal, changed
 from pns.parts.base import unnamed_server
@@ -21,13 +21,12 @@ from pns.records import Rubric, Scores, Verdict
 from pns.rewards.callables import source_of
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import FILE as CALIBRATION_FILE
+from pns.rewards.unscored import RETRIED, Unscored
 from pns.run import file_hash
 from pns.verify import Verifier
 
 VERSION = 2
 """Raised when the meaning of an output row changes; an unfinished file of another version is not gone on with."""
-RETRIED = ("judge_server", "judge_malformed", "judge_budget", "reward_model", "verifier")
-"""Causes of an unscored response that are not its own, nor its problem's: a mended judge or model would score it."""
 
 Work = Callable[[Sequence[Item]], list[dict[str, Any]]]
 Row = dict[str, Any]
@@ -126,7 +125,7 @@ def scoring(composite: Composite, *, all_terms: bool = False, column: ColumnScor
         done = [score for score in scores if score is not None]
         # A score that the file does not have will not be there on the next try either.
         causes = RETRIED if column is None else tuple(cause for cause in RETRIED if cause != "reward_model")
-        _stop_if_failing(done, composite.part.max_unscored, causes)
+        Unscored(composite.part.max_unscored, len(done), causes).add(done)
         return [score.model_dump(mode="json") for score in done]
 
     return work
@@ -164,15 +163,6 @@ def with_all_terms(composite: Composite, batch: Sequence[Item], scores: Sequence
             }
         )
     return out
-
-
-def _stop_if_failing(scores: Sequence[Scores], most: float, causes: Sequence[str]) -> None:
-    failed = [score for score in scores if score.unscored_by in causes]
-    if len(failed) > most * len(scores):
-        raise StageStopped(
-            f"{len(failed)} of {len(scores)} responses are unscored, and reward.max_unscored is {most:g}: "
-            f"{failed[0].unscored_cause}"
-        )
 
 
 class ColumnScorer:

@@ -19,6 +19,7 @@ from pns.records import Problem, Rubric, Verdict
 from pns.rewards import Calibration, Composite
 from pns.rewards.adapters.log import RewardLog
 from pns.rewards.adapters.trl import completion_text, composite_reward, last_user_message, rlvr_reward, signed_reward
+from pns.rewards.judging import Judgement
 from pns.verify import Verifier
 
 P = Problem(id="a", problem="Mia has 12 apples. Mia finds 5 apples. Mia gives 3 to Tom. How many now?", answer="14")
@@ -73,6 +74,16 @@ def test_a_dead_reward_model_gives_none_and_then_stops_the_stage(verifier: Verif
     reward = composite_reward(composite, {"a": P}, max_unscored=0.05, eos_ids={1}, window_steps=20)
     assert call(reward, [WRONG]) == [None]  # 1 of 20 responses in a full window is exactly the limit
     with pytest.raises(StageStopped, match="ConnectionError: server down"):
+        call(reward, [WRONG])
+
+
+def test_an_exhausted_budget_names_its_remedy(verifier: Verifier) -> None:
+    class Spent:
+        def judge(self, problems: Any, responses: Any, answers: Any) -> list[Judgement]:
+            return [Judgement(failure="budget", detail="max_calls: 5 is reached")] * len(problems)
+
+    reward = composite_reward(Composite(RewardPart(), verifier, judge=Spent()), {"a": P}, max_unscored=0, eos_ids={1})
+    with pytest.raises(StageStopped, match=r"max_calls: 5 is reached\n  -> raise reward\.judge_server\.max_calls"):
         call(reward, [WRONG])
 
 

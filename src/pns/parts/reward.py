@@ -112,7 +112,9 @@ class RewardPart(Part):
     max_chars: int = Field(20_000, ge=1)
     cpu_seconds: float = Field(5.0, gt=0, description="CPU time for one verification outside the exact path")
     verify_workers: int = Field(1, ge=1, description="processes for symbolic checks; changes no verdict")
-    max_unscored: float = Field(0.05, ge=0, le=1, description="share over 20 steps above which a stage stops")
+    max_unscored: float = Field(
+        0.05, ge=0, le=1, description="share above which a stage stops: over 20 steps of a training, else over its rows"
+    )
 
     @model_validator(mode="after")
     def _judges(self) -> RewardPart:

@@ -67,6 +67,10 @@ class Draw:
             seed=seed_of(self.seed, f"shard/{number}"),
         )
 
+    def finished(self) -> list[Path]:
+        """The files of the shards that are there."""
+        return [path for number in range(len(self.shards)) if (path := self.path(number)).is_file()]
+
     def rows(self) -> Iterator[Response]:
         """The finished responses, by problem, then by index; one shard in memory at a time."""
         for number in range(len(self.shards)):

@@ -6,6 +6,7 @@ import random
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
@@ -20,6 +21,7 @@ from pns.recipe import ALL_METHODS, Method
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import RewardModel
+from pns.rewards.unscored import Unscored
 from pns.run import seed_of, write_atomic, write_json
 from pns.sampling.engine import Completion, Engine, TransformersEngine
 from pns.sampling.jobs import Job
@@ -174,8 +176,11 @@ def _with_scores(composite: Composite, problems: Sequence[Problem], responses: S
 
 
 def _scored(context: Context, composite: Composite, responses: Sequence[Response]) -> list[Response]:
+    """All of a method's candidates with their scores. Raises StageStopped where too many of them have none."""
     problems = _rows(context)
-    return _with_scores(composite, [problems[r.problem_id] for r in responses], responses)
+    scored = _with_scores(composite, [problems[r.problem_id] for r in responses], responses)
+    Unscored(composite.part.max_unscored, len(scored)).add(r.scores for r in scored)
+    return scored
 
 
 def _wrong_rollouts(context: Context, composite: Composite, method: Method) -> list[Response]:
@@ -237,10 +242,15 @@ def samples(context: Context) -> None:
 
 
 def _from_generator(context: Context, composite: Composite) -> Draw:
+    part = context.recipe.negatives.sample
+    drawn = Draw(context.problems("pairs"), part, context.out / "shards", context.seed, "pns")
+    unscored = Unscored(composite.part.max_unscored, drawn.responses)
+    _score_again(context, composite, drawn, unscored)
     writer, policy = scorer(context, "generator"), scorer(context, "rlvr")
 
     def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
         scored = _with_scores(composite, rows, responses)
+        unscored.add(r.scores for r in scored)  # before the shard is durable
         texts, statements = [r.text for r in scored], [p.problem for p in rows]
         ended = [r.finish != "length" for r in scored]
         own, base = (engine.log_probabilities(statements, texts, ended) for engine in (writer, policy))
@@ -251,10 +261,28 @@ def _from_generator(context: Context, composite: Composite) -> Draw:
             for r, (q, _), (p, n) in zip(scored, own, base, strict=True)
         ]
 
-    part = context.recipe.negatives.sample
-    drawn = Draw(context.problems("pairs"), part, context.out / "shards", context.seed, "pns")
     sample(engines.sampler(context, "generator", writer), [drawn], finish, context.progress)
     return drawn
+
+
+def _score_again(context: Context, composite: Composite, drawn: Draw, unscored: Unscored) -> None:
+    """What could not be scored of the shards that are there: judge or model may be back when a stage is gone on with.
+
+    All of the shards are counted at once, for workers may have made them in any order.
+    """
+    problems, fine = _rows(context), 0
+    lost: list[tuple[Path, Response]] = []
+    for path in drawn.finished():
+        rows = list(read_jsonl(path, Response))
+        bad = unscored.among([r.scores for r in rows])
+        lost += [(path, rows[i]) for i in bad]
+        fine += len(rows) - len(bad)
+    again = _with_scores(composite, [problems[r.problem_id] for _, r in lost], [r for _, r in lost])
+    found = {(path, r.problem_id, r.index): r for (path, _), r in zip(lost, again, strict=True)}
+    for path in dict.fromkeys(path for path, _ in lost):
+        rows = [found.get((path, r.problem_id, r.index), r) for r in read_jsonl(path, Response)]
+        write_atomic(path, to_jsonl(rows))
+    unscored.add([*(r.scores for r in again), *[None] * fine])
 
 
 def load_negatives(context: Context) -> dict[str, dict[str, list[Response]]]:

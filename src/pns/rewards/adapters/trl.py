@@ -23,10 +23,13 @@ from pns.rewards.adapters.log import RewardLog
 from pns.rewards.composite import Composite, Finish, Scorer
 from pns.rewards.format import format_failures
 from pns.rewards.reward_model import Calibration
+from pns.rewards.unscored import remedy
 from pns.verify import Verifier
 
 RewardFunction = Callable[..., list[float | None]]
 AsyncRewardFunction = Callable[..., Awaitable[list[float | None]]]
+Window = deque[tuple[int, int, Counter[tuple[str, str]]]]
+"""Of each step: how many are unscored, how many there are, and the causes, each behind the part that failed."""
 
 _COLUMNS = ("answer", "problem", "problem_id", *OPTIONAL)
 
@@ -55,7 +58,7 @@ def composite_reward(
         log: a JSONL file for every completion with its breakdown, by step (see `RewardLog`). TRL's own table of
             completions, which `log_extra` fills, is written only with `log_completions`.
     """
-    window: deque[tuple[int, int, Counter[str]]] = deque(maxlen=window_steps)
+    window: Window = deque(maxlen=window_steps)
     kept = None if log is None else RewardLog(log)
 
     async def reward(
@@ -82,7 +85,7 @@ def composite_reward(
             metrics(means)
         if kept is not None:
             kept.append(getattr(trainer_state, "global_step", None), list(_logged(rows, texts, finishes, scores)))
-        causes = Counter(s.unscored_cause or "unknown" for s in scores if s.gate == "unscored")
+        causes = Counter((str(s.unscored_by), s.unscored_cause or "unknown") for s in scores if s.gate == "unscored")
         window.append((causes.total(), len(scores), causes))
         _stop_if_unscored(window, max_unscored, window_steps)
         return [s.score for s in scores]
@@ -274,14 +277,15 @@ def _means(scores: Sequence[Scores]) -> dict[str, float]:
     return means
 
 
-def _stop_if_unscored(window: deque[tuple[int, int, Counter[str]]], limit: float, steps: int) -> None:
+def _stop_if_unscored(window: Window, limit: float, steps: int) -> None:
     """Stop when the window is over the limit: a full one, or one that good steps could not bring below it again."""
     unscored = sum(count for count, _, _ in window)
     seen = sum(n for _, n, _ in window)
     full = max(seen, seen / len(window) * steps) if window else 0
     if unscored > limit * full:
-        causes: Counter[str] = sum((c for _, _, c in window), Counter())
+        causes: Counter[tuple[str, str]] = sum((c for _, _, c in window), Counter())
+        (by, cause), _ = causes.most_common(1)[0]
         raise StageStopped(
             f"{unscored} of the last {seen} responses could not be scored (limit {limit:.0%} over {steps} steps); "
-            f"commonest cause: {causes.most_common(1)[0][0]}"
+            f"commonest cause: {cause}\n  -> {remedy(by)}"
         )
