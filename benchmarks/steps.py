@@ -40,6 +40,7 @@ from unittest.mock import patch
 from pns.parts.training import AlignPart, GrpoPart
 from pns.plan.shapes import KNOWN, Shape
 from pns.recipe import RuntimePart
+from pns.worker import server
 
 SHAPES = {
     "qwen2.5-0.5b": KNOWN["Qwen/Qwen2.5-0.5B-Instruct"],
@@ -282,6 +283,7 @@ def _child(queue: Any, log: Path, *args: Any) -> None:
 
 def apart(log: Path, *args: Any) -> dict[str, Any]:
     """`train` in a process of its own, so that its peak memory is its own."""
+    server()  # the environment that stages have
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_child, args=(queue, log, *args))
@@ -327,7 +329,7 @@ def measure(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any
 
     shape, model = SHAPES[name], folder / name
     save_model(shape, model, given.device)
-    product, moved = matmul(given.device), copy(given.device)
+    product, moved = matmul(given.device, wall=True), copy(given.device, wall=True)
     if given.device == "cuda":
         torch.cuda.empty_cache()
     print(

@@ -98,38 +98,39 @@ def _rate(call: Callable[[int], object], device: str, rows: tuple[int, int], flo
     return fit((found[0], found[1]), rows, flops)
 
 
-def _timed(call: Callable[[], object], device: str) -> float:
-    """Seconds of one call. On a CPU the process's own, since others may be at work beside it."""
+def _timed(call: Callable[[], object], device: str, wall: bool = False) -> float:
+    """Seconds of one call. On a CPU the process's own, since others may be at work beside it; those of all threads together."""
     import torch
 
-    if device == "cpu":
+    if device == "cpu" and not wall:
         start = time.process_time()
         call()
         return time.process_time() - start
     start = time.perf_counter()
     call()
-    torch.cuda.synchronize()
+    if device == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def matmul(device: str) -> float:
-    """Operations a second in a square product: float32 on a CPU, bfloat16 on a GPU."""
+def matmul(device: str, *, wall: bool = False) -> float:
+    """Operations a second in a square product: float32 on a CPU, bfloat16 on a GPU. See `_timed` for `wall`."""
     import torch
 
     size = 768 if device == "cpu" else 8192
     a = torch.randn(size, size, device=device, dtype=torch.float32 if device == "cpu" else torch.bfloat16)
     _timed(lambda: a @ a, device)
-    return 2.0 * size**3 / statistics.median(_timed(lambda: a @ a, device) for _ in range(5))
+    return 2.0 * size**3 / statistics.median(_timed(lambda: a @ a, device, wall) for _ in range(5))
 
 
-def copy(device: str) -> float:
-    """Bytes a second read and written in a copy that no cache holds."""
+def copy(device: str, *, wall: bool = False) -> float:
+    """Bytes a second read and written in a copy that no cache holds. See `_timed` for `wall`."""
     import torch
 
     a = torch.zeros((64 if device == "cpu" else 1024) * 1024 * 1024 // 4, dtype=torch.float32, device=device)
     b = torch.empty_like(a)
     _timed(lambda: b.copy_(a), device)
-    return 2.0 * a.numel() * 4 / statistics.median(_timed(lambda: b.copy_(a), device) for _ in range(5))
+    return 2.0 * a.numel() * 4 / statistics.median(_timed(lambda: b.copy_(a), device, wall) for _ in range(5))
 
 
 def _model(device: str) -> Any:
