@@ -33,6 +33,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -48,14 +49,26 @@ SHAPES = {
     "smollm2-135m": Shape(576, 30, 9, 3, 64, 1536, 49152, 2048, tied=True),
     "tiny": Shape(64, 2, 4, 2, 16, 128, 512, 2048, tied=True, qkv_bias=True),
 }
-VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
-    "base": {},
-    "bfloat16": {"runtime": {"train_dtype": "bfloat16"}},
-    "checkpointing": {"runtime": {"gradient_checkpointing": True}},
-    "micro": {"grpo": {}, "dpo": {}},  # a quarter of what was asked for
-    "precomputed": {"dpo": {"precompute_reference": True}},
-    "lora": {"dpo": {"lora": {"r": 16, "target_modules": "all-linear"}}},
-    "vllm": {"runtime": {"vllm": {}}, "grpo": {}},
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What differs from the settings that were asked for, and in which trainings."""
+
+    trainings: tuple[str, ...] = ("grpo", "dpo")
+    runtime: dict[str, Any] = field(default_factory=dict)
+    align: dict[str, Any] = field(default_factory=dict)
+    split: int = 1  # a forward pass has this part of the rows
+
+
+VARIANTS = {
+    "base": Variant(),
+    "bfloat16": Variant(runtime={"train_dtype": "bfloat16"}),
+    "checkpointing": Variant(runtime={"gradient_checkpointing": True}),
+    "micro": Variant(split=4),
+    "precomputed": Variant(("dpo",), align={"precompute_reference": True}),
+    "lora": Variant(("dpo",), align={"lora": {"r": 16, "target_modules": "all-linear"}}),
+    "vllm": Variant(("grpo",), runtime={"vllm": {}}),
 }
 TRAININGS = ("grpo", "dpo")
 SPECIAL = ("<pad>", "<unk>", "<end>", "<user>", "<assistant>")
@@ -191,7 +204,7 @@ def train(
     torch.set_num_threads(given.threads)
     change = VARIANTS[variant]
     runtime = RuntimePart.model_validate(
-        {"device": given.device, "threads": given.threads, "checkpoint_every": 10**6, **change.get("runtime", {})}
+        {"device": given.device, "threads": given.threads, "checkpoint_every": 10**6, **change.runtime}
     )
     clock, steps, prompt, new = Clock(given.device), given.warm + given.steps, given.prompt_tokens, given.new_tokens
     content = prompt - 2  # the two tokens of the template
@@ -202,7 +215,7 @@ def train(
         micro = min(given.micro, rows)
         part = GrpoPart(
             steps=steps, prompts_per_step=given.prompts, num_generations=given.generations, learning_rate=1e-6, beta=0.05,
-            micro_batch=max(1, micro // 4) if variant == "micro" else micro, max_new_tokens=new,
+            micro_batch=max(1, micro // change.split), max_new_tokens=new,
         )  # fmt: skip
         lengths: list[int] = []
 
@@ -220,7 +233,7 @@ def train(
         from pns.training.preference import train_preference
 
         rows, mean_new = 2 * given.pairs, float(new)
-        several = given.accumulate * (4 if variant == "micro" else 1)
+        several = given.accumulate * change.split
         align = AlignPart.model_validate(
             {
                 "learning_rate": 1e-6,
@@ -228,7 +241,7 @@ def train(
                 "gradient_accumulation": several,
                 "max_length": prompt + new,
             }
-            | change.get("dpo", {})
+            | change.align
         )
         pairs = [
             Pair(
@@ -298,12 +311,6 @@ def apart(log: Path, *args: Any) -> dict[str, Any]:
     return dict(found)
 
 
-def wanted(variant: str, training: str) -> bool:
-    """A variant that changes another training alone is no variant of this one."""
-    change = VARIANTS[variant]
-    return not change or training in change or ("runtime" in change and not {*TRAININGS} & {*change})
-
-
 def show(row: dict[str, Any]) -> None:
     what = f"{row['training']:5} {row['variant']:13}"
     if "failed" in row:
@@ -339,7 +346,7 @@ def measure(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any
     for training in given.training:
         base: float | None = None
         for variant in given.variant:
-            if not wanted(variant, training):
+            if training not in VARIANTS[variant].trainings:
                 continue
             out = folder / f"{name}-{training}-{variant}"
             row = apart(out.with_suffix(".log"), given, training, model, shape, variant, out)
