@@ -210,6 +210,6 @@ def _leaves(data: Any, prefix: str = "") -> list[str]:
 
 
 def _nearby(path: Path, folder: str) -> str:
-    here = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    here = sorted(p.name for p in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, here, n=1, cutoff=0.5) or here[:3]
     return f"there: {', '.join(near)}" if near else f"check the path; ours are under {folder}"

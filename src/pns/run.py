@@ -145,7 +145,9 @@ class Run:
         """An existing run. Raises UserError when it is none, or one of another version."""
         if not (folder / "manifest.json").is_file():
             raise UserError(
-                "not a run directory (no manifest.json)", file=folder, remedy="`pns run RECIPE --run-dir D` makes one"
+                "not a run directory (no manifest.json)",
+                file=folder,
+                remedy="check the path; `pns run` and `pns study` make one",
             )
         run = cls(folder)
         version = run.manifest().get("run_version")

@@ -150,7 +150,12 @@ def test_a_missing_recipe_says_what_is_there(file: Path) -> None:
     assert "small.yaml" in (caught.value.remedy or "")
     with pytest.raises(UserError, match="no such recipe") as caught:
         load_recipe(file.parent / "none" / "a.yaml")
-    assert caught.value.remedy
+    assert caught.value.remedy == "check the path; ours are under recipes/"
+    (file.parent / "empty").mkdir()
+    (file.parent / "empty" / ".hidden.yaml").touch()
+    with pytest.raises(UserError, match="no such recipe") as caught:
+        load_recipe(file.parent / "empty" / "a.yaml")
+    assert caught.value.remedy == "check the path; ours are under recipes/", "what is hidden is no recipe"
 
 
 def test_overrides_are_yaml_values_under_dotted_keys(file: Path) -> None:
