@@ -73,11 +73,24 @@ def test_a_study_says_what_is_wrong_with_it(here: Any) -> None:
 
 def test_two_rounds(here: Any) -> None:
     settings = [f"{key}={value}" for key, value in TINY.items()]
-    said = here("iterate", SMOKE, *settings, "--rounds", "2", "--method", "rejection")
+    said = here("iterate", SMOKE, *settings, "--rounds", "2", "--method", "rejection", "--method", "sft_chosen")
     assert "round 2" in said
     folder = here.folder / "runs" / "smoke-rounds"
     results = json.loads((folder / "report" / "results.json").read_text())
-    assert [row["round"] for row in results["rounds"]] == [0, 1, 2]
-    assert {"before", "after"} <= set(results["rounds"][2]["hard"])
-    assert "<svg" in (folder / "report" / "index.html").read_text()
+    rejection, sft = results["rounds"]["rejection"], results["rounds"]["sft_chosen"]
+    assert [row["round"] for row in rejection] == [0, 1, 2]
+    assert {"before", "after"} <= set(rejection[2]["hard"])
+    assert rejection[0] == sft[0], "both begin with the same policy"
+    assert rejection[1]["pairs"] == sft[1]["pairs"], "the control has the pairs of rejection"
+    assert rejection[1]["kl"] != sft[1]["kl"], "and learns from one side of them"
+    assert [(c["a"], c["b"], c["round"]) for c in results["contrasts"]] == [
+        ("rejection", "sft_chosen", n) for n in (1, 2)
+    ]
+    for c in results["contrasts"]:
+        means = [results["rounds"][c[side]][c["round"]]["greedy"]["mean"] for side in "ab"]
+        assert c["greedy"]["difference"] == pytest.approx(means[0] - means[1])
+    page = (folder / "report" / "index.html").read_text()
+    assert "<svg" in page
+    assert "rejection - sft_chosen" in page
+    assert len(list((folder / "stages").glob("s*-sft-*"))) == 1, "what both need is made once"
     assert "--seeds" in here("iterate", SMOKE, "--seeds", "1,x", code=2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,12 +12,16 @@ from pns.commands.common import BUG, console, errors, fail, ready, say
 from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 
+if TYPE_CHECKING:
+    from pns.study.rounds import IteratedMethod
 
-class IteratedMethod(StrEnum):
-    """Negatives that a round can be made of: those that are sampled anew from the policy as it stands."""
+
+class Iterated(StrEnum):
+    """See `pns.study.rounds.IteratedMethod`."""
 
     pns = "pns"
     rejection = "rejection"
+    sft_chosen = "sft_chosen"
 
 
 def iterate(
@@ -28,8 +32,13 @@ def iterate(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
     method: Annotated[
-        IteratedMethod, typer.Option(help="pns; or rejection, the same rounds with the policy's own mistakes.")
-    ] = IteratedMethod.pns,
+        list[Iterated] | None,
+        typer.Option(
+            help="pns; rejection: the same rounds with the policy's own mistakes; sft_chosen: with the chosen side of "
+            "rejection's pairs alone. Give it again for several: the first is compared with the others. Default: pns.",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(help="Several, e.g. 1,2,3; each runs its own. Default: the recipe's.", show_default=False),
@@ -44,7 +53,8 @@ def iterate(
     """Rounds of PNS: train the generator against the policy as it stands, align the policy, refresh the reward model.
 
     From the second round on the reward model also learns from the last round's negatives. Every round has problems of its
-    own: the recipe's splits reward, generator and pairs are sizes of one round. What is done is not done again.
+    own: the recipe's splits reward, generator and pairs are sizes of one round. Methods begin with the same policy. What is
+    done is not done again.
 
     Examples:
 
@@ -52,13 +62,13 @@ def iterate(
 
       pns iterate recipes/embedded.yaml --seeds 1,2,3
 
-      pns iterate recipes/embedded.yaml --method rejection --run-dir runs/other
+      pns iterate recipes/embedded.yaml --method pns --method rejection
     """
     with errors():
         from pns.display import Display
         from pns.launch import launcher_of
         from pns.recipe_files import load_recipe
-        from pns.report.rounds import build_rounds_page, rounds_table
+        from pns.report.rounds import build_rounds_page, contrasts_table, rounds_tables
         from pns.run import Run
         from pns.scheduler import StageFailed
         from pns.study.iterate import execute
@@ -68,15 +78,17 @@ def iterate(
         if found.round.of != 1:
             raise UserError("rounds are counted by the command", field="round", remedy="leave it out, and use --rounds")
         many = [found.seed] if seeds is None else _seeds(seeds)
+        methods: list[IteratedMethod] = [one.value for one in dict.fromkeys(method or [Iterated.pns])]
         folder = run_dir or Path("runs") / f"{found.name}-rounds"
         ready(found, folder, starter)
         run = Run.create(folder, "resume")
         try:
             with Display(console()) as display:
-                results = execute(found, run, display, seeds=many, rounds=rounds, method=method.value, launcher=starter)
+                results = execute(found, run, display, seeds=many, rounds=rounds, methods=methods, launcher=starter)
         except StageFailed as error:
             fail(str(error), BUG)
-        console().print(rounds_table(results))
+        for table in (*rounds_tables(results), *contrasts_table(results)):
+            console().print(table)
         say(f"report: {build_rounds_page(results, run.folder / 'report')}")
 
 

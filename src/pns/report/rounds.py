@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pns.report.build import environment
 from pns.report.diff import printable
 from pns.report.plots import training_curve
 from pns.run import write_atomic
+from pns.study.rounds import IteratedMethod, negatives_of
 
 COLUMNS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
     ("KL from the start, nats", ("kl",), words.fixed),
@@ -30,50 +31,85 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
 """(heading, where in a round's results, how it is shown); columns without any value are left out."""
 
 
-def table_of(results: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+CONTRASTS = ("contrast", "round", "greedy, points", "t over seeds", "sampled, points", "t over seeds")
+
+
+def table_of(method: IteratedMethod, rounds: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, one a round."""
-    own = f"own-{results['method']}"
-    rounds = results["rounds"]
+    own = f"own-{negatives_of(method)}"
     shown = []
     for heading, path, show in COLUMNS:
         values = [words.dig(row, *(part.replace("{own}", own) for part in path)) for row in rounds]
         if any(v is not None for v in values):
             shown.append((heading, ["" if v is None else show(v) for v in values]))
-    head = ["round", "greedy, %", "to the start", "sampled, %", "to the start", *(h for h, _ in shown)]
+    several = any(words.dig(row, "greedy_minus_start", "ci95_t") for row in rounds)
+    change = ["to the start", "t over seeds"] if several else ["to the start"]
+    head = ["round", "greedy, %", *change, "sampled, %", *change, *(h for h, _ in shown)]
     rows = []
     for i, row in enumerate(rounds):
         accuracy = []
         for kind in ("greedy", "sampled"):
             accuracy.append(f"{words.percent(row[kind]['mean'])} ({words.span(row[kind]['ci95'])})")
-            c = row.get(f"{kind}_minus_start")
-            accuracy.append(f"{words.points(c['difference'])} ({words.span(c['ci95'], signed=True)})" if c else "")
+            accuracy += _difference(row.get(f"{kind}_minus_start"))[: len(change)]
         rows.append([str(row["round"]), *accuracy, *(values[i] for _, values in shown)])
     return head, rows
 
 
-def rounds_table(results: Mapping[str, Any]) -> Table:
-    """A row a round, for the terminal: figures down, rounds across, so that it fits."""
-    head, rows = table_of(results)
-    table = Table(title=Text(f"{printable(results['recipe'])}: rounds of {results['method']}"), title_justify="left")
-    table.add_column("")
+def contrasts_of(results: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each two methods and round, as `CONTRASTS` says."""
+    return [
+        [f"{c['a']} - {c['b']}", str(c["round"]), *_difference(c["greedy"]), *_difference(c["sampled"])]
+        for c in results["contrasts"]
+    ]
+
+
+def _difference(c: Mapping[str, Any] | None) -> list[str]:
+    """In points with the bootstrap's interval; the t interval."""
+    if c is None:
+        return ["", ""]
+    t = words.span(c["ci95_t"], signed=True) if c["ci95_t"] else ""
+    return [f"{words.points(c['difference'])} ({words.span(c['ci95'], signed=True)})", t]
+
+
+def rounds_tables(results: Mapping[str, Any]) -> list[Table]:
+    """One for each method, for the terminal: figures down, rounds across, so that it fits."""
+    out = []
+    for method, rounds in results["rounds"].items():
+        head, rows = table_of(method, rounds)
+        table = Table(title=Text(f"{printable(results['recipe'])}: rounds of {method}"), title_justify="left")
+        table.add_column("")
+        for row in rows:
+            table.add_column(f"round {row[0]}", justify="right")
+        for i, name in enumerate(head[1:], 1):
+            table.add_row(name, *(row[i] for row in rows))
+        out.append(table)
+    return out
+
+
+def contrasts_table(results: Mapping[str, Any]) -> list[Table]:
+    """The first method against the others, for the terminal; none where there is one method."""
+    rows = contrasts_of(results)
+    if not rows:
+        return []
+    table = Table(title=Text("by round, against each other"), title_justify="left")
+    for i, name in enumerate(CONTRASTS):
+        table.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_column(f"round {row[0]}", justify="right")
-    for i, name in enumerate(head[1:], 1):
-        table.add_row(name, *(row[i] for row in rows))
-    return table
+        table.add_row(*row)
+    return [table]
 
 
 def build_rounds_page(results: Mapping[str, Any], out: Path) -> Path:
     """Write `index.html` into `out`: one self-contained page."""
-    head, rows = table_of(results)
+    methods = [(name, *table_of(name, rounds), _drawings(rounds)) for name, rounds in results["rounds"].items()]
     page = environment().get_template("rounds.html.j2").render(
         title=printable(str(results["recipe"])),
-        method=results["method"],
+        methods=methods,
         seeds=", ".join(map(str, results["seeds"])),
         many=len(results["seeds"]) > 1,
-        head=head,
-        rows=rows,
-        drawings=_drawings(results),
+        contrast_head=CONTRASTS,
+        contrasts=contrasts_of(results),
+        compared=_compared(results),
         environment=[(words.label(k), words.anything(v)) for k, v in results["environment"].items()],
     )  # fmt: skip
     path = out / "index.html"
@@ -81,7 +117,22 @@ def build_rounds_page(results: Mapping[str, Any], out: Path) -> Path:
     return path
 
 
-def _drawings(results: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+def _compared(results: Mapping[str, Any]) -> list[tuple[str, Markup]]:
+    """Accuracy of all methods by round, where there are several."""
+    every = results["rounds"]
+    if len(every) < 2:
+        return []
+    out = []
+    for kind in ("greedy", "sampled"):
+        numbers = range(len(next(iter(every.values()))))
+        rows = [{"round": i, **{m: 100 * rounds[i][kind]["mean"] for m, rounds in every.items()}} for i in numbers]
+        out.append(
+            (f"Accuracy by round, {kind}.", training_curve(rows, {m: m for m in every}, "accuracy, %", along="round"))
+        )
+    return [(caption, drawing) for caption, drawing in out if drawing is not None]
+
+
+def _drawings(rounds: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
     rows = [
         {
             "round": row["round"],
@@ -89,7 +140,7 @@ def _drawings(results: Mapping[str, Any]) -> list[tuple[str, Markup]]:
             **{name: _percent(words.dig(row, "negatives", name)) for name in ("wrong", "plausible")},
             **{name: words.dig(row, "hard", name, "auc") for name in ("before", "after")},
         }
-        for row in results["rounds"]
+        for row in rounds
     ]
     plots = (
         ("Accuracy by round.", ("greedy", "sampled"), "accuracy, %"),

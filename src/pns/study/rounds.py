@@ -9,21 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 from pns.pipeline import Stage
 from pns.recipe import SHARED_AMONG_ROUNDS, Method, Recipe
-from pns.study.graph import HARDENED, Graph, nodes_of
+from pns.study.graph import HARDENED, OWN_SFT, Graph, nodes_of
 from pns.study.spec import with_settings
 
+IteratedMethod = Literal["pns", "rejection", "sft_chosen"]
+"""What a round can be made of: negatives that are sampled anew from the policy as it stands; or the control, which sees
+the chosen side of rejection's pairs alone."""
 
-def for_rounds(recipe: Recipe, rounds: int, method: Method) -> Recipe:
+
+def negatives_of(method: IteratedMethod) -> Method:
+    """Whose pairs the rounds of a method are trained on."""
+    return "rejection" if method == "sft_chosen" else method
+
+
+def for_rounds(recipe: Recipe, rounds: int, method: IteratedMethod) -> Recipe:
     """The recipe of a whole iteration: its sizes are those of one round, and there is one method, on all it serves."""
     splits = {f"problems.splits.{s}": getattr(recipe.problems.splits, s) * rounds for s in SHARED_AMONG_ROUNDS}
     return with_settings(
         recipe,
         {
             **splits,
-            "negatives.methods": (method,),
+            "negatives.methods": (negatives_of(method),),
             "negatives.mixture": {},
             "pairs.regimes": ("own",),
             "references": (),
@@ -32,7 +42,7 @@ def for_rounds(recipe: Recipe, rounds: int, method: Method) -> Recipe:
 
 
 def add_rounds(
-    graph: Graph, recipe: Recipe, rounds: int, method: Method, *, kinds: tuple[str, ...] = ("test",)
+    graph: Graph, recipe: Recipe, rounds: int, method: IteratedMethod, *, kinds: tuple[str, ...] = ("test",)
 ) -> list[dict[str, str]]:
     """Add an iteration to the graph.
 
@@ -45,14 +55,14 @@ def add_rounds(
     """
     policy = graph.add(recipe, "rlvr")
     out = [{kind: graph.add(recipe, f"{kind}-rlvr") for kind in kinds}]
-    aligned = f"align-{method}-own"
+    aligned = OWN_SFT if method == "sft_chosen" else f"align-{method}-own"
+    made = ("reward_model", *(("generator",) if method == "pns" else ()), f"negatives-{negatives_of(method)}", "pairs")
     last: dict[str, str] = {}
     for number in range(1, rounds + 1):
         mine = with_settings(recipe, {"round": {"number": number, "of": rounds}})
         given = {"rlvr": policy} | ({"hard": last["pairs"], "before": last["reward_model"]} if last else {})
         nodes = _refreshing(mine) if last else nodes_of(mine)
-        names = ("reward_model", *(("generator",) if method == "pns" else ()), f"negatives-{method}", "pairs", aligned)
-        last = {name: graph.add(mine, name, nodes=nodes, given=given, prefix=f"r{number}-") for name in names}
+        last = {n: graph.add(mine, n, nodes=nodes, given=given, prefix=f"r{number}-") for n in (*made, aligned)}
         policy = last[aligned]
         first = {"rlvr": graph.add(recipe, "rlvr"), aligned: policy}
         scored = {
