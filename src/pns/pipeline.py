@@ -55,6 +55,9 @@ _AFTER_PROTOCOLS: dict[str, Any] = {
     "engine": EnginePart().model_dump(mode="json"),
 }  # fmt: skip
 
+# Of `runtime` what says how the work is done on a machine, and changes no result.
+_MACHINE = frozenset({"jobs", "checkpoint_every", "gradient_checkpointing", "report_to"})
+
 # Stages that read problems, and none of those that rounds share out (`recipe.SHARED_AMONG_ROUNDS`).
 _NO_ROUNDS = ("policy:sft", "policy:rlvr", "evaluate:evaluate", "evaluate:dev", "evaluate:test")
 
@@ -300,11 +303,19 @@ def _without_reach(value: Any) -> Any:
     return {k: _without_reach(v) for k, v in kept.items()} | unnamed_server(value)
 
 
-def without_later(recipe: Any) -> Any:
-    """A dumped recipe without the keys that came later than protocols which still hold, where they say nothing new."""
-    if not isinstance(recipe, dict):
-        return recipe
-    return {k: without_later(v) for k, v in recipe.items() if k not in _AFTER_PROTOCOLS or v != _AFTER_PROTOCOLS[k]}
+def of_protocol(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a dumped recipe a protocol holds: without keys that change no result, and without those that came later than
+    protocols which still hold, where they say nothing new.
+    """
+    runtime = {k: v for k, v in recipe.get("runtime", {}).items() if k not in _MACHINE}
+    found: dict[str, Any] = _without_reach(_without(_AFTER_PROTOCOLS, {**recipe, "runtime": runtime}))
+    return found
+
+
+def _without(defaults: Mapping[str, Any], value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: _without(defaults, v) for k, v in value.items() if k not in defaults or v != defaults[k]}
 
 
 def _is_later(key: str, value: Any) -> bool:

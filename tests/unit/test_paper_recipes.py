@@ -62,11 +62,11 @@ def test_what_recipes_did_not_say_before_changes_nothing_where_it_is_not_said() 
     )
     assert marks(*same, "evaluate.k_of={}", "runtime.gradient_checkpointing=true") == marks()
     data = smoke().model_dump(mode="json")
-    assert "base" not in json.dumps(pipeline.without_later(data))
-    assert pipeline.without_later(data)["align"] == {
+    assert "base" not in json.dumps(pipeline.of_protocol(data))
+    assert pipeline.of_protocol(data)["align"] == {
         k: v for k, v in data["align"].items() if k != "gradient_accumulation"
     }
-    told = pipeline.without_later(smoke("align.gradient_accumulation=2").model_dump(mode="json"))
+    told = pipeline.of_protocol(smoke("align.gradient_accumulation=2").model_dump(mode="json"))
     assert told["align"]["gradient_accumulation"] == 2
 
 

@@ -13,7 +13,7 @@ from helpers.study import ROOT, SMALL, recipes, study_file
 from pns import pipeline
 from pns.errors import UserError
 from pns.recipe_files import load_recipe
-from pns.run import Run, read_json, write_json
+from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
 from pns.study import protocol as protocols
 from pns.study.cells import Cell, Recipes, Tuned, add_cell, add_extras, cells, check_contrasts
@@ -289,6 +289,30 @@ def test_the_protocol_stands_once_the_test_split_was_opened(tmp_path: Path) -> N
     write_json(tmp_path / "committed.json", {**second, "hypotheses": ["another one"]})
     with pytest.raises(UserError, match="what differs: hypotheses"):
         protocols.check_committed(tmp_path / "committed.json", second)
+
+
+def test_how_the_work_is_done_is_no_part_of_the_protocol(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "study", "resume")
+    first = protocols.protocol_of(recipes(tmp_path), {}, [])
+    moved = protocols.protocol_of(recipes(tmp_path, set={"runtime.jobs": 1, "runtime.checkpoint_every": 7}), {}, [])
+    assert moved["fingerprint"] == first["fingerprint"]
+    assert protocols.differing(first, protocols.protocol_of(recipes(tmp_path, set={"runtime.threads": 2}), {}, [])) == [
+        "recipe"
+    ]
+
+    # As protocols once were: they held the number of jobs, too.
+    recipe = {**first["recipe"], "runtime": {**first["recipe"]["runtime"], "jobs": 2}}
+    body = {k: v for k, v in first.items() if k not in ("written", "fingerprint")} | {"recipe": recipe}
+    old = {"written": first["written"], "fingerprint": fingerprint(body=body), **body}
+    assert old["fingerprint"] != first["fingerprint"]
+    path = protocols.freeze(run, old)
+    protocols.open_test(run, old)
+    assert protocols.freeze(run, moved) == path
+    assert read_json(path) == old
+    edited = protocols.protocol_of(recipes(tmp_path, seeds=[1, 2]), {}, [])
+    write_json(path, {**old, **{k: edited[k] for k in ("seeds", "cells")}})
+    with pytest.raises(UserError, match=r"what differs: protocol.json was changed since"):
+        protocols.freeze(run, edited)
 
 
 def test_what_the_benchmarks_hold_is_part_of_the_protocol(tmp_path: Path) -> None:

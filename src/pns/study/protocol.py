@@ -10,7 +10,7 @@ from typing import Any
 
 import pns
 from pns.errors import UserError
-from pns.pipeline import input_hashes, without_later
+from pns.pipeline import input_hashes, of_protocol
 from pns.rewards.version import RULES
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.study.cells import Recipes, cells
@@ -40,7 +40,7 @@ def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]
         "objectives": data["objectives"],
         "ablations": data["ablations"],
         "bootstrap": study.bootstrap,
-        "recipe": without_later(recipes.base.model_dump(mode="json", exclude={"seed", "about"})),
+        "recipe": of_protocol(recipes.base.model_dump(mode="json", exclude={"seed", "about"})),
         "versions": {"pns": pns.__version__, "verifier": VERIFIER, "rules": RULES},
         **({"problems": files} if files else {}),
     }
@@ -68,10 +68,21 @@ def freeze(run: Run, protocol: Mapping[str, Any]) -> Path:
     path, opened = run.folder / FILE, run.folder / OPENED
     old = read_json(path) if path.is_file() else {}
     if opened.is_file() and read_json(opened)["protocol"] != protocol["fingerprint"]:
-        raise _another(path, ", ".join(differing(old, protocol)) if old else f"{FILE} is gone")
+        # One that was written when protocols said more of the machine has another fingerprint, and may still be this one.
+        what = differing(old, protocol) if old else [f"{FILE} is gone"]
+        if not what and not _as_opened(old, read_json(opened)["protocol"]):
+            what = [f"{FILE} was changed since"]
+        if what:
+            raise _another(path, ", ".join(what))
+        return path
     if old.get("fingerprint") != protocol["fingerprint"]:
         write_json(path, protocol)
     return path
+
+
+def _as_opened(protocol: Mapping[str, Any], mark: str) -> bool:
+    body = {k: v for k, v in protocol.items() if k not in _ASIDE}
+    return bool(protocol.get("fingerprint") == mark == fingerprint(body=body))
 
 
 def check_opened(run: Run, recipes: Recipes) -> None:
@@ -108,7 +119,8 @@ def check_committed(path: Path, protocol: Mapping[str, Any]) -> None:
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Keys in which two protocols differ."""
+    """Keys in which two protocols differ. What of their recipes changes no result is no difference."""
+    a, b = ({**one, "recipe": of_protocol(one["recipe"])} if "recipe" in one else one for one in (a, b))
     return [key for key in dict.fromkeys([*a, *b]) if key not in _ASIDE and a.get(key) != b.get(key)]
 
 

@@ -151,7 +151,7 @@ def execute(
         if committed is not None:
             protocols.check_committed(committed, frozen)
         path = protocols.freeze(run, frozen)
-        display.note(f"protocol {frozen['fingerprint']}: {path}")
+        display.note(f"protocol {read_json(path)['fingerprint']}: {path}")
         if until == "protocol":
             return
         protocols.open_test(run, frozen)
