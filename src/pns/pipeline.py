@@ -154,11 +154,11 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
         )
         return Stage(name, call, needs, keys, args=(method,))
     if method == "pns":
-        keys = (*_selection_keys(method), "reward.calibrated")
+        keys = (*_selection_keys(recipe, method), "reward.calibrated")
         needs = ("rollouts-pairs", "reward_model", "samples-pns")
         return Stage(name, call, needs, keys, args=(method,), version=3 if _other_model(recipe) else 2)
     needs = ("problems", "rlvr", "rollouts-pairs", "reward_model")
-    keys = (*_selection_keys(method), "reward", *_RUN)
+    keys = (*_selection_keys(recipe, method), "reward", *_RUN)
     return Stage(name, call, needs, keys, args=(method,), version=_version(recipe, method))
 
 
@@ -237,15 +237,19 @@ def _references(recipe: Recipe) -> list[Stage]:
     return [node for node in nodes if node.name in recipe.references]
 
 
-def _selection_keys(method: str) -> tuple[str, ...]:
+def _selection_keys(recipe: Recipe, method: str) -> tuple[str, ...]:
     """What one method's negatives depend on, so that a changed PNS threshold does not make rejection run again."""
     gates = tuple(f"negatives.{k}" for k in ("reward_model_quantile", "min_rubric", "select"))
+    given = (
+        "negatives.gate_all",
+        *(gates if recipe.negatives.gate_all else ()),
+    )  # what reads the gates where all pass them
     every = ("negatives.per_problem", "negatives.near_duplicate", "negatives.length_ratio")
     own = {
         "pns": gates,
         "prefix": ("negatives.prefix", _SAMPLE),
-        "prompted": ("negatives.prompted", "negatives.gate_all", *gates),
-        "rejection": ("negatives.gate_all", *gates),
+        "prompted": ("negatives.prompted", *given),
+        "rejection": given,
     }
     return (*own.get(method, ()), *every)
 

@@ -171,8 +171,12 @@ def test_a_changed_key_changes_exactly_what_depends_on_it(key: str, expected: se
 
 def test_selection_does_not_touch_methods_that_it_does_not_select() -> None:
     found = changed("negatives.select=best")
-    assert {"negatives-pns", "negatives-rejection", "pairs", "audit", "report"} <= found
-    assert not found & {"negatives-flip", "negatives-corruption", "generator", "reward_model", "rollouts-pairs"}
+    assert {"negatives-pns", "pairs", "audit", "report"} <= found
+    untouched = {"negatives-flip", "negatives-corruption", "generator", "reward_model", "rollouts-pairs"}
+    assert not found & {*untouched, "negatives-rejection"}
+    gated = recipe("negatives.gate_all=true"), recipe("negatives.gate_all=true", "negatives.select=best")
+    marks = [pipeline.fingerprints(one, pipeline.stages(one)) for one in gated]
+    assert marks[0]["negatives-rejection"] != marks[1]["negatives-rejection"], "through the gates it is selected, too"
     only_pns = changed("negatives.sample.temperature=0.5")
     assert only_pns & group("negatives-") == {"negatives-pns"}
 

@@ -266,9 +266,10 @@ def test_the_m_gate_has_the_floor_of_the_model_that_gives_m(tmp_path: Path) -> N
     named.save(tmp_path / "named")
     source = RewardModelSource(kind="my.module:function", calibration=tmp_path / "named")
     floors = []
-    for model in (None, source):
-        recipe: Any = SimpleNamespace(reward=RewardPart(reward_model=model), negatives=NegativesPart(), seed=0)
+    for model, q in ((None, 0.25), (source, 0.25), (None, 0.0), (None, None)):
+        part = NegativesPart(reward_model_quantile=q)
+        recipe: Any = SimpleNamespace(reward=RewardPart(reward_model=model), negatives=part, seed=0)
         inputs = {"reward_model": tmp_path / "own"}
         floors.append(stages._m_floor(Context(recipe, "negatives-pns", tmp_path, inputs, lambda *_: None)))
-    assert floors == [own.quantile(0.25), named.quantile(0.25)]
+    assert floors == [own.quantile(0.25), named.quantile(0.25), own.quantile(0.05), None]
     assert floors[0] != floors[1]

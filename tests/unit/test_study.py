@@ -212,6 +212,44 @@ def test_wrong_rollouts_of_another_seed(tmp_path: Path) -> None:
     assert "nothing is switched" in refused(tmp_path, ablations={"seeds": [1], "switches": {"a": {}}})
 
 
+def test_every_method_may_have_its_own_control(tmp_path: Path) -> None:
+    found, graph = recipes(tmp_path, controls=["sft_chosen", "sft_each"]), Graph()
+    own = {n for n in cells(found.study) if n.startswith("sft_") and not n.startswith("sft_chosen")}
+    assert own == {f"sft_{method}/own{p}" for method in ("pns", "rejection") for p in ("", "/each")}, (
+        "on matched pairs there is one control for all"
+    )
+    for method in ("pns", "rejection"):
+        keys = cell_keys(found, graph, f"sft_{method}/own")
+        control = graph.tasks[keys[f"align-sft_chosen-own-{method}"]]
+        assert control.stage.call == "align:sft_chosen"
+        assert control.stage.args == ("own", method)
+        assert control.needs["pairs"] == cell_keys(found, graph, f"{method}/own")["pairs"], "the very same pairs"
+    words = refused(tmp_path, controls=["sft_each"], regimes=["matched"], ablations={})
+    assert "add own to regimes" in words
+
+
+def test_a_combination_that_changes_nothing_counts_once(tmp_path: Path) -> None:
+    grid = {"negatives.gate_all": [False, True], "negatives.reward_model_quantile": [0.25, 0.5]}
+    found = recipes(tmp_path, tuning=tuning(negatives={"rejection": grid}))
+    made = add_step(Graph(), found, "negatives", Tuned({"dpo": {"held": {}}}))
+    assert [tuple(s.values()) for _, _, s, _ in made] == [(False, 0.25), (True, 0.25), (True, 0.5)], (
+        "without the gates nobody reads their threshold"
+    )
+
+
+def test_a_switch_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    switches = {
+        "idle": {"set": {"negatives.min_rubric": 5}, "at": ["align-pns-own"]},
+        "as_tuned": {"set": {"generator.beta": 0.7}, "at": ["generator"]},
+    }
+    found, graph = recipes(tmp_path, ablations={"seeds": [1], "switches": switches}), Graph()
+    with pytest.raises(UserError, match=r"ablations.switches.idle: negatives.min_rubric changes nothing of this model"):
+        cell_keys(found, graph, "pns@idle")
+    tuned = Tuned(negatives={"pns": {"generator.beta": 0.7}})
+    plain, same = (cell_keys(found, graph, name, tuned=tuned) for name in ("pns/own", "pns@as_tuned"))
+    assert same == plain, "what tuning has chosen may be what a switch says"
+
+
 def test_a_switch_at_an_unknown_stage_is_refused(tmp_path: Path) -> None:
     switch = {"set": {"generator.beta": 0.0}, "at": ["generater"]}
     found = recipes(tmp_path, ablations={"seeds": [1], "switches": {"one": switch}})

@@ -125,9 +125,10 @@ def _gates(recipe: Any, method: str) -> Iterable[str]:
     yield f"well-formed ({reward.answer_format})"
     yield "answer decided wrong by the verifier"
     if method == "pns" or (method in GENERATED and part.gate_all):
-        # As `Calibration.quantile`: flat outside of what it stores.
-        quantile = min(max(part.reward_model_quantile, QUANTILES[0]), QUANTILES[-1])
-        yield f"M at least the {quantile:g} quantile of correct responses"
+        if part.reward_model_quantile is not None:
+            # As `Calibration.quantile`: flat outside of what it stores.
+            quantile = min(max(part.reward_model_quantile, QUANTILES[0]), QUANTILES[-1])
+            yield f"M at least the {quantile:g} quantile of correct responses"
         if reward.judge != "none":
             yield f"judge ({reward.judge}) at least {part.min_rubric} of 12"
         yield f"selected by {part.select}"

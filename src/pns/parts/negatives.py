@@ -85,7 +85,12 @@ class NegativesPart(Part):
         default_factory=dict,
         description="method: weight. For each negative of a problem one of those that serve it is drawn",
     )
-    reward_model_quantile: float = Field(0.25, ge=0, le=1, description="M gate: quantile of correct responses")
+    reward_model_quantile: float | None = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="M gate: quantile of correct responses, from 0.05 to 0.95 (below and above count as those); null: no gate",
+    )
     min_rubric: int = Field(9, ge=0, le=12, description="C gate: least sum of the four dimensions")
     select: Literal["likely", "best", "proportional", "importance", "random"] = Field(
         "likely",

@@ -157,7 +157,8 @@ def _prefix_shards(
 
 
 def _m_floor(context: Context) -> float | None:
-    return context.calibration_of_m().quantile(context.recipe.negatives.reward_model_quantile)
+    quantile = context.recipe.negatives.reward_model_quantile
+    return None if quantile is None else context.calibration_of_m().quantile(quantile)
 
 
 def _rows(context: Context) -> dict[str, Problem]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from pydantic import ValidationError
 from pns.errors import UserError
 from pns.recipe import REFERENCES, Recipe, Regime
 from pns.recipe_files import as_user_error, load_recipe
-from pns.study.graph import OWN_SFT, PLAIN, Graph, nodes_of, rl_stage, with_foreign_rollouts
+from pns.study.graph import OWN_SFT, PLAIN, Graph, nodes_of, rl_stage, sft_stage, with_foreign_rollouts
 from pns.study.spec import Protocol, Settings, Study, with_settings
 
 STARTS = ("policy", "sft")
 RL = "rl_"
 """Before the name of a policy that was trained on a reward model: `plain`, or the method whose negatives that saw."""
+SFT = "sft_"
+"""Before the name of a control on one method's chosen side (`sft_each`): the method whose own pairs it saw."""
 _STAGE: dict[str, str] = {"policy": "rlvr", "sft": "sft"} | dict(zip(REFERENCES, REFERENCES, strict=True))
 
 
@@ -39,10 +41,16 @@ class Cell:
     seeds: tuple[int, ...] = ()
 
     @property
+    def is_sft(self) -> bool:
+        """Whether it learns from the chosen side alone."""
+        return self.objective is not None and self.model.startswith(SFT)
+
+    @property
     def stage(self) -> str:
         """The stage that makes the model."""
-        if self.model == "sft_chosen":
-            return OWN_SFT if self.regime == "own" else "align-sft_chosen"
+        if self.is_sft:
+            own = OWN_SFT if self.model == "sft_chosen" else sft_stage(self.model.removeprefix(SFT))
+            return own if self.regime == "own" else "align-sft_chosen"
         if self.objective is None and self.model.startswith(RL):
             return rl_stage(self.model.removeprefix(RL))
         return _STAGE.get(self.model) or f"align-{self.model}-{self.regime}"
@@ -55,6 +63,11 @@ def cells(study: Study) -> dict[str, Cell]:
         seeds = study.seeds if control in study.controls else study.ablations.seeds
         if control in REFERENCES:
             found.append(Cell(control, control, seeds=seeds))
+            continue
+        if control == "sft_each":
+            for method in study.methods:
+                own = _grid(study, f"{SFT}{method}", study.main, seeds, limited=control)
+                found += [cell for cell in own if cell.regime == "own"]
             continue
         found += _grid(study, control, study.main, seeds)
     if "rl" in study.uses:
@@ -69,9 +82,11 @@ def cells(study: Study) -> dict[str, Cell]:
     return {cell.name: cell for cell in found}
 
 
-def _grid(study: Study, model: str, objective: str, seeds: tuple[int, ...]) -> Iterator[Cell]:
+def _grid(
+    study: Study, model: str, objective: str, seeds: tuple[int, ...], *, limited: str | None = None
+) -> Iterator[Cell]:
     for regime, protocol in itertools.product(study.regimes, study.protocols):
-        if study.takes_part(model, objective, regime, protocol):
+        if study.takes_part(limited or model, objective, regime, protocol):
             name = _name(study, model, objective, regime, protocol)
             yield Cell(name, model, objective, regime, protocol, seeds=seeds)
 
@@ -156,20 +171,29 @@ def add_cell(
     everywhere = switch.set if switch is not None and not switch.at else {}
     recipe = recipes.of(seed, {**settings, **everywhere}, _where(cell))
     special = _special(recipes, seed, tuned, settings, everywhere)
+    changes = bool(everywhere) and recipe != recipes.of(seed, settings)
     if switch is not None:
         for stage in switch.at:
             made = next((m for method, m in tuned.negatives.items() if stage in _stages_of(method)), {})
             special[stage] = recipes.of(seed, {**settings, **made, **switch.set}, _where(cell))
+            changes = changes or special[stage] != recipes.of(seed, {**settings, **made})
     nodes, given = None, dict[str, str]()
     if switch is not None and switch.foreign:
         seeds = study.ablations.seeds
         other = seeds[(seeds.index(seed) + 1) % len(seeds)]
         nodes, given = with_foreign_rollouts(nodes_of(recipe)), {"foreign": graph.add(recipes.of(other), "rlvr")}
     try:
-        return graph.add(recipe, f"{kind}-{cell.stage}", special, nodes=nodes, given=given)
+        key = graph.add(recipe, f"{kind}-{cell.stage}", special, nodes=nodes, given=given)
     except KeyError as error:
         remedy = "name stages of the run, such as generator or negatives-pns"
         raise UserError(str(error.args[0]), file=recipes.file, field=f"{_where(cell)}.at", remedy=remedy) from None
+    # What tuning chose may be what a switch says; a key that nobody reads is a mistake.
+    if changes and key == add_cell(graph, recipes, replace(cell, switch=None), seed, tuned, align, kind):
+        raise UserError(
+            f"{', '.join(switch.set if switch else ())} changes nothing of this model", file=recipes.file, field=_where(cell),
+            remedy="name keys that the stages read, and in `at` stages that read them",
+        )  # fmt: skip
+    return key
 
 
 def add_extras(graph: Graph, recipes: Recipes, seed: int, tuned: Tuned) -> dict[str, str]:

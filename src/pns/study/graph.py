@@ -92,16 +92,18 @@ class Graph:
 
 def nodes_of(recipe: Recipe) -> dict[str, Stage]:
     """The stages of a run, with scoring on the development split (`dev-X`) and on the benchmarks (`test-X`) apart, and
-    the control that sees the chosen side of the widest method's own pairs; the reward model's scores of all negatives; the
+    the controls that see the chosen side of own pairs, the widest method's and each one's; the reward model's scores of all negatives; the
     other uses of a method's negatives.
     """
     nodes = {n: s for n, s in pipeline.stages(recipe).items() if not n.startswith(("evaluate-", "report"))}
+    methods = recipe.negatives.methods
     models = [n for n in nodes if n.startswith("align-") or n in ("sft", "rlvr", *REFERENCES)]
     if "own" in recipe.pairs.regimes:
         control = nodes["align-sft_chosen"]
-        nodes[OWN_SFT] = replace(control, name=OWN_SFT, args=("own", widest(recipe.negatives.methods)))
-        models.append(OWN_SFT)
-    methods = recipe.negatives.methods
+        nodes[OWN_SFT] = replace(control, name=OWN_SFT, args=("own", widest(methods)))
+        own = {sft_stage(m): replace(control, name=sft_stage(m), args=("own", m)) for m in methods}
+        nodes |= own
+        models += [OWN_SFT, *own]
     needs = ("problems", "rollouts-pairs", "reward_model", *(f"negatives-{m}" for m in methods))
     nodes["scores"] = Stage("scores", "negatives:reward_scores", needs, ("negatives.methods", "runtime.device"))
     uses = _uses(recipe, nodes["reward_model"])
@@ -120,6 +122,11 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
 def widest(methods: Sequence[Method]) -> Method:
     """Of a study's methods the one whose own pairs the SFT control sees: `fill` serves all that rejection and pns serve."""
     return next((m for m in ("fill", "pns") if m in methods), methods[0])
+
+
+def sft_stage(method: str) -> str:
+    """The SFT control of one method: it sees the chosen side of that method's own pairs."""
+    return f"{OWN_SFT}-{method}"
 
 
 def rl_stage(judge: str) -> str:

@@ -15,7 +15,7 @@ from pns.recipe_files import as_user_error, read_yaml, set_key
 
 Protocol = Literal["held", "each"]
 """Settings tuned on the pairs of one method and held for all, or tuned for each method with the same budget."""
-Control = Literal["sft_chosen"] | Reference
+Control = Literal["sft_chosen", "sft_each"] | Reference
 Use = Literal["reward_model", "rl", "step_verifier", "calibration"]
 Settings = dict[str, Any]
 """dotted recipe key -> value."""
@@ -116,7 +116,11 @@ class Study(Part):
     set: Settings = Field(default_factory=dict, description="recipe keys that the study changes, dotted")
     seeds: tuple[int, ...] = Field(min_length=1, description="each its own from SFT on")
     methods: tuple[Method, ...] = Field(min_length=1)
-    controls: tuple[Control, ...] = Field(("sft_chosen",), description="sft_chosen, and the whole-method references")
+    controls: tuple[Control, ...] = Field(
+        ("sft_chosen",),
+        description="sft_chosen; sft_each: the same for the own pairs of every method, one model for each (regime own); and the "
+        "whole-method references",
+    )
     regimes: tuple[Regime, ...] = Field(("matched", "own"), min_length=1)
     objectives: dict[str, ObjectivePart] = Field(min_length=1)
     limits: dict[Method | Control, LimitPart] = Field(
@@ -169,6 +173,8 @@ class Study(Part):
     def _tuning(self) -> Study:
         if self.tuning.held_on not in self.methods and "held" in self.protocols:
             raise ValueError(f"tuning.held_on: {self.tuning.held_on} is not among methods")
+        if "sft_each" in (*self.controls, *self.ablations.controls) and "own" not in self.regimes:
+            raise ValueError("sft_each is about each method's own pairs: add own to regimes")
         if self.tuning.regime not in self.regimes:
             raise ValueError(f"tuning.regime: {self.tuning.regime} is not among regimes")
         if not set(self.tuning.negatives) <= set(self.methods):

@@ -16,7 +16,7 @@ import numpy as np
 
 from pns.run import Run, read_json
 from pns.scheduler import Task
-from pns.study.cells import Cell, Recipes, Tuned, add_cell, cells
+from pns.study.cells import SFT, Cell, Recipes, Tuned, add_cell, cells
 from pns.study.graph import Graph
 from pns.study.results import outcomes
 from pns.study.spec import Settings, Study, combinations
@@ -51,11 +51,15 @@ def add_step(graph: Graph, recipes: Recipes, step: Step, tuned: Tuned) -> Tried:
         for seed in seeds:
             add_cell(graph, recipes, Cell("policy", "policy"), seed, tuned, {}, kind="dev")
     out: Tried = []
+    seen = set[tuple[str, str, tuple[str, ...]]]()
     for objective, model, align, made in _combinations(study, step, tuned):
         cell = Cell("", model, objective, study.tuning.regime)
         state = Tuned(tuned.align, {**tuned.negatives, **({model: made} if made is not None else {})})
         keys = [add_cell(graph, recipes, cell, seed, state, align, kind="dev") for seed in seeds]
-        out.append((objective, model, align if made is None else made, keys))
+        # Settings that a method does not read make the same model: it is tried, and counted, once.
+        if (objective, model, tuple(keys)) not in seen:
+            seen.add((objective, model, tuple(keys)))
+            out.append((objective, model, align if made is None else made, keys))
     return out
 
 
@@ -78,7 +82,7 @@ def grid_of(study: Study, objective: str, model: str) -> list[Settings]:
     """The align settings that are tried for a model; those that differ for it alone."""
     part = study.objectives[objective]
     grid = study.tuning.grid if part.grid is None else part.grid
-    if model == "sft_chosen":
+    if model.startswith(SFT):
         grid = {key: values for key, values in grid.items() if key in _SFT_KEYS}
     return combinations(grid)
 
