@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import pytest
 
 from helpers.judge_server import Answer, Request, ScriptedServer
 from pns.errors import StageStopped, UserError
+from pns.parts.base import SamplePart
 from pns.parts.engine import EngineServerPart
+from pns.records import Problem
 from pns.rewards.judge import client
 from pns.run import seed_of
 from pns.sampling import server as ours
 from pns.sampling.jobs import Job
 from pns.sampling.server import ServerEngine
 from pns.sampling.servers import Servers
+from pns.sampling.shards import Draw, sample
 
 HOW: dict[str, Any] = {"n": 2, "temperature": 0.7, "top_p": 0.9, "max_new_tokens": 12, "seed": 4}
 SOURCE = Path(__file__).parents[2] / "src"
@@ -180,6 +184,81 @@ def test_a_shard_is_whole_or_the_stage_stops(make: Make, answer: Answer, error: 
     with serving(lambda n, r: answer if r.prompt == "UbadA" else echo(n, r)) as server:
         with pytest.raises(error, match=words):
             make(server, retries=1).generate(Job(["p", "bad", "q"], **HOW))
+
+
+def jobs(n: int, **how: Any) -> list[Job]:
+    """Of one problem each."""
+    return [Job([f"p{i}"], **{**HOW, "seed": i, **how}) for i in range(n)]
+
+
+def test_several_jobs_keep_the_places_busy_while_one_completion_is_waited_for(make: Make) -> None:
+    """The first completion is there only when the fifth job is asked for, and the sixth waits for the first."""
+    fifth, told, asked = threading.Event(), list[bool](), list[str]()
+
+    def script(n: int, request: Request) -> Answer:
+        asked.append(request.prompt)
+        if request.prompt == "Up4A":
+            fifth.set()
+        if n == 0:
+            told.append(fifth.wait(20))
+        return echo(n, request)
+
+    with serving(script) as one, serving(echo) as other:
+        engine = make(one, other, concurrency=2)
+        found = engine.generate_all(jobs(9))
+        assert next(found)[0] == 0
+        assert (told, one.peak) == ([True], 2)
+        assert not {"Up5A", "Up6A"} & {r.prompt for server in (one, other) for r in server.verdicts}, "bounded"
+        rest = dict(found)
+    with serving() as alone:
+        each = {i: make(alone).generate(job) for i, job in enumerate(jobs(9))}
+    assert list(rest) == list(range(1, 9))
+    assert rest == {i: drawn for i, drawn in each.items() if i}, "what each of them gives by itself"
+
+
+def test_how_many_jobs_are_under_way() -> None:
+    def most(size: int, places: int) -> int:
+        return next(n for n in range(1, 99) if ours._enough([Job(["p"] * size, **{**HOW, "n": 1})] * n, places))
+
+    assert [most(256, 64), most(256, 512), most(2048, 512), most(1, 512)] == [2, 5, 2, 32]
+
+
+def test_shards_are_durable_in_order_and_a_resume_gives_the_same(make: Make, tmp_path: Path) -> None:
+    problems = [Problem(id=f"p{i}", problem=f"p{i}", answer="1") for i in range(9)]
+
+    def drawn(name: str, engine: ServerEngine) -> Draw:
+        draw = Draw(problems, SamplePart(n=2, batch_size=2, max_new_tokens=12), tmp_path / name, 5, "t")
+        sample(nullcontext(engine), [draw], lambda _, rows: rows, lambda *_: None)
+        return draw
+
+    refused = Answer(body={"error": {"message": "too long"}}, status=400)
+    with serving() as server, serving(lambda n, r: refused if r.prompt == "Up4A" else echo(n, r)) as bad:
+        whole = drawn("whole", make(server))
+        with pytest.raises(UserError, match="too long"):
+            drawn("part", make(bad, concurrency=8))
+        assert [p.stem for p in sorted((tmp_path / "part").iterdir())] == [f"{i:05d}" for i in range(4)]
+        server.requests.clear()
+        part = drawn("part", make(server))
+    assert len(server.verdicts) == 2 * 5, "those that are there are not asked for again"
+    for one, other in zip(whole.finished(), part.finished(), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_is_under_way_ends_with_the_first_failure(make: Make) -> None:
+    """Replies that never come do not keep the stage."""
+    never = threading.Event()
+
+    def script(n: int, request: Request) -> Answer:
+        return Answer(body={}, status=400) if request.prompt == "Up0A" else Answer(hold=never)
+
+    with serving(script) as server:
+        begin = time.monotonic()
+        try:
+            with pytest.raises(UserError, match="refuses"):
+                list(make(server, concurrency=8).generate_all(jobs(6)))
+            assert time.monotonic() - begin < 20
+        finally:
+            never.set()
 
 
 def test_half_a_surrogate_pair_is_made_writable(make: Make) -> None:

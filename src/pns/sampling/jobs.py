@@ -49,7 +49,9 @@ class Job:
 
 @runtime_checkable
 class Pool(Protocol):
-    """An engine that spreads jobs over workers: it gives (place of the job, completions) as they come, in any order."""
+    """An engine that has several jobs under way at once, a bounded number: it gives (place of the job, completions) as
+    they come, in any order.
+    """
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]: ...
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from pns.sampling.servers import Servers
 
 _FIELD = "engine.server"
 _REST_SECONDS = 10.0
+_MOST_JOBS = 32
 Body = dict[str, Any]
 
 # What turns off every restriction of the distribution that the interface has no field for, by server.
@@ -42,7 +46,7 @@ _CONTINUES = ("vllm", "sglang")
 
 
 class ServerEngine:
-    """Completions by the servers of `engine.server`, in the order of the problems.
+    """Completions by the servers of `engine.server`, in the order of the problems. A Pool (see `jobs`) that keeps the order.
 
     Args:
         path: the model directory; its tokenizer makes the prompts.
@@ -55,6 +59,7 @@ class ServerEngine:
     def __init__(self, path: str | Path, part: EngineServerPart, stage: str = "") -> None:
         self.name, self._part, self._path = Path(path).name, part, Path(path)
         self.tokenizer = load_tokenizer(path)
+        self._reading = threading.Lock()  # a tokenizer is one thread's at a time
         self._clients: list[Client] = []
         self._thread = LoopThread("pns-engine", self._end)
         self._servers = Servers(part, self._path) if part.start else None
@@ -72,16 +77,22 @@ class ServerEngine:
 
         Raises StageStopped when the servers fail after all retries, UserError when one refuses a request.
         """
-        how: Body = {"max_tokens": job.max_new_tokens, "temperature": job.temperature, "top_p": job.top_p}
-        how |= self._own_fields(job.temperature)
-        prompts = self._prompts(job.problems, job.prefixes)
-        bodies = [
-            {**prompt, **how, "seed": seed_of(job.seed, f"problem/{i}/{k}")}
-            for i, prompt in enumerate(prompts)
-            for k in range(job.n)
-        ]
-        found = self._thread.run(self._ask_all(bodies, job.max_new_tokens))
-        return [found[i * job.n : (i + 1) * job.n] for i in range(len(prompts))]
+        return self._thread.run(self._draw(job, self._bodies(job)))
+
+    def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
+        """(place of the job, its completions), in order, with several jobs under way: see `_enough`. Raises as `generate`."""
+        waiting: deque[tuple[int, Future[Drawn]]] = deque()
+        places = self._part.concurrency * len(self._clients)
+        try:
+            for place, job in enumerate(jobs):
+                waiting.append((place, self._thread.start(self._draw(job, self._bodies(job)))))
+                while _enough([jobs[i] for i, _ in waiting], places):
+                    yield _first(waiting)
+            while waiting:
+                yield _first(waiting)
+        finally:
+            for _, one in waiting:
+                one.cancel()
 
     def close(self) -> None:
         """End the connections, and the servers that were started. Safe to call twice."""
@@ -92,6 +103,21 @@ class ServerEngine:
     async def _end(self) -> None:
         for client in self._clients:
             await client.close()
+
+    def _bodies(self, job: Job) -> list[Body]:
+        how: Body = {"max_tokens": job.max_new_tokens, "temperature": job.temperature, "top_p": job.top_p}
+        how |= self._own_fields(job.temperature)
+        with self._reading:
+            prompts = self._prompts(job.problems, job.prefixes)
+        return [
+            {**prompt, **how, "seed": seed_of(job.seed, f"problem/{i}/{k}")}
+            for i, prompt in enumerate(prompts)
+            for k in range(job.n)
+        ]
+
+    async def _draw(self, job: Job, bodies: Sequence[Body]) -> Drawn:
+        found = await self._ask_all(bodies, job.max_new_tokens)
+        return [found[i * job.n : (i + 1) * job.n] for i in range(len(job.problems))]
 
     def _own_fields(self, temperature: float) -> Body:
         fields = dict(_DIALECTS[self._part.dialect])
@@ -169,7 +195,8 @@ class ServerEngine:
         count = usage.get("completion_tokens") if isinstance(usage, dict) else None
         if type(count) is int and 0 < count <= limit:
             return count
-        return len(token_ids(self.tokenizer, [text])[0]) + (finish == "stop")
+        with self._reading:
+            return len(token_ids(self.tokenizer, [text])[0]) + (finish == "stop")
 
     async def _served(self, stage: str) -> list[str]:
         """The model's name at each server. Raises UserError where one does not say that it serves this very model."""
@@ -204,6 +231,19 @@ class ServerEngine:
             field=f"{_FIELD}.urls",
             remedy=f"start it with this directory, name it in served_model ({{{stage or 'stage'}: name}}), or use `start`",
         )
+
+
+def _enough(jobs: Sequence[Job], places: int) -> bool:
+    """Whether the jobs under way, in order, keep so many places busy while the longest completion of the first is waited
+    for: all but the newest have twice as many completions as there are places. At most _MOST_JOBS, however small they are.
+    """
+    older = sum(len(job.problems) * job.n for job in jobs[:-1])
+    return older >= 2 * places or len(jobs) >= _MOST_JOBS
+
+
+def _first(waiting: deque[tuple[int, Future[Drawn]]]) -> tuple[int, Drawn]:
+    place, drawn = waiting.popleft()
+    return place, drawn.result()
 
 
 def _tries(retries: int) -> AsyncRetrying:

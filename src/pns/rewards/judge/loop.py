@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
 class LoopThread:
-    """Starts its thread at the first `run`. `close` ends it; what still runs then is cancelled.
+    """Starts its thread at the first `run` or `start`. `close` ends it; what still runs then is cancelled.
 
     Args:
         at_end: awaited on the loop before it ends.
@@ -27,6 +28,15 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run the work to its end and give its result. An interrupt of the waiting thread cancels the work."""
+        future = self.start(work)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin the work and do not wait for it. Cancelling the future cancels it. Raises RuntimeError after `close`."""
         # Handed over under the lock: after `close` the loop may take work and never look at it, and its caller would
         # wait for ever.
         with self._lock:
@@ -35,12 +45,7 @@ class LoopThread:
             except RuntimeError:
                 work.close()
                 raise
-            future = asyncio.run_coroutine_threadsafe(work, loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+            return asyncio.run_coroutine_threadsafe(work, loop)
 
     def close(self) -> None:
         """End the thread. Safe to call twice, and from any thread but its own."""
