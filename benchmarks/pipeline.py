@@ -5,9 +5,10 @@
 RUN is a finished run (`make demo` makes runs/embedded). Its generator draws, and its verifier, reward model and a judge score; both
 log-probabilities are computed; shards are written: all that the stage does. The judge is behind a server on this machine that answers
 each request after so many seconds, as a large model would, and with 0 there is none: the step checker. The peer
-draws a shard, scores it, draws the next. Both give the same rows (checked), in turn, repeat by repeat; ratios are ours over the
-peer. `bound` is what any overlap could reach with one thread for each: the longer of drawing and scoring, over their sum, from the
-peer's own times; `drawing` is the share of our wall clock in which the engine drew.
+draws a shard, scores it, computes its log-probabilities, draws the next. Both give the same rows (checked), in turn, repeat by repeat;
+ratios are ours over the peer. `bound` is what any overlap could reach with one thread for each: the longer of drawing and scoring, over
+their sum, from the peer's own times; ours may go below it, since log-probabilities are computed beside the scores, and a server judges
+several shards at a time. `drawing` is the share of our wall clock in which the engine drew.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -33,9 +35,9 @@ from pns.records import Problem, Response, read_parquet, write_parquet
 from pns.run import Run
 from pns.sampling import shards
 from pns.sampling.engine import Engine, TransformersEngine
-from pns.sampling.jobs import Drawn, Job, draw_all
+from pns.sampling.jobs import Drawn, Job, draw_all, each
+from pns.stages import negatives
 from pns.stages.context import Context
-from pns.stages.negatives import samples
 
 MARKS = {"relevance": 3, "coherence": 2, "completeness": 3, "consistency": 1}
 
@@ -115,6 +117,19 @@ def one_after_another(engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[int
     return ((i, engine.generate(job)) for i, job in enumerate(jobs))
 
 
+def one_at_a_time(work: Callable[[Any], Any], rows: Iterable[Any], most: int) -> Iterator[Any]:
+    return map(work, rows)
+
+
+class AtOnce(ThreadPoolExecutor):
+    """Does what it is given in the thread that gives it."""
+
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*given, **named))
+        return done
+
+
 def timed(run: Path, recipe: Recipe, given: argparse.Namespace, ours: bool) -> tuple[float, float, list[Response]]:
     """Seconds in all, seconds of drawing, and the rows."""
     drawing, own = 0.0, TransformersEngine.generate
@@ -129,14 +144,16 @@ def timed(run: Path, recipe: Recipe, given: argparse.Namespace, ours: bool) -> t
 
     with tempfile.TemporaryDirectory() as folder:
         context = context_of(run, recipe, given.problems, Path(folder))
-        shards.draw_all = draw_all if ours else one_after_another
+        if not ours:
+            shards.draw_all, shards.each, negatives.ThreadPoolExecutor = one_after_another, one_at_a_time, AtOnce
         TransformersEngine.generate = clocked  # type: ignore[method-assign]
         try:
             begin = time.perf_counter()
-            samples(context)
+            negatives.samples(context)
             took = time.perf_counter() - begin
         finally:
-            shards.draw_all, TransformersEngine.generate = draw_all, own  # type: ignore[method-assign]
+            shards.draw_all, shards.each, negatives.ThreadPoolExecutor = draw_all, each, ThreadPoolExecutor
+            TransformersEngine.generate = own  # type: ignore[method-assign]
         return took, drawing, read_parquet(context.out / "candidates.parquet", Response)
 
 

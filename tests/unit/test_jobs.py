@@ -16,7 +16,7 @@ from pns.parts.base import SamplePart
 from pns.parts.engine import EnginePart, engine_marks
 from pns.records import Problem, Response
 from pns.run import seed_of
-from pns.sampling.jobs import Drawn, Job, ahead, completions
+from pns.sampling.jobs import Drawn, Job, ahead, completions, each
 from pns.sampling.make import make_engine
 from pns.sampling.prompts import Completion
 from pns.sampling.shards import Draw, sample
@@ -106,6 +106,60 @@ def test_a_caller_that_stops_leaves_no_thread() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("pns-ahead")]
 
 
+def test_the_work_of_several_rows_in_order_and_bounded() -> None:
+    """The first is done only when the third is under way; the fourth waits for it."""
+    third, begun = threading.Event(), list[int]()
+
+    def work(row: int) -> int:
+        begun.append(row)
+        if row == 2:
+            third.set()
+        if row == 0:
+            assert third.wait(20), "one after another"
+        return row * 10
+
+    found = each(work, iter(range(9)), 3)
+    assert next(found) == 0
+    assert set(begun) <= {0, 1, 2, 3}
+    assert list(found) == [10 * i for i in range(1, 9)]
+    assert list(each(work, iter([]), 3)) == []
+    assert list(each(lambda row: threading.get_ident(), iter([1, 2]), 1)) == [threading.get_ident()] * 2
+
+
+def test_what_is_done_does_not_wait_for_another_row() -> None:
+    """So a shard is durable when it is scored, however long the next one takes to be drawn."""
+    more = threading.Event()
+
+    def rows() -> Iterator[int]:
+        yield 0
+        assert more.wait(20), "the first row waits for the second"
+        yield 1
+
+    found = each(lambda row: row, rows(), 3)
+    assert next(found) == 0
+    more.set()
+    assert list(found) == [1]
+
+
+@pytest.mark.parametrize("where", ["row", "work"])
+def test_what_several_at_a_time_raise_comes_in_its_place(where: str) -> None:
+    def rows() -> Iterator[int]:
+        yield from range(3)
+        if where == "row":
+            raise Broken
+        yield from range(3, 9)
+
+    def work(row: int) -> int:
+        if row == 3:
+            raise Broken
+        return row
+
+    found = each(work, rows(), 3)
+    assert [next(found) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(Broken):
+        next(found)
+
+
 def test_the_next_shard_is_drawn_while_one_is_scored(tmp_path: Path) -> None:
     """Each waits for the other, so it ends only if both are under way at the same time."""
     second = threading.Event()
@@ -134,25 +188,48 @@ def test_workers_may_be_done_in_any_order(tmp_path: Path) -> None:
     assert first.text == f"problem 0 0 {seed_of(1, 'shard/0')}"
 
 
-@pytest.mark.parametrize("where", ["engine", "finish"])
-def test_an_error_leaves_whole_shards_and_a_resume_gives_the_same(tmp_path: Path, where: str) -> None:
+def test_shards_that_are_scored_at_once_are_checked_and_written_in_order(tmp_path: Path) -> None:
+    together, seen, here = threading.Barrier(3), list[str](), threading.get_ident()
+
+    def finish(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
+        if rows[0].problem_id != "p9":  # the last of four shards
+            together.wait(20)
+        return same(problems, rows)
+
+    def check(rows: list[Response]) -> None:
+        assert threading.get_ident() == here
+        assert len(files(many.folder)) == len(seen), "before it is written, and after those before it"
+        seen.append(rows[0].problem_id)
+
+    one, many = (Draw(PROBLEMS, PART, tmp_path / name, 5, "t") for name in ("one", "many"))
+    sample(nullcontext(Engine()), [one], same, lambda *_: None)
+    sample(nullcontext(Engine()), [many], finish, lambda *_: None, at_once=3, check=check)
+    assert seen == ["p0", "p3", "p6", "p9"]
+    assert files(one.folder) == files(many.folder)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("where", ["engine", "finish", "check"])
+def test_an_error_leaves_whole_shards_and_a_resume_gives_the_same(tmp_path: Path, where: str, at_once: int) -> None:
     whole = Draw(PROBLEMS, PART, tmp_path / "whole", 5, "t")
     sample(nullcontext(Engine()), [whole], same, lambda *_: None)
-    scored: list[int] = []
 
     def breaks(call: int) -> None:
         if where == "engine" and call == 3:
             raise Broken
 
     def finish(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
-        scored.append(len(rows))
-        if where == "finish" and len(scored) == 3:
+        if where == "finish" and rows[0].problem_id == "p6":
             raise Broken
         return rows
 
+    def check(rows: list[Response]) -> None:
+        if where == "check" and rows[0].problem_id == "p6":
+            raise Broken
+
     draw = Draw(PROBLEMS, PART, tmp_path / "part", 5, "t")
     with pytest.raises(Broken):
-        sample(nullcontext(Engine(breaks)), [draw], finish, lambda *_: None)
+        sample(nullcontext(Engine(breaks)), [draw], finish, lambda *_: None, at_once=at_once, check=check)
     assert sorted(p.name for p in draw.folder.iterdir()) == ["00000.jsonl", "00001.jsonl"]
     engine, told = Engine(), list[tuple[int, int]]()
     sample(nullcontext(engine), [draw], same, lambda *done: told.append(done))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from helpers import reward
-from helpers.judge_server import ScriptedServer
+from helpers.judge_server import Answer, Request, ScriptedServer
 from helpers.judging import part
 from helpers.reward import KIND
 from pns.errors import StageStopped
@@ -21,6 +22,7 @@ from pns.recipe import NegativesPart, RewardPart, SamplePart
 from pns.records import Problem, Response, Scores, Verdict, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
 from pns.rewards.identity import ModelMark
+from pns.rewards.judge import ServerJudge
 from pns.rewards.reward_model import Calibration
 from pns.rewards.unscored import LEAST, Unscored
 from pns.run import JUDGE_SPENT, digest_of, file_hash, read_json
@@ -169,6 +171,47 @@ def test_a_failure_among_many_stays_and_is_scored_again_by_a_resume(tmp_path: Pa
     stages.samples(here)
     assert {r.scores.gate for r in read_responses(here.out / "candidates.parquet") if r.scores} == {"scored"}
     assert Engine.drawn == 1
+
+
+@pytest.mark.parametrize("kind", ["server", "function"])
+def test_log_probabilities_do_not_wait_for_the_judge(
+    tmp_path: Path, kind: str, engine: type[Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge answers for the first shard when its log-probabilities are there; one behind a server, when it has been asked
+    about another shard, too.
+    """
+    computed, other, waited = threading.Event(), threading.Event(), list[bool]()
+    own = engine.log_probabilities
+
+    def compute(self: Engine, *given: Any) -> list[tuple[float, int]]:
+        computed.set()
+        return own(self, *given)
+
+    def function(problem: str, response: str, answer: str | None) -> dict[str, int]:
+        waited.append(computed.wait(20))
+        return FULL
+
+    def script(n: int, request: Request) -> Answer:
+        if PROBLEMS[0].problem in request.prompt:
+            waited.append(computed.wait(20) and other.wait(20))
+        else:
+            other.set()
+        return Answer()
+
+    monkeypatch.setattr(engine, "log_probabilities", compute)
+    sampled = SamplePart(n=2, batch_size=2)
+    if kind == "function":
+        stages.samples(context(tmp_path / "out", function, sample=sampled))
+    else:
+        with ScriptedServer(script) as server:
+            told = RewardPart(judge="server", judge_server=part(server.url))
+            with ServerJudge(part(server.url)) as judge:
+                stages.samples(context(tmp_path / "out", judge, told=told, sample=sampled))
+    assert waited
+    assert all(waited)
+    rows = list(read_responses(tmp_path / "out" / "candidates.parquet"))
+    assert [(r.problem_id, r.index) for r in rows] == [(p.id, k) for p in PROBLEMS for k in range(2)]
+    assert {(r.policy_logp, r.scores.gate) for r in rows if r.scores} == {(-5.0, "scored")}
 
 
 def rollouts(here: Here, *texts: str, finish: Any = "stop") -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
@@ -14,6 +14,7 @@ from pns.sampling.prompts import Completion
 if TYPE_CHECKING:
     from pns.sampling.engine import Engine
 
+S = TypeVar("S")
 T = TypeVar("T")
 Drawn = list[list[Completion]]
 _END = object()
@@ -79,6 +80,33 @@ def ahead(rows: Iterable[T], most: int = 1) -> Iterator[T]:
         finally:
             for one in waiting:
                 one.cancel()
+
+
+def each(work: Callable[[S], T], rows: Iterable[S], most: int) -> Iterator[T]:
+    """`work` of each row, in order; of up to `most` rows at a time, each in a thread of its own. With 1: in the caller's.
+
+    One is given as soon as it and those before it are done, whether or not there is another row yet. What making a row or
+    its work raises is raised where that one would have come; what is under way then is not waited for, and goes nowhere.
+    """
+    if most == 1:
+        yield from map(work, rows)
+        return
+    found = iter(rows)
+    taker = ThreadPoolExecutor(1, thread_name_prefix="pns-take")  # one thread, so rows are taken in order
+    pool = ThreadPoolExecutor(most, thread_name_prefix="pns-each")
+
+    def one(taken: Future[S | object]) -> T | object:
+        row = taken.result()
+        return row if row is _END else work(row)  # type: ignore[arg-type]
+
+    try:
+        waiting = deque(pool.submit(one, taker.submit(next, found, _END)) for _ in range(most))
+        while (done := waiting.popleft().result()) is not _END:
+            waiting.append(pool.submit(one, taker.submit(next, found, _END)))
+            yield done  # type: ignore[misc]
+    finally:
+        for executor in (taker, pool):
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def completions(rows: Any) -> Drawn:

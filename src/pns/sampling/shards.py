@@ -2,7 +2,8 @@
 
 A shard is a fixed slice of the problems with a seed from its number, so neither a resume nor the number of workers
 changes the samples, as far as the engine promises it (`Engine.deterministic`). While one shard is verified and scored,
-the next one is drawn already.
+the next one is drawn already. In memory are the shards that the engine has under way, one drawn ahead, and those that are
+scored.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pns.recipe import SamplePart
 from pns.records import Problem, Response, read_jsonl, to_jsonl
 from pns.run import seed_of, write_atomic
 from pns.sampling.engine import Engine
-from pns.sampling.jobs import Drawn, Job, draw_all
+from pns.sampling.jobs import Drawn, Job, draw_all, each
 
 Finish = Callable[[Sequence[Problem], list[Response]], list[Response]]
 
@@ -82,7 +83,13 @@ class Draw:
 
 
 def sample(
-    engine: AbstractContextManager[Engine], draws: Sequence[Draw], finish: Finish, progress: Callable[[int, int], None]
+    engine: AbstractContextManager[Engine],
+    draws: Sequence[Draw],
+    finish: Finish,
+    progress: Callable[[int, int], None],
+    *,
+    at_once: int = 1,
+    check: Callable[[list[Response]], None] = lambda rows: None,
 ) -> None:
     """Do the shards of all draws that are not there yet; then `Draw.rows` reads them.
 
@@ -90,6 +97,8 @@ def sample(
         engine: is entered, and so made, only where there is something to draw.
         finish: fills in verdicts, scores, log-probabilities for one shard: (problem of each response, responses).
         progress: called with (responses done, responses in all).
+        at_once: shards that `finish` works on at a time, above 1 each in a thread of its own. They are written in order.
+        check: called, in order, with the finished rows of a shard before it is written; what it raises stops the work.
     """
     every = [(draw, number) for draw in draws for number in range(len(draw.shards))]
     todo = [(draw, number) for draw, number in every if not draw.path(number).is_file()]
@@ -100,11 +109,18 @@ def sample(
     if not todo:
         return
     with engine as made:
-        for place, drawn in draw_all(made, [draw.job(number) for draw, number in todo]):
+
+        def finished(found: tuple[int, Drawn]) -> tuple[int, list[Response]]:
+            place, drawn = found
             draw, number = todo[place]
-            rows = _responses(draw, number, drawn, made.name)
             by_row = [p for p in draw.chunk(number) for _ in range(draw.part.n)]
-            write_atomic(draw.path(number), to_jsonl(finish(by_row, rows)))
+            return place, finish(by_row, _responses(draw, number, drawn, made.name))
+
+        drawn = draw_all(made, [draw.job(number) for draw, number in todo])
+        for place, rows in each(finished, drawn, at_once):
+            draw, number = todo[place]
+            check(rows)
+            write_atomic(draw.path(number), to_jsonl(rows))
             done += len(rows)
             progress(done, total)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import statistics
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from pns.negatives.rules import corruption, flip
 from pns.negatives.select import build_pairs, draw, matched_ids, places
 from pns.negatives.selection import select_to
 from pns.negatives.yields import fully_consistent, yield_of
-from pns.recipe import ALL_METHODS, Method
+from pns.recipe import ALL_METHODS, Method, RewardPart
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import RewardModel
@@ -30,6 +32,9 @@ from pns.stages import engines, prompted
 from pns.stages.context import Context
 from pns.stages.engines import scorer
 from pns.streams import read_responses, write_responses
+
+SCORED_AT_ONCE = 3
+"""Shards of samples that are scored at a time where a server scores: it has the next one's requests when one ends."""
 
 RULES = {"flip": flip, "corruption": corruption}
 
@@ -248,13 +253,20 @@ def _from_generator(context: Context, composite: Composite) -> Draw:
     unscored = Unscored(composite.part.max_unscored, drawn.responses)
     _score_again(context, composite, drawn, unscored)
     writer, policy = scorer(context, "generator"), scorer(context, "rlvr")
+    computing = threading.Lock()
+
+    def logps(rows: Sequence[Problem], responses: list[Response]) -> list[list[tuple[float, int]]]:
+        """Under the generator and the policy."""
+        texts, statements = [r.text for r in responses], [p.problem for p in rows]
+        ended = [r.finish != "length" for r in responses]
+        with computing:  # of one shard at a time, or their memory would grow with the shards
+            return [engine.log_probabilities(statements, texts, ended) for engine in (writer, policy)]
 
     def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
-        scored = _with_scores(composite, rows, responses)
-        unscored.add(r.scores for r in scored)  # before the shard is durable
-        texts, statements = [r.text for r in scored], [p.problem for p in rows]
-        ended = [r.finish != "length" for r in scored]
-        own, base = (engine.log_probabilities(statements, texts, ended) for engine in (writer, policy))
+        with ThreadPoolExecutor(1, thread_name_prefix="pns-logps") as beside:  # they need no score
+            found = beside.submit(logps, rows, responses)
+            scored = _with_scores(composite, rows, responses)
+            own, base = found.result()
         return [
             r.model_copy(
                 update={"policy_logp": p, "n_tokens": n, "sampling": {**r.sampling, "generator_logp": round(q, 6)}}
@@ -262,8 +274,17 @@ def _from_generator(context: Context, composite: Composite) -> Draw:
             for r, (q, _), (p, n) in zip(scored, own, base, strict=True)
         ]
 
-    sample(engines.sampler(context, "generator", writer), [drawn], finish, context.progress)
+    sample(
+        engines.sampler(context, "generator", writer), [drawn], finish, context.progress,
+        at_once=SCORED_AT_ONCE if _asks_server(composite.part) else 1,
+        check=lambda rows: unscored.add(r.scores for r in rows),
+    )  # fmt: skip
     return drawn
+
+
+def _asks_server(part: RewardPart) -> bool:
+    """Whether a judge or a reward model behind a server scores, for which the stage only waits."""
+    return part.judge_server is not None or (part.reward_model is not None and part.reward_model.server is not None)
 
 
 def _score_again(context: Context, composite: Composite, drawn: Draw, unscored: Unscored) -> None:
