@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from pns.errors import StageStopped, UserError
 from pns.parts.engine import VllmPart
 from pns.run import seed_of
 from pns.sampling import vllm as ours
-from pns.sampling.jobs import Job
+from pns.sampling.jobs import Job, draw_all
 from pns.sampling.prompts import end_ids
 
 # The keywords of `vllm.LLM`: those that it names, and fields of EngineArgs that it passes on.
@@ -159,6 +160,47 @@ def test_prompts_are_token_ids_and_every_problem_has_its_seed(fake: Fake, tmp_pa
     engine.generate(Job(["p"], **{**HOW, "n": 1, "temperature": 0.0}))
     assert engine.generate(Job([], **HOW)) == []
     engine.close()
+
+
+def test_several_jobs_are_one_call_and_what_is_asked_is_the_same(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ours, "MOST_TOGETHER", 9)
+    fake.write = lambda ids, k: ([ids[1], k + 10, 2], "stop")
+    engine = ours.VllmEngine(tmp_path, VllmPart())
+    jobs = [Job([f"{c}x", f"{c}y"], **{**HOW, "seed": i}) for i, c in enumerate("abcdefghijk")]
+    found = list(engine.generate_all(jobs))
+    assert [len(prompts) for prompts, _, _ in fake.calls] == [4, 4, 4, 4, 4, 2]
+    together = [
+        (prompt, params) for prompts, many, _ in fake.calls for prompt, params in zip(prompts, many, strict=True)
+    ]
+    fake.calls.clear()
+    assert found == [(i, engine.generate(job)) for i, job in enumerate(jobs)]
+    alone = [(prompt, params) for prompts, many, _ in fake.calls for prompt, params in zip(prompts, many, strict=True)]
+    assert together == alone, "the same prompts with the same seeds"
+    fake.calls.clear()
+    assert [i for i, _ in engine.generate_all(jobs[:4])] == [0, 1, 2, 3]
+    assert len(fake.calls) == 4, "few are not one call, or scoring would wait for all of them"
+    fake.calls.clear()
+    large = [Job(["p"] * 8, **HOW)] * 5
+    assert len(list(engine.generate_all(large))) == len(fake.calls) == 5
+    assert list(engine.generate_all([])) == []
+
+
+def test_the_next_call_goes_on_while_the_jobs_of_one_are_scored(fake: Fake, tmp_path: Path) -> None:
+    second = threading.Event()
+
+    def write(ids: list[int], k: int) -> tuple[list[int], str]:
+        if ids[1] == ord("b"):
+            second.set()
+        return [5, 2], "stop"
+
+    fake.write = write
+    jobs = [Job([c], **HOW) for c in "aaaaaaaabbbbbbbb"]  # four calls of four
+    found = draw_all(ours.VllmEngine(tmp_path, VllmPart()), jobs)
+    assert [next(found)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert second.wait(20), "the third call waits for the jobs of the second"
+    assert [i for i, _ in found] == list(range(5, 16))
 
 
 def test_a_request_that_was_given_up_is_no_completion(fake: Fake, tmp_path: Path) -> None:

@@ -8,21 +8,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pns.errors import StageStopped, UserError
 from pns.parts.engine import VllmPart
 from pns.run import seed_of
-from pns.sampling.jobs import Drawn, Job
+from pns.sampling.jobs import Drawn, Job, ahead
 from pns.sampling.prompts import Completion, completion, load_tokenizer, model_end_ids, prompt_texts, token_ids
 
 ADAPTER = "adapter_config.json"
+MOST_TOGETHER = 1024
+"""Completions in one call, where a shard has fewer. A kill loses those of the call, and of the one that is being scored."""
+
 _FIELD = "engine.vllm"
 
 
 class VllmEngine:
-    """Completions by `vllm.LLM`, each problem with a seed of its own, and sample k of it with that seed plus k.
+    """Completions by `vllm.LLM`, each problem with a seed of its own, and sample k of it with that seed plus k. A Pool (see
+    `jobs`) that keeps the order.
 
     Args:
         path: model directory with its tokenizer; with an adapter_config.json the LoRA adapter of the base that this names.
@@ -71,31 +76,59 @@ class VllmEngine:
 
     def generate(self, job: Job) -> Drawn:
         """See `TransformersEngine.generate`. Raises UserError for a prompt that is too long for the model."""
-        ids = token_ids(self.tokenizer, prompt_texts(self.tokenizer, job.problems, job.prefixes))
-        params = [
-            self._params(
-                n=job.n, temperature=job.temperature, top_p=job.top_p, top_k=0, max_tokens=job.max_new_tokens,
-                # Of the shard's seed alone: neither the place in a batch nor a resume changes it.
-                seed=seed_of(job.seed, f"problem/{i}"), stop_token_ids=sorted(self._ends), detokenize=False,
-            )
-            for i in range(len(ids))
-        ]  # fmt: skip
-        try:
-            outputs = self._llm.generate(
-                [{"prompt_token_ids": row} for row in ids], params, use_tqdm=False, lora_request=self._lora
-            )
-        except ValueError as error:
-            raise UserError(f"vLLM refuses a prompt ({error})", field=f"{_FIELD}.max_model_len") from None
-        return [[self._completion(one) for one in output.outputs] for output in outputs]
+        return self._call([job])[0]
+
+    def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
+        """(place of the job, its completions), in order. Several jobs are one call, and the next call goes on while those of
+        one are taken: see `_groups`. Raises as `generate`.
+        """
+        calls = ((group, self._call([jobs[i] for i in group])) for group in _groups(jobs))
+        for group, drawn in ahead(calls):
+            yield from zip(group, drawn, strict=True)
 
     def close(self) -> None:
         """Let go of the engine, so that its processes end and the GPU is free."""
         self._llm = None
 
+    def _call(self, jobs: Sequence[Job]) -> list[Drawn]:
+        prompts, params = [], []
+        for job in jobs:
+            ids = token_ids(self.tokenizer, prompt_texts(self.tokenizer, job.problems, job.prefixes))
+            prompts += [{"prompt_token_ids": row} for row in ids]
+            params += [
+                self._params(
+                    n=job.n, temperature=job.temperature, top_p=job.top_p, top_k=0, max_tokens=job.max_new_tokens,
+                    # Of the shard's seed alone: neither the place in a batch nor a resume changes it.
+                    seed=seed_of(job.seed, f"problem/{i}"), stop_token_ids=sorted(self._ends), detokenize=False,
+                )
+                for i in range(len(ids))
+            ]  # fmt: skip
+        try:
+            outputs = iter(self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora))
+        except ValueError as error:
+            raise UserError(f"vLLM refuses a prompt ({error})", field=f"{_FIELD}.max_model_len") from None
+        return [[[self._completion(one) for one in next(outputs).outputs] for _ in job.problems] for job in jobs]
+
     def _completion(self, one: Any) -> Completion:
         if one.finish_reason not in ("stop", "length"):
             raise StageStopped(f"vLLM gave up a request ({one.finish_reason})")
         return completion(self.tokenizer, self._ends, list(one.token_ids))
+
+
+def _groups(jobs: Sequence[Job]) -> Iterator[list[int]]:
+    """Places of the jobs that are one call, for which vLLM fills its batch as sequences end: of at most MOST_TOGETHER
+    completions, and of a quarter of all, so that scoring has something to do beside the drawing; or one larger job.
+    """
+    sizes = [len(job.problems) * job.n for job in jobs]
+    most = min(MOST_TOGETHER, sum(sizes) // 4)
+    group: list[int] = []
+    for place, size in enumerate(sizes):
+        if group and sum(sizes[i] for i in group) + size > most:
+            yield group
+            group = []
+        group.append(place)
+    if group:
+        yield group
 
 
 def _adapter(path: Path) -> dict[str, Any] | None:
