@@ -17,6 +17,7 @@ from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
 from pns.study import protocol as protocols
 from pns.study.cells import Cell, Recipes, Tuned, add_cell, add_extras, cells, check_contrasts
+from pns.study.family import unnamed_family
 from pns.study.graph import Graph
 from pns.study.plan import plan, units
 from pns.study.rounds import add_rounds, for_rounds
@@ -327,6 +328,54 @@ def test_the_protocol_stands_once_the_test_split_was_opened(tmp_path: Path) -> N
     write_json(tmp_path / "committed.json", {**second, "hypotheses": ["another one"]})
     with pytest.raises(UserError, match="what differs: hypotheses"):
         protocols.check_committed(tmp_path / "committed.json", second)
+
+
+def test_the_protocol_names_the_whole_family(tmp_path: Path) -> None:
+    def told(**changes: Any) -> list[Any]:
+        return protocols.protocol_of(recipes(tmp_path, protocols=["held"], **changes), {}, [])["family"]
+
+    plain = told(uses=["rl"])
+    assert len(plain) == len({tuple(pair) for pair in plain})
+    assert ["pns", "rejection"] not in plain, "it is primary"
+    wanted = [["pns", "sft_chosen"], ["rejection", "sft_chosen"], ["rejection/own", "sft_chosen/own"]]
+    wanted += [
+        ["pns/own", "rejection/own"],
+        ["rl_pns", "rl_plain"],
+        ["rl_pns", "rl_rejection"],
+        ["sft_chosen/own", "policy"],
+    ]
+    assert [pair for pair in wanted if pair not in plain] == []
+
+    methods = {"methods": ["rejection", "pns", "mixture", "fill"], "regimes": ["matched"], "uses": ["rl"]}
+    mixed = told(**methods, set={"negatives.mixture": {"rejection": 1, "pns": 1}})
+    rivals = ({"pns", "mixture"}, {"pns", "fill"}, {"rl_pns", "rl_mixture"}, {"rl_pns", "rl_fill"})
+    assert [pair for pair in mixed if set(pair) in rivals] == [], "a mixture that contains pns is no rival to it"
+    assert ["mixture", "sft_chosen"] in mixed
+    other = told(**methods, set={"negatives.mixture": {"rejection": 1, "flip": 1}})
+    assert ["pns", "mixture"] in other
+    assert ["rl_pns", "rl_mixture"] in other
+    assert ["pns", "fill"] not in other
+    asked = told(**methods, set={"negatives.mixture": {"rejection": 1, "pns": 1}}, secondary=[["pns", "mixture"]])
+    assert asked[0] == ["pns", "mixture"], "what the study asks for stands"
+
+
+def test_a_protocol_without_a_family_is_no_other_one(tmp_path: Path) -> None:
+    new = protocols.protocol_of(recipes(tmp_path), {}, [])
+    old = {k: v for k, v in new.items() if k != "family"}
+    assert protocols.differing(old, new) == protocols.differing(new, old) == []
+    assert protocols.differing({**new, "family": new["family"][1:]}, new) == ["family"]
+
+
+@pytest.mark.parametrize("name", ["embedded", "beside"])
+def test_published_protocols_hold_for_their_studies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    path = ROOT / "studies" / f"{name}.yaml"
+    found, old = Recipes(load_study(path), path), read_json(ROOT / "docs" / "results" / f"{name}.protocol.json")
+    new = protocols.protocol_of(found, old["chosen"], old["tuning"]["trials"])
+    assert "family" not in protocols.differing(old, new)
+    if name == "embedded":
+        published = read_json(ROOT / "docs" / "results" / "embedded.json")["secondary"]
+        assert [(c["a"], c["b"]) for c in published] == unnamed_family(found.study)
 
 
 def test_how_the_work_is_done_is_no_part_of_the_protocol(tmp_path: Path) -> None:

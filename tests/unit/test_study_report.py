@@ -13,11 +13,10 @@ from helpers.study import BENCHMARKS, pretend, recipes
 from pns.display import Display
 from pns.errors import UserError
 from pns.report.study import build_study_page, reading
-from pns.run import Run, read_json
+from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
 from pns.study import protocol as protocols
-from pns.study.cells import cells
-from pns.study.collect import _secondary
+from pns.study.family import unnamed_family
 from pns.study.report import write_report
 from pns.study.run import Work, cell_tasks, execute, planned, tune
 
@@ -139,10 +138,47 @@ def test_a_study_at_work_reports_what_there_is(done: tuple[Any, Run]) -> None:
     assert "Not complete" in page.read_text(encoding="utf-8")
     # The contrasts with rejection cannot be made yet; they were planned, so they count.
     raw = {(c["a"], c["b"]): c["greedy"] for c in results["secondary"]}
-    family = len(_secondary(found.study, cells(found.study)))
-    assert len(raw) < family
+    family = len(read_json(run.folder / protocols.FILE)["family"])
+    assert len(raw) < family == results["family"]
     least = min(raw.values(), key=lambda c: c["p_value"])
     assert least["p_holm"] == pytest.approx(min(1.0, family * least["p_value"]))
+
+
+def test_the_report_corrects_over_the_family_of_the_frozen_protocol(
+    done: tuple[Any, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, run = done
+    run_through(found, run)
+    before, _ = write_report(found, run)
+    assert [[c["a"], c["b"]] for c in before["secondary"]] == read_json(run.folder / protocols.FILE)["family"]
+    # Another version expands another family: nothing moves, and the study goes on.
+    monkeypatch.setattr(protocols, "family", lambda recipes: [("pns", "sft_chosen")])
+    assert write_report(found, run)[0]["secondary"] == before["secondary"]
+    run_through(found, run)
+    # One that was changed by hand is told.
+    path = run.folder / protocols.FILE
+    frozen = read_json(path)
+    without = {k: v for k, v in frozen.items() if k != "family"}
+    for changed in ({**frozen, "family": frozen["family"][:1]}, without):
+        write_json(path, changed)
+        for act in (lambda: write_report(found, run), lambda: run_through(found, run)):
+            with pytest.raises(UserError, match=r"protocol.json was changed since"):
+                act()
+
+
+def test_a_protocol_that_names_no_family_keeps_its_p_values(done: tuple[Any, Run]) -> None:
+    found, run = done
+    run_through(found, run, until="protocol")
+    path = run.folder / protocols.FILE
+    body = {k: v for k, v in read_json(path).items() if k not in ("written", "fingerprint", "family")}
+    old = {"written": "then", "fingerprint": fingerprint(body=body), **body}
+    write_json(path, old)
+    protocols.open_test(run, old)
+    run_through(found, run)
+    results, _ = write_report(found, run)
+    assert read_json(path) == old
+    assert [(c["a"], c["b"]) for c in results["secondary"]] == unnamed_family(found.study)
+    assert ("rejection", "sft_chosen") not in unnamed_family(found.study)
 
 
 def test_one_seed_makes_no_claim_about_a_method(done: tuple[Any, Run]) -> None:

@@ -31,6 +31,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         readings=readings(),
         primary=[contrast_row(c, results["metric"]) for c in results["primary"]],
         secondary=[contrast_row(c, results["metric"]) for c in results["secondary"]],
+        family=results["family"],
         cells=[cell_row(name, cell) for name, cell in results["cells"].items() if cell["switch"] is None],
         not_applicable=[(printable(k), printable(v)) for k, v in (results.get("not_applicable") or {}).items()],
         accuracy_plot=study_plots.accuracy(results),

@@ -11,8 +11,8 @@ import pns
 from pns.evaluation.contrasts import Table, contrast, estimate, holm, seeds_needed, smallest_difference
 from pns.run import Run, read_json, seed_of
 from pns.stages.summary import curve, environment
-from pns.study.cells import RL, STARTS, Cell, cells, unswitched
-from pns.study.graph import PLAIN
+from pns.study.cells import Cell, cells, unswitched
+from pns.study.family import Pair, containing_pns, unnamed_family
 from pns.study.results import KINDS, benchmarks, scores_of, undecided
 from pns.study.run import Work
 from pns.study.spec import Study
@@ -74,9 +74,8 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
     planned = {name: list(cell.seeds) for name, cell in found.cells.items()}
     missing = {n: [s for s in seeds if (n, s) not in scored] for n, seeds in planned.items()}
     primary = [_contrast(found, a, b, study, samples, seed) for a, b in study.primary]
-    secondary = _with_holm(
-        {(a, b): _contrast(found, a, b, study, samples, seed) for a, b in _secondary(study, found.cells)}
-    )
+    family = _family(found, protocol)
+    secondary = _with_holm({(a, b): _contrast(found, a, b, study, samples, seed) for a, b in family})
     ablations = {
         name: _contrast(found, name, unswitched(study, cell), study, samples, seed)
         for name, cell in found.cells.items()
@@ -96,6 +95,7 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "cells": rows,
         "primary": [c for c in primary if c],
         "secondary": secondary,
+        "family": len(family),
         "pns_minus": _pns_minus(found, rows, study, samples, seed),
         "ablations": {n: c for n, c in ablations.items() if c},
         "switches": {n: s.model_dump(mode="json") for n, s in study.ablations.switches.items()},
@@ -169,22 +169,11 @@ def _kl(found: Collected, cell: str, seed: int) -> float:
     return float(read_json(found.folder(found.scored[cell, seed]) / "kl.json")["kl"])
 
 
-def _secondary(study: Study, every: Mapping[str, Cell]) -> list[tuple[str, str]]:
-    """What was planned, done or not: the study's own; every pns cell against the others of its objective, regime and protocol;
-    RL on a reward model that saw pns against RL on another; every cell against the policy. Starts and ablations are left out.
-    """
-    plain = {n: cell for n, cell in every.items() if n not in STARTS and cell.switch is None}
-    places = {n: (cell.objective, cell.regime, cell.protocol) for n, cell in plain.items()}
-    beside = [
-        (a, b)
-        for a, cell in plain.items()
-        for b, other in plain.items()
-        if cell.model == "pns" and other.model != "pns" and places[a] == places[b]
-    ]
-    on_models = [(f"{RL}pns", f"{RL}{other}") for other in (PLAIN, *study.methods) if other != "pns"]
-    on_models = [pair for pair in on_models if set(pair) <= set(plain)]
-    pairs = dict.fromkeys([*study.secondary, *beside, *on_models, *((n, "policy") for n in plain)])
-    return [pair for pair in pairs if pair not in study.primary]
+def _family(found: Collected, protocol: Mapping[str, Any]) -> list[Pair]:
+    """The secondary contrasts that were planned, done or not: those of the protocol, whatever would be planned today."""
+    if "family" in protocol:
+        return [(a, b) for a, b in protocol["family"]]
+    return unnamed_family(found.work.study)
 
 
 def _with_holm(found: Mapping[tuple[str, str], dict[str, Any] | None]) -> list[dict[str, Any]]:
@@ -206,16 +195,16 @@ def _pns_minus(
     if "pns" not in rows:
         return {}
     plain = [n for n in rows if n != "pns" and "/" not in n and "@" not in n]
+    no_rivals = containing_pns(found.work.recipes.base)
     out = {}
     for name in plain:
         one = _contrast(found, "pns", name, study, samples, seed)
         if one is not None:
-            mixed = rows[name]["model"] in ("fill", "mixture")
             out[name] = {
                 **{k: one[study.metric][k] for k in ("difference", "ci95", "ci95_t", "p_value")},
                 "sampled": {k: one["sampled"][k] for k in ("difference", "ci95", "p_value")},
                 "seeds": len(one["seeds"]),
-                **({"note": "contains pns, so it is no rival"} if mixed else {}),
+                **({"note": "contains pns, so it is no rival"} if rows[name]["model"] in no_rivals else {}),
             }
     return out
 

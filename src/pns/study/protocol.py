@@ -14,16 +14,19 @@ from pns.pipeline import input_hashes, of_protocol
 from pns.rewards.version import RULES
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.study.cells import Recipes, cells
+from pns.study.family import family
 from pns.study.tuning import Trial
 from pns.verify.version import VERIFIER
 
 FILE, OPENED = "protocol.json", "opened.json"
 # What says when and where a protocol was written, not what it is.
 _ASIDE = ("written", "fingerprint")
+# What protocols did not name once. One that lacks it is no other protocol for that.
+_SINCE = ("family",)
 
 
 def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]) -> dict[str, Any]:
-    """All that is decided before the test: hypotheses, contrasts, seeds, budgets, settings, cells, the recipe."""
+    """All that is decided before the test: hypotheses, contrasts and the whole family, seeds, budgets, settings, cells, the recipe."""
     study = recipes.study
     data = study.model_dump(mode="json")
     files = input_hashes(recipes.base).get("problems")
@@ -32,6 +35,7 @@ def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]
         "hypotheses": data["hypotheses"],
         "primary": data["primary"],
         "secondary": data["secondary"],
+        "family": family(recipes),
         "metric": study.metric,
         "seeds": data["seeds"],
         "tuning": {**data["tuning"], "combinations": _budget(trials), "trials": trials},
@@ -67,12 +71,9 @@ def freeze(run: Run, protocol: Mapping[str, Any]) -> Path:
     """
     path, opened = run.folder / FILE, run.folder / OPENED
     old = read_json(path) if path.is_file() else {}
-    if opened.is_file() and read_json(opened)["protocol"] != protocol["fingerprint"]:
-        # One that was written when protocols said more of the machine has another fingerprint, and may still be this one.
-        what = differing(old, protocol) if old else [f"{FILE} is gone"]
-        if not what and not _as_opened(old, read_json(opened)["protocol"]):
-            what = [f"{FILE} was changed since"]
-        if what:
+    if opened.is_file() and (mark := read_json(opened)["protocol"]) != protocol["fingerprint"]:
+        # One that was written when protocols said more, or less, has another fingerprint, and may still be this one.
+        if what := _differing_from_opened(old, old, protocol, mark) if old else [f"{FILE} is gone"]:
             raise _another(path, ", ".join(what))
         return path
     if old.get("fingerprint") != protocol["fingerprint"]:
@@ -85,16 +86,27 @@ def _as_opened(protocol: Mapping[str, Any], mark: str) -> bool:
     return bool(protocol.get("fingerprint") == mark == fingerprint(body=body))
 
 
+def _differing_from_opened(
+    frozen: Mapping[str, Any], a: Mapping[str, Any], b: Mapping[str, Any], mark: str
+) -> list[str]:
+    """As `differing(a, b)`, and whether the frozen protocol is still the one that was opened.
+
+    Its family stands: where all that a family comes of is the same, not the study has changed but the code that expands it.
+    """
+    what = [key for key in differing(a, b) if key != "family"]
+    return what if what or _as_opened(frozen, mark) else [f"{FILE} was changed since"]
+
+
 def check_opened(run: Run, recipes: Recipes) -> None:
     """Raises UserError where the test split was opened under a protocol that this study cannot have, whatever tuning finds."""
-    path = run.folder / FILE
-    if not (path.is_file() and (run.folder / OPENED).is_file()):
+    path, opened = run.folder / FILE, run.folder / OPENED
+    if not (path.is_file() and opened.is_file()):
         return
     old, new = read_json(path), protocol_of(recipes, {}, [])
     found = ("combinations", "trials")
     tuned = {"tuning": {k: v for k, v in old.get("tuning", {}).items() if k not in found}, "chosen": {}}
     new["tuning"] = {k: v for k, v in new["tuning"].items() if k not in found}
-    if what := differing({**old, **tuned}, new):
+    if what := _differing_from_opened(old, {**old, **tuned}, new, read_json(opened)["protocol"]):
         raise _another(path, ", ".join(what))
 
 
@@ -119,9 +131,12 @@ def check_committed(path: Path, protocol: Mapping[str, Any]) -> None:
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """Keys in which two protocols differ. What of their recipes changes no result is no difference."""
+    """Keys in which two protocols differ. What of their recipes changes no result is no difference, nor is a key that older
+    protocols lack.
+    """
     a, b = ({**one, "recipe": of_protocol(one["recipe"])} if "recipe" in one else one for one in (a, b))
-    return [key for key in dict.fromkeys([*a, *b]) if key not in _ASIDE and a.get(key) != b.get(key)]
+    aside = {*_ASIDE, *(key for key in _SINCE if key not in a or key not in b)}
+    return [key for key in dict.fromkeys([*a, *b]) if key not in aside and a.get(key) != b.get(key)]
 
 
 def open_test(run: Run, protocol: Mapping[str, Any]) -> None:

@@ -132,7 +132,9 @@ class Study(Part):
     primary: tuple[tuple[str, str], ...] = Field(
         (("pns", "policy"), ("pns", "rejection")), description="contrasts of cells (a, b), meaning a - b"
     )
-    secondary: tuple[tuple[str, str], ...] = Field((), description="further contrasts; Holm-corrected together")
+    secondary: tuple[tuple[str, str], ...] = Field(
+        (), description="further contrasts; Holm-corrected with the rest of the family that the protocol names"
+    )
     difference: float = Field(0.02, gt=0, lt=1, description="how many seeds this difference would need is reported")
     metric: Literal["greedy", "sampled"] = Field("greedy", description="of the primary contrasts; both are reported")
     ablations: AblationsPart = AblationsPart()
