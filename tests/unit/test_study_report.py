@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.study import BENCHMARKS, pretend, recipes
+from pns.commands.study import _plan
 from pns.display import Display
 from pns.errors import UserError
 from pns.report.study import build_study_page, reading
@@ -19,6 +20,7 @@ from pns.study import protocol as protocols
 from pns.study.family import unnamed_family
 from pns.study.report import write_report
 from pns.study.run import Work, cell_tasks, execute, planned, tune
+from pns.study.cells import cells
 
 SWITCHES = {
     "no_judge": {"set": {"reward.weight_judge": 0.0}, "at": ["generator"], "why": "<i>is it the judge?</i>"},
@@ -254,3 +256,26 @@ def test_the_reading_claims_only_what_both_intervals_say(ci: Any, t: Any, words:
     said = reading({"primary": [c], "metric": "greedy"})
     assert said[0].startswith(words)
     assert (len(said) == 2) == ("not clear" in words)
+def test_the_plan_counts_all_of_tuning_and_the_cells_that_it_may_tell_apart(
+    done: tuple[Any, Run], tmp_path: Path
+) -> None:
+    found, run = done
+    fresh = planned(found, Run(tmp_path / "nowhere"))
+    over = planned(found, run)
+    assert all(share.supposed for share in fresh)
+    assert not any(share.supposed for share in over)
+    # Here tuning chose the larger rate for all, so held and each are the same models; the plan could not know.
+    assert fresh[0].tasks >= over[0].tasks
+    each = [n for n, c in cells(found.study).items() if c.protocol == "each"]
+    assert fresh[1].tasks - over[1].tasks == 2 * 3 * len(each), "trained and scored, three seeds"
+    # One combination of each leaves nothing to choose, so there is nothing to suppose.
+    (tmp_path / "other").mkdir()
+    settled = recipes(tmp_path / "other", tuning={"seeds": [11], "grid": {"align.beta": [0.2]}})
+    assert not any(share.supposed for share in planned(settled, Run(tmp_path / "nowhere")))
+
+
+def test_the_plan_says_that_tuning_may_change_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _plan(recipes(tmp_path, **SETTINGS), Run(tmp_path / "nowhere"), 1)
+    assert "Tuning is not over: settings of its grids stand for" in " ".join(capsys.readouterr().out.split())
+
+

@@ -143,6 +143,12 @@ def _plan(recipes: Recipes, run: Run, jobs: int | None) -> None:
     table.add_row("all", str(sum(s.tasks for s in shares)), str(sum(s.done for s in shares)), "", _hours(whole))
     console().print(table)
     say(_basis(shares))
+    if any(share.supposed for share in shares):
+        say(
+            "Tuning is not over: settings of its grids stand for those that it will choose, such as make most stages. Where it "
+            "chooses what the recipe says, or the same for several cells, stages coincide and less is to do; where it chooses "
+            "other sizes (epochs, samples), times change."
+        )
 
 
 def _basis(shares: list[Any]) -> str:

@@ -32,13 +32,18 @@ OVERHEAD = 1.5
 
 @dataclass(frozen=True)
 class Share:
-    """A part of the plan: tasks of one phase. Times in seconds of one process."""
+    """A part of the plan: tasks of one phase. Times in seconds of one process.
+
+    Attributes:
+        supposed: whether some of the tasks rest on settings that stand for what tuning has not chosen yet.
+    """
 
     phase: str
     tasks: int
     done: int
     seconds_left: float | None
     measured: int
+    supposed: bool = False
 
     def wall(self, jobs: int) -> float | None:
         """Seconds to wait with so many processes side by side, when they are always busy."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pns.study.cells import Recipes, Tuned, add_cell, add_extras, cells
 from pns.study.graph import Graph
 from pns.study.plan import Share, plan
 from pns.study.spec import Study
-from pns.study.tuning import STEPS, Step, Trial, add_step, choose, read_trials
+from pns.study.tuning import STEPS, Step, Trial, add_step, choose, read_trials, stand_in
 
 
 @dataclass
@@ -75,7 +75,7 @@ def tune(work: Work, run: Run, go: Callable[[list[str]], None] | None = None) ->
 def cell_tasks(work: Work, *, ablations: bool) -> dict[tuple[str, int], str]:
     """(cell, seed) -> the task that scores it, seed by seed; the ablations with what runs on their seeds alone, or the rest.
 
-    Before tuning is over the recipe's own settings stand in for what it will choose: good enough for a plan.
+    A plan gives settings that stand for what tuning has not chosen yet (`_suppose`).
     """
     study, out = work.study, dict[tuple[str, int], str]()
     some = set(study.ablations.controls)
@@ -94,9 +94,12 @@ def _every_extra(work: Work) -> list[str]:
 
 
 def planned(recipes: Recipes, run: Run) -> list[Share]:
-    """What each phase has still to do. Steps of tuning that rest on an unfinished one are not counted yet."""
+    """What each phase has still to do. What tuning has not chosen yet is stood for by combinations of its grids (`Share.supposed`):
+    the number of trials is known; which of their stages will coincide is not, so they are counted as if few did.
+    """
     work = Work(recipes)
     tune(work, run)
+    supposed = _suppose(work)
     tuning = list(work.graph.tasks)
     test, more = (cell_tasks(work, ablations=a) for a in (False, True))
     work.look(run)
@@ -106,7 +109,17 @@ def planned(recipes: Recipes, run: Run) -> list[Share]:
         "test": _upstream(tasks, [*test.values(), *_every_extra(work)]),
         "ablations": _upstream(tasks, more.values()),
     }
-    return plan(phases, tasks, work.done)
+    return [replace(share, supposed=supposed) for share in plan(phases, tasks, work.done)]
+
+
+def _suppose(work: Work) -> bool:
+    """Add the steps of tuning that rest on one that is not over; returns whether any of them has something to choose."""
+    some = False
+    for step in STEPS[STEPS.index(work.open_step) :] if work.open_step is not None else ():
+        tried = add_step(work.graph, work.recipes, step, work.tuned)
+        work.tuned = stand_in(work.recipes, work.tuned, step, tried)
+        some = some or len({(objective, model) for objective, model, *_ in tried}) < len(tried)
+    return some
 
 
 def _upstream(tasks: Mapping[str, Task], names: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ from pns.scheduler import Task
 from pns.study.cells import SFT, Cell, Recipes, Tuned, add_cell, cells
 from pns.study.graph import Graph
 from pns.study.results import outcomes
-from pns.study.spec import Settings, Study, combinations
+from pns.study.spec import Settings, Study, combinations, with_settings
 
 Step = Literal["held", "negatives", "each"]
 STEPS: tuple[Step, ...] = ("held", "negatives", "each")
@@ -119,6 +119,28 @@ def choose(study: Study, tuned: Tuned, step: Step, trials: Sequence[Trial]) -> T
     for at in dict.fromkeys((t["objective"], t["model"]) for t in trials):
         mine = [t for t in trials if (t["objective"], t["model"]) == at]
         best[at] = max(mine, key=lambda t: value_of(t, study.tuning.metric))["settings"]
+    return _with(tuned, step, best)
+
+
+def stand_in(recipes: Recipes, tuned: Tuned, step: Step, tried: Tried) -> Tuned:
+    """What a plan takes for tuned after a step that is not over: of each grid the first combination that is not what stands
+    already (the recipe's own, or what is held for all), so that what tuning may tell apart is apart in the plan.
+    """
+    best: dict[tuple[str, str], Settings] = {}
+    for at in dict.fromkeys((objective, model) for objective, model, *_ in tried):
+        grid = [settings for objective, model, settings, _ in tried if (objective, model) == at]
+        best[at] = next((one for one in grid if not _stands(recipes, tuned, step, at[0], one)), grid[0])
+    return _with(tuned, step, best)
+
+
+def _stands(recipes: Recipes, tuned: Tuned, step: Step, objective: str, settings: Settings) -> bool:
+    if step == "negatives":
+        return with_settings(recipes.base, settings) == recipes.base
+    held = tuned.held.get(objective, {})
+    return step == "each" and all(held.get(key) == value for key, value in settings.items())
+
+
+def _with(tuned: Tuned, step: Step, best: Mapping[tuple[str, str], Settings]) -> Tuned:
     if step == "negatives":
         return Tuned(tuned.align, {**tuned.negatives, **{model: s for (_, model), s in best.items()}})
     align = dict(tuned.align)
