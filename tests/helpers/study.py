@@ -81,7 +81,7 @@ def _write(out: Path, task: Task, accuracy: Accuracy, problems: int) -> None:
 
 
 def _upstream(out: Path, name: str) -> None:
-    if name == "negatives-pns":
+    if name in ("negatives-pns", "negatives-rejection"):
         write_json(out / "stats.json", {"wrong": 0.6, "plausible": 0.4, "kl_to_policy": 1.0, "fully_consistent": None})
     elif name == "generator":
         rows = [{"step": i, "reward": 0.1 * i, "composite/scored": 0.5} for i in (1, 2, 3)]

@@ -9,18 +9,21 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.study import BENCHMARKS, pretend, recipes
-from pns.commands.study import _plan
+from helpers.study import BENCHMARKS, ROOT, pretend, recipes
+from pns.commands.study import _plan, _report
 from pns.display import Display
 from pns.errors import UserError
+from pns.recipe_files import load_recipe
+from pns.report import rounds
 from pns.report.study import build_study_page, reading
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
+from pns.study import iterate
 from pns.study import protocol as protocols
+from pns.study.cells import cells
 from pns.study.family import unnamed_family
 from pns.study.report import write_report
 from pns.study.run import Work, cell_tasks, execute, planned, tune
-from pns.study.cells import cells
 
 SWITCHES = {
     "no_judge": {"set": {"reward.weight_judge": 0.0}, "at": ["generator"], "why": "<i>is it the judge?</i>"},
@@ -109,6 +112,70 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     share = sum(r["outcome"] == "correct" for r in mine) / len(mine)
     assert share == pytest.approx(results["cells"]["pns"]["greedy"]["mean"])
     assert build_study_page(results, run.folder / "report").read_text(encoding="utf-8") == html
+
+
+DISPLACED = "likelihood displacement: the margin grew by {} nats <b>&"
+LONGER = "separable by length: the AUC of length alone is 0.90"
+
+
+def warn(run: Run, pattern: str, *texts: str) -> None:
+    """Make trainings that are done have warned."""
+    found = list(run.stages.glob(pattern))
+    assert found
+    for folder in found:
+        write_json(folder / "stats.json", {**read_json(folder / "stats.json"), "warnings": list(texts)})
+
+
+def test_what_training_warned_of_is_told_cell_by_cell(
+    done: tuple[Any, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, run = done
+    run_through(found, run)
+    quiet, page = write_report(found, run)
+    assert quiet["cells"]["pns"]["warnings"] == []
+    assert "warned of" not in page.read_text(encoding="utf-8")
+    for seed in (1, 2):
+        warn(run, f"s{seed}-align-pns-*", DISPLACED.format(seed), LONGER)
+    warn(run, "s3-align-rejection-own-*", LONGER)
+    _report(found, run)
+    line = " ".join(capsys.readouterr().out.split())
+    results, html = read_json(run.folder / "report" / "results.json"), page.read_text(encoding="utf-8")
+    assert results["cells"]["pns"]["warnings"] == [
+        {"seed": seed, "text": text} for seed in (1, 2) for text in (DISPLACED.format(seed), LONGER)
+    ]
+    told = [name for name, cell in results["cells"].items() if cell.get("warnings")]
+    assert {"pns/own/each", "pns@no_judge", "rejection/own"} <= set(told)
+    for name in told:
+        assert html.count(f'<th scope="row">{name}</th><td>separable by length</td>') == 1
+    assert '<th scope="row">pns</th><td>likelihood displacement</td><td>2 of 3</td>' in html
+    assert "<div>seed 1: the margin grew by 1 nats &lt;b&gt;&amp;</div>" in html
+    assert "<div>seed 1, 2: the AUC of length alone is 0.90</div>" in html
+    assert '<details class="card"><summary>What training warned of' in html, "many, so folded"
+    said = f"separable by length in {len(told)} cells; likelihood displacement in {len(told) - 2} cells"
+    assert said in line
+    assert said in html
+
+
+def test_what_training_warned_of_is_told_round_by_round(tmp_path: Path) -> None:
+    recipe, _ = load_recipe(ROOT / "recipes" / "smoke.yaml")
+    run = Run.create(tmp_path / "rounds", "resume")
+    graph, found = iterate.add_all(recipe, [1, 2], 2, ["pns", "sft_chosen"])
+    pretend(run, graph.tasks, accuracy, problems=4)
+    (run.folder / "report").mkdir()
+    quiet = iterate.results_of(recipe, run, graph.tasks, found)
+    assert rounds.warned(quiet) == ""
+    warn(run, "s2-r1-align-pns-own-*", DISPLACED.format(3))
+    results = iterate.results_of(recipe, run, graph.tasks, found)
+    assert [row.get("warnings") for row in results["rounds"]["pns"]] == [
+        None, [{"seed": 2, "text": DISPLACED.format(3)}], [],
+    ]  # fmt: skip
+    assert [row.get("warnings") for row in results["rounds"]["sft_chosen"]] == [None, [], []]
+    line = "Training warned of likelihood displacement in 1 round."
+    assert rounds.warned(results).startswith(line)
+    html = rounds.build_rounds_page(results, run.folder / "report").read_text(encoding="utf-8")
+    assert line in html
+    assert '<th scope="row">pns, round 1</th><td>likelihood displacement</td><td>1 of 2</td>' in html
+    assert "<div>seed 2: the margin grew by 3 nats &lt;b&gt;&amp;</div>" in html
 
 
 def _check_uses(results: dict[str, Any]) -> None:
@@ -234,28 +301,6 @@ def test_the_plan_of_a_new_study_is_there_before_anything_has_run(tmp_path: Path
     assert not (tmp_path / "nowhere").exists()
 
 
-def contrast(difference: float, ci: tuple[float, float], t: tuple[float, float] | None) -> dict[str, Any]:
-    return {"difference": difference, "ci95": ci, "ci95_t": t}
-
-
-@pytest.mark.parametrize(
-    ("ci", "t", "words"),
-    [
-        ((0.01, 0.03), (0.005, 0.035), "pns is above policy: +2.0 points greedy"),
-        ((-0.03, -0.01), (-0.04, -0.001), "pns is below policy"),
-        ((0.01, 0.03), (-0.01, 0.05), "pns is not clear of policy"),
-        ((-0.01, 0.03), None, "pns is not clear of policy"),
-        ((0.01, 0.03), None, "pns is not clear of policy"),
-    ],
-)
-def test_the_reading_claims_only_what_both_intervals_say(ci: Any, t: Any, words: str) -> None:
-    c = {
-        "a": "pns", "b": "policy", "seeds": [1, 2], "greedy": contrast(0.02, ci, t),
-        "sampled": contrast(0.01, (0.0, 0.02), None), "smallest_difference": 0.04,
-    }  # fmt: skip
-    said = reading({"primary": [c], "metric": "greedy"})
-    assert said[0].startswith(words)
-    assert (len(said) == 2) == ("not clear" in words)
 def test_the_plan_counts_all_of_tuning_and_the_cells_that_it_may_tell_apart(
     done: tuple[Any, Run], tmp_path: Path
 ) -> None:
@@ -279,3 +324,25 @@ def test_the_plan_says_that_tuning_may_change_it(tmp_path: Path, capsys: pytest.
     assert "Tuning is not over: settings of its grids stand for" in " ".join(capsys.readouterr().out.split())
 
 
+def contrast(difference: float, ci: tuple[float, float], t: tuple[float, float] | None) -> dict[str, Any]:
+    return {"difference": difference, "ci95": ci, "ci95_t": t}
+
+
+@pytest.mark.parametrize(
+    ("ci", "t", "words"),
+    [
+        ((0.01, 0.03), (0.005, 0.035), "pns is above policy: +2.0 points greedy"),
+        ((-0.03, -0.01), (-0.04, -0.001), "pns is below policy"),
+        ((0.01, 0.03), (-0.01, 0.05), "pns is not clear of policy"),
+        ((-0.01, 0.03), None, "pns is not clear of policy"),
+        ((0.01, 0.03), None, "pns is not clear of policy"),
+    ],
+)
+def test_the_reading_claims_only_what_both_intervals_say(ci: Any, t: Any, words: str) -> None:
+    c = {
+        "a": "pns", "b": "policy", "seeds": [1, 2], "greedy": contrast(0.02, ci, t),
+        "sampled": contrast(0.01, (0.0, 0.02), None), "smallest_difference": 0.04,
+    }  # fmt: skip
+    said = reading({"primary": [c], "metric": "greedy"})
+    assert said[0].startswith(words)
+    assert (len(said) == 2) == ("not clear" in words)

@@ -68,7 +68,7 @@ def iterate(
         from pns.display import Display
         from pns.launch import launcher_of
         from pns.recipe_files import load_recipe
-        from pns.report.rounds import build_rounds_page, contrasts_table, rounds_tables
+        from pns.report.rounds import build_rounds_page, contrasts_table, rounds_tables, warned
         from pns.run import Run
         from pns.scheduler import StageFailed
         from pns.study.iterate import execute
@@ -89,6 +89,8 @@ def iterate(
             fail(str(error), BUG)
         for table in (*rounds_tables(results), *contrasts_table(results)):
             console().print(table)
+        if line := warned(results):
+            say(line)
         say(f"report: {build_rounds_page(results, run.folder / 'report')}")
 
 

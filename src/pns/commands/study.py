@@ -173,12 +173,13 @@ def _hours(seconds: float | None) -> str:
 
 def _report(recipes: Recipes, run: Run) -> None:
     from pns.report.console import study_table
+    from pns.report.study import warned
     from pns.study.report import write_report
 
     if not (run.folder / "manifest.json").is_file():
         raise UserError("no such study directory", file=run.folder, remedy="`pns study STUDY` makes it")
     results, page = write_report(recipes, run)
     console().print(study_table(results))
-    for line in results["reading"]:
+    for line in filter(None, (*results["reading"], warned(results))):
         say(line)
     say(f"report: {page}")

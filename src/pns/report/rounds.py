@@ -14,6 +14,7 @@ from pns.report import words
 from pns.report.build import environment
 from pns.report.diff import printable
 from pns.report.plots import training_curve
+from pns.report.warned import MANY, warned_line, warned_rows
 from pns.run import write_atomic
 from pns.study.rounds import IteratedMethod, negatives_of
 
@@ -110,11 +111,28 @@ def build_rounds_page(results: Mapping[str, Any], out: Path) -> Path:
         contrast_head=CONTRASTS,
         contrasts=contrasts_of(results),
         compared=_compared(results),
+        warned_line=warned(results),
+        warned_rows=(told := warned_rows(by_round := _by_round(results), dict.fromkeys(by_round, len(results["seeds"])))),
+        warned_fold=len(told) > MANY,
         environment=[(words.label(k), words.anything(v)) for k, v in results["environment"].items()],
     )  # fmt: skip
     path = out / "index.html"
     write_atomic(path, page)
     return path
+
+
+def warned(results: Mapping[str, Any]) -> str:
+    """What training warned of, in one line; empty where it did not."""
+    return warned_line(_by_round(results), "round")
+
+
+def _by_round(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        f"{method}, round {row['round']}": row["warnings"]
+        for method, rounds in results["rounds"].items()
+        for row in rounds
+        if "warnings" in row
+    }
 
 
 def _compared(results: Mapping[str, Any]) -> list[tuple[str, Markup]]:

@@ -10,6 +10,7 @@ from pns.report import plots, study_plots, words
 from pns.report.build import environment, generator_plots
 from pns.report.diff import printable
 from pns.report.view import readings
+from pns.report.warned import MANY, warned_line, warned_rows
 from pns.run import write_atomic
 
 Row = dict[str, Any]
@@ -27,6 +28,8 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         facts=_facts(results),
         verdicts=[printable(line) for line in results.get("reading") or reading(results)],
         warnings=_warnings(results),
+        warned_rows=(told := _warned_rows(results)),
+        warned_fold=len(told) > MANY,
         hypotheses=[printable(str(h)) for h in results["protocol"]["hypotheses"]],
         readings=readings(),
         primary=[contrast_row(c, results["metric"]) for c in results["primary"]],
@@ -100,10 +103,22 @@ def _warnings(results: Mapping[str, Any]) -> list[str]:
         out.append(f"Not complete: {missing} cells of seeds are still to do. What stands here may change.")
     if min([len(results["seeds"]), *(len(c["seeds"]) for c in results["primary"])]) < 5:
         out.append("Fewer than five seeds: the intervals say little about another seed.")
-    displaced = [n for n, c in results["cells"].items() if c.get("warnings")]
-    if displaced:
-        out.append(f"Training warned (displacement, length, cut) in some seeds of: {', '.join(displaced[:8])}.")
+    if line := warned(results):
+        out.append(line)
     return [printable(line) for line in out]
+
+
+def warned(results: Mapping[str, Any]) -> str:
+    """What training warned of, in one line; empty where it did not."""
+    return warned_line(_by_cell(results), "cell")
+
+
+def _by_cell(results: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: cell.get("warnings") or [] for name, cell in results["cells"].items()}
+
+
+def _warned_rows(results: Mapping[str, Any]) -> list[Row]:
+    return warned_rows(_by_cell(results), {name: len(cell["seeds"]) for name, cell in results["cells"].items()})
 
 
 def _with(value: str, ci: Any, *, signed: bool) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from pns.run import Run, read_json, seed_of
 from pns.stages.summary import curve, environment
 from pns.study.cells import Cell, cells, unswitched
 from pns.study.family import Pair, containing_pns, unnamed_family
-from pns.study.results import KINDS, benchmarks, scores_of, undecided
+from pns.study.results import KINDS, benchmarks, scores_of, undecided, warned
 from pns.study.run import Work
 from pns.study.spec import Study
 from pns.study.uses import collect_uses
@@ -128,12 +128,12 @@ def _cell(found: Collected, name: str, work: Work, samples: int, seed: int) -> d
         "kl": {"mean": statistics.fmean(kl), "by_seed": kl},
         "undecided": statistics.fmean(undecided(folder, found.names) for folder in folders),
     }  # fmt: skip
-    trained = [f for s in seeds if (f := found.upstream(name, s, cell.stage)) and (f / "stats.json").is_file()]
+    trained = {s: f for s in seeds if (f := found.upstream(name, s, cell.stage)) and (f / "stats.json").is_file()}
     if trained:
-        stats = [read_json(folder / "stats.json") for folder in trained]
+        stats = [read_json(folder / "stats.json") for folder in trained.values()]
         keys = ("separated_after", "chosen_logp_shift", "rejected_logp_shift")
         out["training"] = {k: statistics.fmean(s[k] for s in stats) for k in keys}
-        out["warnings"] = sum(bool(s["warnings"]) for s in stats)
+        out["warnings"] = warned(trained)
         out["pairs"] = _pairs(found, cell, seeds)
     return out
 

@@ -17,8 +17,8 @@ from pns.run import STUDY, Run, read_json, seed_of, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.stages.summary import environment
 from pns.study.graph import Graph
-from pns.study.results import KINDS, benchmarks, scores_of
-from pns.study.rounds import IteratedMethod, add_rounds, for_rounds, negatives_of
+from pns.study.results import KINDS, benchmarks, scores_of, warned
+from pns.study.rounds import IteratedMethod, add_rounds, aligned_by, for_rounds, negatives_of
 from pns.study.spec import with_settings
 
 Rounds = dict[IteratedMethod, dict[int, list[dict[str, str]]]]
@@ -62,7 +62,8 @@ def execute(
 
 
 def results_of(recipe: Recipe, run: Run, tasks: Mapping[str, Task], found: Rounds) -> dict[str, Any]:
-    """Figures by method and round: accuracy and its difference to the first policy, KL from it, yield, pairs, reward model;
+    """Figures by method and round: accuracy and its difference to the first policy, KL from it, yield, pairs, reward model,
+    what training warned of (seed, text);
     and by round the differences of the first method to each of the others.
     """
 
@@ -93,6 +94,8 @@ def results_of(recipe: Recipe, run: Run, tasks: Mapping[str, Task], found: Round
                     name: _mean([read_json(folder(one[stage]) / file) for one in mine])
                     for name, (stage, file) in _files(method, number).items()
                 }
+                trained = {s: folder(one[aligned_by(method)]) for s, one in zip(seeds, mine, strict=True)}
+                row["warnings"] = warned(trained)
             every[method].append(row)
     a, *others = methods
     contrasts = [

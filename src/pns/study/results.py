@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,20 @@ def undecided(folder: Path, names: Sequence[str]) -> float:
     for name in names:
         found += pq.read_table(folder / f"greedy-{name}.parquet", columns=["verdict"])["verdict"].to_pylist()
     return sum(bool(v) and v["outcome"] == "undecided" for v in found) / max(1, len(found))
+
+
+def warned(trained: Mapping[int, Path]) -> list[dict[str, Any]]:
+    """seed and text of every warning of preference training (`pns.stages.align`). NLL on the chosen side has none to give.
+
+    Args:
+        trained: seed -> folder of the training.
+    """
+    return [
+        {"seed": seed, "text": text}
+        for seed, folder in trained.items()
+        if (folder / "stats.json").is_file()
+        for text in read_json(folder / "stats.json")["warnings"]
+    ]
 
 
 SAMPLES = pa.schema(

@@ -26,6 +26,11 @@ def negatives_of(method: IteratedMethod) -> Method:
     return "rejection" if method == "sft_chosen" else method
 
 
+def aligned_by(method: IteratedMethod) -> str:
+    """The stage that trains the policy in a round of a method."""
+    return OWN_SFT if method == "sft_chosen" else f"align-{method}-own"
+
+
 def for_rounds(recipe: Recipe, rounds: int, method: IteratedMethod) -> Recipe:
     """The recipe of a whole iteration: its sizes are those of one round, and there is one method, on all it serves."""
     splits = {f"problems.splits.{s}": getattr(recipe.problems.splits, s) * rounds for s in SHARED_AMONG_ROUNDS}
@@ -55,7 +60,7 @@ def add_rounds(
     """
     policy = graph.add(recipe, "rlvr")
     out = [{kind: graph.add(recipe, f"{kind}-rlvr") for kind in kinds}]
-    aligned = OWN_SFT if method == "sft_chosen" else f"align-{method}-own"
+    aligned = aligned_by(method)
     made = ("reward_model", *(("generator",) if method == "pns" else ()), f"negatives-{negatives_of(method)}", "pairs")
     last: dict[str, str] = {}
     for number in range(1, rounds + 1):
