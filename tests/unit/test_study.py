@@ -337,7 +337,11 @@ def test_the_protocol_names_the_whole_family(tmp_path: Path) -> None:
     plain = told(uses=["rl"])
     assert len(plain) == len({tuple(pair) for pair in plain})
     assert ["pns", "rejection"] not in plain, "it is primary"
-    wanted = [["pns", "sft_chosen"], ["rejection", "sft_chosen"], ["rejection/own", "sft_chosen/own"]]
+    wanted = [["pns", "sft_chosen"], ["rejection", "sft_chosen"], ["pns/own", "sft_chosen/own"]]
+    assert ["rejection/own", "sft_chosen/own"] not in plain, "that control has pns's chosen side"
+    each = told(controls=["sft_each"])
+    own = [pair for pair in each if any(name.startswith("sft_") for name in pair) and "policy" not in pair]
+    assert sorted(own) == [["pns/own", "sft_pns/own"], ["rejection/own", "sft_rejection/own"]]
     wanted += [
         ["pns/own", "rejection/own"],
         ["rl_pns", "rl_plain"],
