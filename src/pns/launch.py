@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
+from pns.accelerated import training_variables
 from pns.cluster import connect
 from pns.errors import StageStopped, UserError
 from pns.extras import install, missing
@@ -50,7 +51,7 @@ class Launcher:
     """How trainings are started.
 
     Attributes:
-        config: accelerate's own configuration file (machines, FSDP, DeepSpeed).
+        config: accelerate's own configuration file (machines, FSDP, DeepSpeed). Ray reads what it says of the training alone.
     """
 
     kind: Literal["accelerate", "ray"]
@@ -93,16 +94,21 @@ def launch(job: Job, launcher: Launcher, progress: Progress) -> None:
     _raise(files.outcome, code)
 
 
-def _under_accelerate(job: Path, launcher: Launcher, processes: int, device: str) -> str | None:
-    """None, or why it ended badly."""
+def command(job: Path, config: Path | None, processes: int, device: str) -> list[str]:
+    """What starts the processes of a job, all of one machine; `processes` counts those of all machines."""
     # accelerate's launcher has no several processes on a CPU without MPI; torch's own sets the same variables.
     if device == "cpu":
-        command = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
-        command += [] if processes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        words = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
+        words += [] if processes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     else:
-        config = [] if launcher.config is None else ["--config_file", str(launcher.config)]
-        command = ["accelerate.commands.launch", *config, "--num_processes", str(processes)]
-    child = subprocess.Popen([sys.executable, "-m", *command, "-m", "pns.launched", str(job)], start_new_session=True)
+        words = ["accelerate.commands.launch", *([] if config is None else ["--config_file", str(config)])]
+        words += ["--num_processes", str(processes)]
+    return [sys.executable, "-m", *words, "-m", "pns.launched", str(job)]
+
+
+def _under_accelerate(job: Path, launcher: Launcher, processes: int, device: str) -> str | None:
+    """None, or why it ended badly."""
+    child = subprocess.Popen(command(job, launcher.config, processes, device), start_new_session=True)
     try:
         code = child.wait()
     finally:
@@ -116,10 +122,11 @@ def _under_ray(job: Path, launcher: Launcher, processes: int, device: str) -> st
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    variables = {} if launcher.config is None else training_variables(launcher.config, processes)
     ours = connect(processes + 1, "--launcher", log=True)  # Ray Train has a process of its own
     trainer = TorchTrainer(
         _in_ray,
-        train_loop_config={"job": str(job)},
+        train_loop_config={"job": str(job), "variables": variables},
         torch_config=TorchConfig(backend="gloo" if device == "cpu" else "nccl"),
         scaling_config=ScalingConfig(num_workers=processes, use_gpu=device != "cpu"),
         run_config=RunConfig(
@@ -140,6 +147,7 @@ def _under_ray(job: Path, launcher: Launcher, processes: int, device: str) -> st
 
 
 def _in_ray(config: dict[str, Any]) -> None:
+    os.environ.update(config["variables"])  # Ray Train has set those of rendezvous
     from pns.launched import run
 
     run(Path(config["job"]), watch_parent=False)
@@ -194,19 +202,20 @@ def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
         )  # fmt: skip
     if launcher is not None and launcher.config is not None and runtime.device == "cpu":
         raise UserError(
-            "on a CPU torch's own launcher starts the processes, which reads no configuration of accelerate",
+            "on a CPU nothing reads a configuration of accelerate: each process holds a whole model",
             field="--launcher-config", remedy="leave it out, or set runtime.device=cuda",
         )  # fmt: skip
 
 
 def launcher_of(kind: str, config: Path | None) -> Launcher | None:
     """From the command line. Raises UserError: a configuration that nothing reads or that is no file; Ray is missing."""
-    if config is not None and kind != "accelerate":
-        raise UserError("only --launcher accelerate reads a configuration", field="--launcher-config")
+    if config is not None and kind == "none":
+        raise UserError("without --launcher nothing reads a configuration", field="--launcher-config")
     if config is not None and not config.is_file():
         raise UserError("no such file", file=config, remedy="see recipes/accelerate, or `accelerate config`")
     if kind == "ray" and missing(["ray"]):
         raise UserError("Ray is not installed", field="--launcher", remedy=f"install it: {install('ray')}")
+    told = None if config is None else config.resolve()
     if kind == "accelerate":
-        return Launcher("accelerate", None if config is None else config.resolve())
-    return Launcher("ray") if kind == "ray" else None
+        return Launcher("accelerate", told)
+    return Launcher("ray", told) if kind == "ray" else None

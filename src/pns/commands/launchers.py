@@ -28,7 +28,7 @@ LauncherConfig = Annotated[
     Path | None,
     typer.Option(
         "--launcher-config",
-        help="accelerate's configuration, such as recipes/accelerate/fsdp2.yaml.",
+        help="accelerate's configuration, such as recipes/accelerate/fsdp2.yaml; how to train is read from it under Ray, too.",
         show_default=False,
     ),
 ]

@@ -1,0 +1,47 @@
+"""How accelerate would have its processes train, for those that another launcher starts. (Interface: accelerate's.)"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from pns.errors import UserError
+
+_HOW_TO_TRAIN = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
+"""Beginnings of accelerate's variables, without those of rendezvous, devices and threads, which are the launcher's own."""
+
+
+def training_variables(config: Path, processes: int) -> dict[str, str]:
+    """The variables by which accelerate's launcher tells processes of FSDP, DeepSpeed, sharding and precision.
+
+    They are made by accelerate's own parser and functions. Its machines, ports and devices are left out.
+
+    Args:
+        config: a configuration file of accelerate.
+        processes: of the training, in place of the file's.
+    Raises UserError where accelerate cannot use the file.
+    """
+    from accelerate.commands import launch
+
+    # One machine and a free port: accelerate asks whether the port is free, though here nothing listens at it.
+    words = ["--config_file", str(config), "--num_processes", str(processes), "--num_machines", "1"]
+    words += ["--main_process_port", "0", "-m", "pns.launched"]
+    try:
+        args, told, precision_is_told = launch._validate_launch_command(
+            launch.launch_command_parser().parse_args(words)
+        )
+        if args.use_deepspeed:
+            fields = [*told.deepspeed_config, *(["mixed_precision"] if precision_is_told else [])]
+            args.deepspeed_fields_from_accelerate_config = ",".join(fields)
+            found = launch.prepare_deepspeed_cmd_env(args)[1]
+        elif args.use_fsdp or args.multi_gpu:
+            found = launch.prepare_multi_gpu_env(args)
+        else:
+            found = launch.prepare_simple_launcher_cmd_env(args)[1]
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"accelerate cannot use it ({error})", file=config, field="--launcher-config",
+            remedy="see recipes/accelerate, or `accelerate config`",
+        ) from None  # fmt: skip
+    return {name: value for name, value in found.items() if name.startswith(_HOW_TO_TRAIN)}

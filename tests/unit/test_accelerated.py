@@ -1,0 +1,92 @@
+"""Configurations of accelerate under Ray Train: what accelerate's launcher would say of the training reaches each worker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pns import launch, launched
+from pns.accelerated import training_variables
+from pns.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
+FSDP2 = {
+    "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "ACCELERATE_MIXED_PRECISION": "bf16",
+}  # fmt: skip
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_GRADIENT_CLIPPING": "1.0", "ACCELERATE_MIXED_PRECISION": "bf16"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process's own, with something of rendezvous in it; what a test sets is taken back."""
+    monkeypatch.setattr(os, "environ", {**os.environ, "MASTER_ADDR": "here", "WORLD_SIZE": "2", "RANK": "1"})
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("one_gpu", {"ACCELERATE_MIXED_PRECISION": "bf16"}),
+        ("fsdp2", FSDP2),
+        ("zero2", {**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}),
+        ("zero3", {**ZERO, "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "true"}),
+    ],
+)
+def test_what_accelerate_says_of_a_training(name: str, wanted: dict[str, str]) -> None:
+    found = training_variables(CONFIGS / f"{name}.yaml", 16)
+    assert {key: found.get(key) for key in wanted} == wanted
+    assert all(key.startswith(("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")) for key in found), "no rendezvous"
+    if name.startswith("zero"):
+        assert "zero_stage" in found["ACCELERATE_CONFIG_DS_FIELDS"]
+        assert found["ACCELERATE_CONFIG_DS_FIELDS"].endswith("mixed_precision")
+
+
+def test_it_is_what_accelerates_launcher_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch.distributed.run
+    from accelerate.commands import launch as theirs
+
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(torch.distributed.run, "run", lambda args: seen.update(os.environ))
+    words = ["--config_file", str(CONFIGS / "fsdp2.yaml"), "--num_processes", "4", "--main_process_port", "0", "x.py"]
+    theirs.launch_command(theirs.launch_command_parser().parse_args(words))
+    found = training_variables(CONFIGS / "fsdp2.yaml", 4)
+    assert found == {key: value for key, value in seen.items() if key in found}
+    assert not [key for key in set(seen) - set(found) if key.startswith(("ACCELERATE", "FSDP", "PARALLELISM"))]
+
+
+def test_each_worker_of_ray_gets_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray Train's trainer is a stand-in that runs the workers' function here."""
+    torch_trainer = pytest.importorskip("ray.train.torch")
+    seen: list[dict[str, str]] = []
+
+    class Trainer:
+        def __init__(self, loop: Any, *, train_loop_config: Any, scaling_config: Any, **_: Any) -> None:
+            self.loop, self.config, self.workers = loop, train_loop_config, scaling_config.num_workers
+
+        def fit(self) -> None:
+            for _ in range(self.workers):
+                self.loop(self.config)
+
+    monkeypatch.setattr(torch_trainer, "TorchTrainer", Trainer)
+    monkeypatch.setattr(launch, "connect", lambda *_, **__: False)
+    monkeypatch.setattr(launched, "run", lambda *_, **__: seen.append(dict(os.environ)))
+    starter = launch.launcher_of("ray", CONFIGS / "fsdp2.yaml")
+    assert starter is not None
+    assert launch._under_ray(tmp_path / "sft.job.json", starter, 2, "cuda") is None
+    assert len(seen) == 2
+    for found in seen:
+        assert {key: found.get(key) for key in FSDP2} == FSDP2
+        assert (found["MASTER_ADDR"], found["WORLD_SIZE"], found["RANK"]) == ("here", "2", "1"), "Ray Train's own"
+
+
+@pytest.mark.parametrize(
+    "text", ["distributed_type: SOMETHING", "no_such_key: 1\ndistributed_type: 'NO'", "a: [", "[]"]
+)
+def test_a_file_that_accelerate_cannot_use(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"x\.yaml.*accelerate cannot use it"):
+        training_variables(path, 2)
