@@ -17,6 +17,7 @@ from pns.commands.common import BUG, console, errors, fail, ready, say
 from pns.commands.doctor import doctor
 from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
+from pns.commands.join import join
 from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.commands.plan import plan
 from pns.commands.problems import app as problems_app
@@ -305,6 +306,7 @@ app.command("plan")(plan)
 app.command("doctor")(doctor)
 app.command("study")(study)
 app.command("iterate")(iterate)
+app.command("join")(join)
 app.command("verify", context_settings=SETTINGS)(verify)
 app.command("score")(score)
 app.command("calibrate")(calibrate)

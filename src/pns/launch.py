@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,6 +43,12 @@ TRAININGS = frozenset(
 RESTARTS = 3
 """How often Ray Train starts the processes again when one of them is lost; each time from the last checkpoint."""
 
+BEAT = 2.0
+"""Seconds between two beats, by which other machines see that the driver's worker is there (`pns.elsewhere`)."""
+
+STARTER = "PNS_STARTER"
+"""Variable of launched processes on other machines: process id and creation time of what they end with."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -65,11 +71,12 @@ class Files:
     job: Path
     progress: Path
     outcome: Path
+    beat: Path
 
     @classmethod
     def of(cls, log: Path) -> Files:
         """Those of a stage by its log."""
-        return cls(*(log.with_suffix(f".{name}.json") for name in ("job", "progress", "outcome")))
+        return cls(*(log.with_suffix(f".{name}.json") for name in ("job", "progress", "outcome", "beat")))
 
 
 def launch(job: Job, launcher: Launcher, progress: Progress) -> None:
@@ -81,28 +88,35 @@ def launch(job: Job, launcher: Launcher, progress: Progress) -> None:
     for path in (files.progress, files.outcome):
         path.unlink(missing_ok=True)
     me = psutil.Process()
+    parent = [socket.gethostname(), me.pid, me.create_time()]
     told = {
         "stage": asdict(job.stage), "recipe": job.recipe.model_dump(mode="json"), "out": str(job.out.resolve()),
         "inputs": {name: str(path.resolve()) for name, path in job.inputs.items()}, "threads": job.threads,
         "progress": str(files.progress.resolve()), "outcome": str(files.outcome.resolve()),
-        "lock": str(job.lock.resolve()), "parent": [socket.gethostname(), me.pid, me.create_time()],
+        "lock": str(job.lock.resolve()), "parent": parent,
     }  # fmt: skip
     write_json(files.job, told)
     start = _under_ray if launcher.kind == "ray" else _under_accelerate
-    with _followed(files.progress, progress):
+    beat = files.beat if launcher.kind == "accelerate" and launcher.config is not None else None
+    with _followed(files.progress, progress), _beating(beat, parent):
         code = start(files.job.resolve(), launcher, processes, job.recipe.runtime.device)
     _raise(files.outcome, code)
 
 
-def command(job: Path, config: Path | None, processes: int, device: str) -> list[str]:
-    """What starts the processes of a job, all of one machine; `processes` counts those of all machines."""
+def command(job: Path, config: Path | None, processes: int, device: str, rank: int | None = None) -> list[str]:
+    """What starts a job's processes on one machine.
+
+    Args:
+        processes: of all machines.
+        rank: the machine's number; None: as the configuration says.
+    """
     # accelerate's launcher has no several processes on a CPU without MPI; torch's own sets the same variables.
     if device == "cpu":
         words = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
         words += [] if processes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     else:
         words = ["accelerate.commands.launch", *([] if config is None else ["--config_file", str(config)])]
-        words += ["--num_processes", str(processes)]
+        words += ["--num_processes", str(processes), *([] if rank is None else ["--machine_rank", str(rank)])]
     return [sys.executable, "-m", *words, "-m", "pns.launched", str(job)]
 
 
@@ -151,6 +165,32 @@ def _in_ray(config: dict[str, Any]) -> None:
     from pns.launched import run
 
     run(Path(config["job"]), watch_parent=False)
+
+
+@contextmanager
+def _beating(path: Path | None, parent: list[Any]) -> Iterator[None]:
+    """Show other machines that this training goes on. None: there are none."""
+    if path is None:
+        yield
+        return
+    over = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not over.is_set():
+            count += 1
+            with suppress(OSError):  # a full disk, a shared one that is away
+                write_json(path, {"parent": parent, "beat": count})
+            over.wait(BEAT)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from pns.errors import StageStopped, UserError
+from pns.launch import STARTER
 from pns.pipeline import Stage, call
 from pns.recipe import Recipe
 from pns.run import write_json
@@ -29,12 +30,16 @@ def run(path: Path, *, watch_parent: bool = True) -> None:
     """Run the stage of a job file. The first process writes how it ended; the others say so only where they failed.
 
     Args:
-        watch_parent: end this process when the driver's worker is gone, where that is on the same machine. False: the launcher
-            sees to it, and starts processes again that have failed.
+        watch_parent: end this process when the driver's worker is gone, where that is on the same machine; on another one it
+            ends with `pns join`, which watches the driver's. False: the launcher sees to it, and starts processes again
+            that have failed.
     """
     job = json.loads(path.read_text(encoding="utf-8"))
     host, pid, created = job["parent"]
     outcome = Path(job["outcome"])
+    starter = os.environ.get(STARTER)
+    if starter is not None:
+        threading.Thread(target=_leave_with, args=json.loads(starter), daemon=True).start()
     if watch_parent and host == socket.gethostname():
         threading.Thread(target=_leave_with, args=(pid, created), daemon=True).start()
     elif not watch_parent and _refused(outcome):

@@ -223,7 +223,10 @@ class Run:
             stream.write(str(os.getpid()))
             stream.flush()
             _clear(folder.glob(f"{UNFINISHED}*"))
-            yield
+            try:
+                yield
+            finally:
+                stream.truncate(0)  # so that another machine sees that nobody works on it
 
     def published(self, label: str) -> Path:
         """Where the stage `nn-name` is, or will be, published."""
