@@ -1,8 +1,9 @@
-"""Configurations of accelerate under Ray Train: what accelerate's launcher would say of the training reaches each worker."""
+"""Configurations of accelerate: its launcher understands our command line, and under Ray each worker gets what it would say."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,56 @@ def test_each_worker_of_ray_gets_them(tmp_path: Path, monkeypatch: pytest.Monkey
     for found in seen:
         assert {key: found.get(key) for key in FSDP2} == FSDP2
         assert (found["MASTER_ADDR"], found["WORLD_SIZE"], found["RANK"]) == ("here", "2", "1"), "Ray Train's own"
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "sharding"),
+    [
+        ("one_gpu", 1, {}),
+        ("fsdp2", 8, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "true"}),
+        ("zero2", 4, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2"}),
+        ("zero3", 8, {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}),
+        ("two_nodes", 16, {"FSDP_VERSION": "2", "PARALLELISM_CONFIG_DP_REPLICATE_SIZE": "2"}),
+    ],
+)
+@pytest.mark.parametrize("rank", [None, 1])
+def test_accelerate_understands_our_command_line(
+    name: str, processes: int, sharding: dict[str, str], rank: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own parser and launchers; only what they would start is left out."""
+    from accelerate.commands import launch as theirs
+
+    assert len(list(CONFIGS.glob("*.yaml"))) == 5
+    starts: list[tuple[Any, dict[str, str]]] = []
+    monkeypatch.setattr("accelerate.utils.launch.is_port_in_use", lambda port: False)
+    monkeypatch.setattr("torch.distributed.run.run", lambda args: starts.append((args, dict(os.environ))))
+    # These two start a process of their own; DeepSpeed need not be installed.
+    single, deepspeed = theirs.prepare_simple_launcher_cmd_env, theirs.prepare_deepspeed_cmd_env
+    monkeypatch.setattr(theirs, "simple_launcher", lambda args: starts.append((args, single(args)[1])))
+    monkeypatch.setattr(theirs, "deepspeed_launcher", lambda args: starts.append((args, deepspeed(args)[1])))
+    words = launch.command(Path("/x/logs/sft.job.json"), CONFIGS / f"{name}.yaml", processes, "cuda", rank)
+    assert words[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    theirs.launch_command(theirs.launch_command_parser().parse_args(words[3:]))
+    ((args, found),) = starts
+    assert (args.module, args.training_script) == (True, "pns.launched")
+    assert args.training_script_args == ["/x/logs/sft.job.json"]
+    assert found["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    assert {key: found.get(key) for key in sharding} == sharding
+    if name == "two_nodes":
+        assert (args.nnodes, args.nproc_per_node, args.node_rank) == ("2", "8", rank or 0)
+        assert args.rdzv_endpoint == "10.0.0.1:29500"
+        assert found["PARALLELISM_CONFIG_DP_SHARD_SIZE"] == "8"
+    else:
+        assert int(args.num_processes if name == "one_gpu" else args.nproc_per_node) == processes
+
+
+def test_two_machines_repeat_what_each_of_them_divides() -> None:
+    from accelerate.parallelism_config import ParallelismConfig
+
+    os.environ.update(training_variables(CONFIGS / "two_nodes.yaml", 16))
+    found = ParallelismConfig()
+    assert found.total_size == 16
+    assert found.fsdp_dim_names == ["dp_replicate", "dp_shard_cp"]
 
 
 @pytest.mark.parametrize(
