@@ -48,6 +48,17 @@ def test_verdicts_come_back_in_order_over_kept_connections(make: Make) -> None:
     assert not {k: v for k, v in judge.counts.items() if v and k.startswith(("failed", "retries", "cache"))}
 
 
+@pytest.mark.parametrize(("processes", "most"), [("2", 4), ("8", 1), ("100", 1)])
+def test_the_processes_of_a_training_share_the_places(
+    make: Make, monkeypatch: pytest.MonkeyPatch, processes: str, most: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    with ScriptedServer(lambda n, request: Answer(wait=0.02)) as server:
+        make(server, concurrency=8).judge(*texts(12))
+        assert server.peak <= most
+        assert server.connections <= most
+
+
 def test_many_threads_share_the_places_and_the_connections(make: Make) -> None:
     with ScriptedServer(lambda n, request: Answer(wait=0.005)) as server:
         judge = make(server, concurrency=3)

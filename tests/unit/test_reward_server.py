@@ -366,6 +366,16 @@ def test_the_key_is_sent_and_never_shown(make: Make, monkeypatch: pytest.MonkeyP
         assert "Authorization" not in server.requests[-1].headers
 
 
+def test_the_processes_of_a_training_share_the_places(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with SglangServer(script=lambda n, request: None) as server:
+        scorer = make(server, batch_size=1, concurrency=8)
+        server.on(lambda n, request: Answer(wait=0.02, body=server.respond(request).body))
+        assert ask(scorer, texts(12)) == raw(texts(12))
+        assert server.peak <= 2
+        assert server.connections <= 2
+
+
 def test_several_threads_share_the_places(make: Make) -> None:
     with SglangServer(script=lambda n, request: None) as server:
         scorer = make(server, batch_size=2, concurrency=3)

@@ -17,7 +17,7 @@ from pns.errors import UserError
 from pns.recipe import RewardModelSource
 from pns.rewards.identity import ModelMark
 from pns.rewards.judge.chat import GIVE_UP_AFTER, Batch
-from pns.rewards.judge.client import Client, ServerFailed
+from pns.rewards.judge.client import Client, ServerFailed, at_a_time
 from pns.rewards.judge.loop import LoopThread
 from pns.rewards.reward_model import chat_tokenizer, encode, messages
 from pns.rewards.reward_protocol import (
@@ -47,7 +47,8 @@ _PROBES = (
 
 
 class RewardServer:
-    """Scores by a server. Safe to use from any thread; at most `server.concurrency` requests at a time.
+    """Scores by a server. Safe to use from any thread; at most `server.concurrency` requests at a time, shared by the
+    processes of a training.
 
     Making one asks the server once: is it there, which model does it serve, does it give one raw number a text.
 
@@ -68,7 +69,7 @@ class RewardServer:
         self._encoding = threading.Lock()
         # Their own paths start at the root; /v1/classify of SGLang is another thing (see `reward_protocol`).
         server = source.server.model_copy(update={"url": source.server.url.rstrip("/").removesuffix("/v1")})
-        self._places = asyncio.Semaphore(server.concurrency)
+        self._places = asyncio.Semaphore(at_a_time(server))
         self._client = Client(server, f"{_FIELD}.server", max_body=MAX_BODY, not_found=_NOT_FOUND)
         self._thread = LoopThread("the reward model's connection", self._client.close)
         try:

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from pns.recipe import ServerPart
 from pns.rewards.judge.budget import Budget, most_tokens, tokens_of
-from pns.rewards.judge.client import Client, NotAsked, ServerFailed
+from pns.rewards.judge.client import Client, NotAsked, ServerFailed, at_a_time
 from pns.rewards.judge.probe import PROBE, PROBE_TOKENS, Dialect, Wanted, find_model, probe
 
 GIVE_UP_AFTER = 8
@@ -70,7 +70,7 @@ class Chat:
         self._client = Client(server, f"{field}.server")
         self._field, self._model, self._wanted, self._budget, self._log = field, model, wanted, budget, log
         self._counts, self._counting = counts, threading.Lock()
-        self.places = asyncio.Semaphore(server.concurrency)
+        self.places = asyncio.Semaphore(at_a_time(server))
         self._probing = asyncio.Lock()
 
     async def close(self) -> None:

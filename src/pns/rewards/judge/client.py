@@ -21,6 +21,7 @@ from tenacity.wait import wait_base, wait_exponential, wait_random
 
 from pns.errors import UserError
 from pns.recipe import ServerPart
+from pns.training.processes import world_size
 
 MAX_BODY = 4 * 2**20
 MAX_SHOWN = 300
@@ -59,6 +60,11 @@ class ServerFailed(Exception):
 
 class NotAsked(Exception):
     """There was no leave for a request (the budget); `str(error)` says why."""
+
+
+def at_a_time(server: ServerPart) -> int:
+    """How many requests this process may have under way, 1 or more: the processes of a training share `concurrency`."""
+    return max(1, server.concurrency // world_size())
 
 
 class Client:
@@ -152,7 +158,7 @@ class Client:
             headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
             if self._key:
                 headers["Authorization"] = f"Bearer {self._key}"
-            n = self._server.concurrency
+            n = at_a_time(self._server)
             self._http = httpx2.AsyncClient(
                 headers=headers,
                 timeout=httpx2.Timeout(self._server.timeout_seconds, pool=None),
