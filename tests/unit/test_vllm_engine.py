@@ -1,4 +1,7 @@
-"""What the vLLM engine asks of vLLM, held against the signatures of vLLM 0.33 (read in its wheel); nothing of vLLM runs."""
+"""What the vLLM engine asks of vLLM, held against the sources of vLLM 0.31.0 (read in its wheel); nothing of vLLM runs.
+
+That is the newest release in the range of the extra `vllm`, and the one of docker/constraints-cuda.txt.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,12 @@ from typing import Any
 import pytest
 
 from pns.errors import StageStopped, UserError
-from pns.parts.engine import VllmPart
+from pns.parts.engine import EnginePart, EngineServerPart, VllmPart
 from pns.run import seed_of
 from pns.sampling import vllm as ours
 from pns.sampling.jobs import Job, draw_all
 from pns.sampling.prompts import end_ids
+from pns.sampling.ray import _gpus as gpus_of_actor
 
 # The keywords of `vllm.LLM`: those that it names, and fields of EngineArgs that it passes on.
 LLM_KEYS = {
@@ -28,6 +32,15 @@ LLM_KEYS = {
     "max_model_len", "enable_prefix_caching", "enable_lora", "max_lora_rank", "max_loras", "max_num_seqs",
 }  # fmt: skip
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+class VLLMValidationError(Exception):
+    """What vLLM 0.31 raises for a request; no ValueError."""
+
+
+def check(holds: bool, message: str) -> None:
+    if not holds:
+        raise VLLMValidationError(message)
 
 
 @dataclass
@@ -46,11 +59,13 @@ class SamplingParams:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        assert self.n >= 1
-        assert self.temperature >= 0
-        assert 0 < self.top_p <= 1
-        assert self.temperature > 0 or self.n == 1, "greedy sampling has one output"
-        assert self.seed is None or -(2**63) <= self.seed < 2**63
+        check(1 <= self.n <= 16384, "n")
+        check(0 <= self.temperature <= 2, f"temperature must be in [0, 2], got {self.temperature}.")
+        check(0 < self.top_p <= 1, "top_p")
+        check(self.top_k >= -1, "top_k")
+        check(self.max_tokens is None or self.max_tokens >= 1, "max_tokens")
+        check(self.temperature > 0 or self.n == 1, "n must be 1 when using greedy sampling")
+        assert self.seed is None or -1 < self.seed < 2**63, "-1 would be no seed; torch takes 64 bits"
         assert self.stop_token_ids is None or isinstance(self.stop_token_ids, list)
 
 
@@ -93,7 +108,7 @@ class Fake:
                 assert sampling_params is not None
                 assert len(sampling_params) == len(prompts)
                 if any(len(p["prompt_token_ids"]) > 40 for p in prompts):
-                    raise ValueError("The decoder prompt is longer than the maximum model length")
+                    raise VLLMValidationError("The decoder prompt is longer than the maximum model length")
                 fake.calls.append((list(prompts), list(sampling_params), lora_request))
                 return [
                     SimpleNamespace(outputs=[
@@ -103,10 +118,16 @@ class Fake:
                     for prompt, params in zip(prompts, sampling_params, strict=True)
                 ]  # fmt: skip
 
-        module, lora, request = ModuleType("vllm"), ModuleType("vllm.lora"), ModuleType("vllm.lora.request")
-        module.LLM, module.SamplingParams, request.LoRARequest = LLM, SamplingParams, LoRARequest  # type: ignore[attr-defined]
-        for name, one in (("vllm", module), ("vllm.lora", lora), ("vllm.lora.request", request)):
-            monkeypatch.setitem(sys.modules, name, one)
+        names = {
+            "vllm": {"LLM": LLM, "SamplingParams": SamplingParams},
+            "vllm.exceptions": {"VLLMValidationError": VLLMValidationError},
+            "vllm.lora": {},
+            "vllm.lora.request": {"LoRARequest": LoRARequest},
+        }
+        for name, there in names.items():
+            module = ModuleType(name)
+            vars(module).update(there)
+            monkeypatch.setitem(sys.modules, name, module)
         return self
 
 
@@ -211,8 +232,14 @@ def test_a_request_that_was_given_up_is_no_completion(fake: Fake, tmp_path: Path
 
 
 def test_a_prompt_that_is_too_long_is_told(fake: Fake, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="max_model_len: vLLM refuses a prompt"):
+    with pytest.raises(UserError, match="vLLM refuses a prompt.*longer than the maximum model length") as caught:
         ours.VllmEngine(tmp_path, VllmPart()).generate(Job(["p" * 50], **HOW))
+    assert "max_model_len" in str(caught.value.remedy)
+
+
+def test_a_temperature_that_vllm_does_not_take_is_told(fake: Fake, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"engine\.vllm: vLLM refuses .*temperature must be in \[0, 2\], got 2\.5"):
+        ours.VllmEngine(tmp_path, VllmPart()).generate(Job(["p"], **{**HOW, "temperature": 2.5}))
 
 
 @pytest.mark.parametrize(("rank", "most"), [(1, 1), (9, 16), (32, 32), (300, 320)])
@@ -249,6 +276,27 @@ def test_what_vllm_says_when_it_cannot_load_is_told(fake: Fake, tmp_path: Path) 
     fake.fails = ValueError("No available memory for the cache blocks")
     with pytest.raises(UserError, match="No available memory"):
         ours.VllmEngine(tmp_path, VllmPart())
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "split", "gpus"),
+    [
+        ("vllm", "cuda", None, 1),
+        ("vllm", "cuda", 4, 4),
+        ("transformers", "cuda", None, 1),
+        ("transformers", "cpu", None, 0),
+    ],
+)
+def test_a_ray_actor_has_as_many_gpus_as_its_model_is_split_over(
+    kind: Any, device: str, split: int | None, gpus: int
+) -> None:
+    part = EnginePart(kind=kind, ray_workers=2, vllm=None if split is None else VllmPart(tensor_parallel=split))
+    assert gpus_of_actor(part, device) == gpus
+
+
+def test_a_ray_actor_of_a_server_has_no_gpu() -> None:
+    served = EngineServerPart(urls=("http://localhost:8000/v1",))
+    assert gpus_of_actor(EnginePart(kind="server", ray_workers=2, server=served), "cuda") == 0
 
 
 def test_without_vllm_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

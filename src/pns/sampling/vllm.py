@@ -1,7 +1,7 @@
 """vLLM in this process. Prompts go in as token ids and completions come out as such, so the texts are those of every engine.
 
 Log-probabilities are not its business: stages compare those of several models, so one implementation, that of
-transformers, computes them all. Covered by contract tests against the signatures of vLLM 0.33 alone: it needs a GPU.
+transformers, computes them all. Covered by contract tests against the sources of vLLM 0.31.0 alone: it needs a GPU.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class VllmEngine:
             os.environ["VLLM_BATCH_INVARIANT"] = "1"  # vLLM reads it when it is imported, and in its own processes
         try:
             import vllm
+            from vllm.exceptions import VLLMValidationError
         except ImportError as error:
             raise UserError(
                 f"vLLM cannot be imported ({error})", field="engine.kind",
@@ -50,6 +51,7 @@ class VllmEngine:
         adapter = _adapter(Path(path))
         self.tokenizer = load_tokenizer(path)
         self._params, self._lora, lora = vllm.SamplingParams, None, {}
+        self._refused = (ValueError, VLLMValidationError)  # older releases raise ValueError, 0.31 its own alone
         if adapter is not None:
             from vllm.lora.request import LoRARequest
 
@@ -75,7 +77,10 @@ class VllmEngine:
         self._ends = model_end_ids(model, self.tokenizer)
 
     def generate(self, job: Job) -> Drawn:
-        """See `TransformersEngine.generate`. Raises UserError for a prompt that is too long for the model."""
+"""See `TransformersEngine.generate`.
+
+        Raises UserError for what vLLM refuses: a prompt that is too long for the model, a temperature above 2.
+        """
         return self._call([job])[0]
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
@@ -92,21 +97,24 @@ class VllmEngine:
 
     def _call(self, jobs: Sequence[Job]) -> list[Drawn]:
         prompts, params = [], []
-        for job in jobs:
-            ids = token_ids(self.tokenizer, prompt_texts(self.tokenizer, job.problems, job.prefixes))
-            prompts += [{"prompt_token_ids": row} for row in ids]
-            params += [
-                self._params(
-                    n=job.n, temperature=job.temperature, top_p=job.top_p, top_k=0, max_tokens=job.max_new_tokens,
-                    # Of the shard's seed alone: neither the place in a batch nor a resume changes it.
-                    seed=seed_of(job.seed, f"problem/{i}"), stop_token_ids=sorted(self._ends), detokenize=False,
-                )
-                for i in range(len(ids))
-            ]  # fmt: skip
         try:
+            for job in jobs:
+                ids = token_ids(self.tokenizer, prompt_texts(self.tokenizer, job.problems, job.prefixes))
+                prompts += [{"prompt_token_ids": row} for row in ids]
+                params += [
+                    self._params(
+                        n=job.n, temperature=job.temperature, top_p=job.top_p, top_k=0, max_tokens=job.max_new_tokens,
+                        # Of the shard's seed alone: neither the place in a batch nor a resume changes it.
+                        seed=seed_of(job.seed, f"problem/{i}"), stop_token_ids=sorted(self._ends), detokenize=False,
+                    )
+                    for i in range(len(ids))
+                ]  # fmt: skip
             outputs = iter(self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._lora))
-        except ValueError as error:
-            raise UserError(f"vLLM refuses a prompt ({error})", field=f"{_FIELD}.max_model_len") from None
+        except self._refused as error:
+            raise UserError(
+                f"vLLM refuses a prompt or how it is to be sampled ({error})", field=_FIELD,
+                remedy="a prompt needs vllm.max_model_len; a temperature is at most 2 there",
+            ) from None  # fmt: skip
         return [[[self._completion(one) for one in next(outputs).outputs] for _ in job.problems] for job in jobs]
 
     def _completion(self, one: Any) -> Completion:
