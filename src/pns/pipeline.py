@@ -52,7 +52,7 @@ _LATER: dict[str, Any] = {
 _AFTER_PROTOCOLS: dict[str, Any] = {
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "gradient_checkpointing": False,
     "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32", "uses": UsesPart().model_dump(mode="json"),
-    "engine": EnginePart().model_dump(mode="json"),
+    "engine": EnginePart().model_dump(mode="json"), "lora": False,
 }  # fmt: skip
 
 # Of `runtime` what says how the work is done on a machine, and changes no result.

@@ -292,6 +292,10 @@ def test_what_changes_samples_is_in_the_marks_and_nothing_else() -> None:
     assert plain != marks(kind="vllm", vllm={"max_model_len": 99}), "it cuts what is longer"
     assert plain != marks(kind="vllm", vllm={"tensor_parallel": 2})
     assert plain != marks(kind="vllm", vllm={"batch_invariant": True})
+    assert plain == {  # of runs that were made before there was `lora`
+        "kind": "vllm", "tensor_parallel": 1, "max_model_len": None, "prefix_caching": True, "batch_invariant": False
+    }  # fmt: skip
+    assert plain != marks(kind="vllm", vllm={"lora": True}), "merged weights round otherwise"
     asked = server()
     assert asked == server(urls=["http://b/v1", "http://c/v1"], concurrency=3, retries=0, served_model={"rlvr": "m"})
     for more in ({"dialect": "vllm"}, {"api": "chat"}, {"extra": {"top_k": 5}}):

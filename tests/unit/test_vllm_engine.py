@@ -232,7 +232,7 @@ def test_a_request_that_was_given_up_is_no_completion(fake: Fake, tmp_path: Path
 
 
 def test_a_prompt_that_is_too_long_is_told(fake: Fake, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="vLLM refuses a prompt.*longer than the maximum model length") as caught:
+    with pytest.raises(UserError, match=r"vLLM refuses a prompt.*longer than the maximum model length") as caught:
         ours.VllmEngine(tmp_path, VllmPart()).generate(Job(["p" * 50], **HOW))
     assert "max_model_len" in str(caught.value.remedy)
 
@@ -242,23 +242,47 @@ def test_a_temperature_that_vllm_does_not_take_is_told(fake: Fake, tmp_path: Pat
         ours.VllmEngine(tmp_path, VllmPart()).generate(Job(["p"], **{**HOW, "temperature": 2.5}))
 
 
+def stage(folder: Path, config: str) -> Path:
+    """What a stage with align.lora publishes; the model directory."""
+    for name in ("model", "adapter", "base"):
+        (folder / name).mkdir()
+    (folder / "base" / "config.json").write_text("{}")
+    (folder / "adapter" / "adapter_config.json").write_text(config)
+    return folder / "model"
+
+
 @pytest.mark.parametrize(("rank", "most"), [(1, 1), (9, 16), (32, 32), (300, 320)])
 def test_an_adapter_goes_with_every_request_and_its_base_is_loaded(
     fake: Fake, tmp_path: Path, rank: int, most: int
 ) -> None:
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "org/base", "r": rank}))
-    engine = ours.VllmEngine(tmp_path, VllmPart())
-    assert fake.made[0]["model"] == "org/base"
+    base = str(tmp_path / "base")
+    model = stage(tmp_path, json.dumps({"base_model_name_or_path": base, "r": rank}))
+    engine = ours.VllmEngine(model, VllmPart(lora=True))
+    assert (fake.made[0]["model"], fake.made[0]["tokenizer"]) == (base, str(model))
     assert (fake.made[0]["enable_lora"], fake.made[0]["max_lora_rank"]) == (True, most)
     engine.generate(Job(["p"], **HOW))
-    assert fake.calls[0][2] == LoRARequest(tmp_path.name, 1, str(tmp_path))
+    assert fake.calls[0][2] == LoRARequest("model", 1, str(tmp_path / "adapter"))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"r": 4}', '{"base_model_name_or_path": "b", "r": 9999}'])
+def test_without_the_key_or_an_adapter_the_model_itself_is_loaded(fake: Fake, tmp_path: Path) -> None:
+    model = stage(tmp_path, "{")
+    ours.VllmEngine(model, VllmPart())
+    (tmp_path / "adapter" / "adapter_config.json").unlink()
+    (tmp_path / "adapter").rmdir()
+    ours.VllmEngine(model, VllmPart(lora=True))
+    assert [("enable_lora" in made, made["model"]) for made in fake.made] == [(False, str(model))] * 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "[]", '{"r": 4}', '{"base_model_name_or_path": "b", "r": 9999}',
+        '{"base_model_name_or_path": "moved/base", "r": 4}',
+    ],
+)  # fmt: skip
 def test_a_broken_adapter_is_told(fake: Fake, tmp_path: Path, text: str) -> None:
-    (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(UserError, match=r"adapter_config\.json"):
-        ours.VllmEngine(tmp_path, VllmPart())
+        ours.VllmEngine(stage(tmp_path, text), VllmPart(lora=True))
     assert not fake.made
 
 

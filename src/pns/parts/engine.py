@@ -26,6 +26,9 @@ class VllmPart(Part):
     batch_invariant: bool = Field(
         False, description="kernels whose sums do not depend on the batch: slower, and some GPUs cannot"
     )
+    lora: bool = Field(
+        False, description="sample a model of align.lora as its base with the adapter, instead of the merged weights"
+    )
 
 
 class EngineServerPart(Part):
@@ -108,6 +111,9 @@ _FREE = frozenset({
     "concurrency", "timeout_seconds", "retries",
 })  # fmt: skip
 
+# Keys that came later than results which are still good: they count where they say something else than this.
+_LATER = {"lora": False}
+
 
 def engine_marks(data: Mapping[str, Any]) -> dict[str, Any] | None:
     """What of the engine part (as JSON-able values) changes the samples, for fingerprints; None for the default."""
@@ -115,4 +121,4 @@ def engine_marks(data: Mapping[str, Any]) -> dict[str, Any] | None:
     if kind == "transformers":
         return {"continuous_batching": True} if data["continuous_batching"] else None
     part = data[kind] if data[kind] is not None else VllmPart().model_dump(mode="json")
-    return {"kind": kind, **{key: value for key, value in part.items() if key not in _FREE}}
+    return {"kind": kind} | {k: v for k, v in part.items() if k not in _FREE and not (k in _LATER and v == _LATER[k])}

@@ -18,10 +18,10 @@ from pns.run import seed_of
 from pns.sampling.jobs import Drawn, Job, ahead
 from pns.sampling.prompts import Completion, completion, load_tokenizer, model_end_ids, prompt_texts, token_ids
 
-ADAPTER = "adapter_config.json"
+ADAPTER = "adapter"
+_CONFIG = "adapter_config.json"
 MOST_TOGETHER = 1024
 """Completions in one call, where a shard has fewer. A kill loses those of the call, and of the one that is being scored."""
-
 _FIELD = "engine.vllm"
 
 
@@ -30,7 +30,8 @@ class VllmEngine:
     `jobs`) that keeps the order.
 
     Args:
-        path: model directory with its tokenizer; with an adapter_config.json the LoRA adapter of the base that this names.
+        path: model directory with its tokenizer. With `part.lora` a directory `adapter` beside it, as a stage with
+            align.lora publishes it, is sampled over the base that it names; without such a directory, the model itself.
     Attributes:
         deterministic: with `batch_invariant` alone: other kernels round by what else is in the batch.
     Raises UserError where vLLM is missing, or cannot load the model.
@@ -48,16 +49,17 @@ class VllmEngine:
                 f"vLLM cannot be imported ({error})", field="engine.kind",
                 remedy="pip install vllm, on a machine with a GPU that it supports; or set engine.kind=transformers",
             ) from None  # fmt: skip
-        adapter = _adapter(Path(path))
+        folder = Path(path).parent / ADAPTER
+        adapter = _adapter(folder) if part.lora and folder.is_dir() else None
         self.tokenizer = load_tokenizer(path)
         self._params, self._lora, lora = vllm.SamplingParams, None, {}
         self._refused = (ValueError, VLLMValidationError)  # older releases raise ValueError, 0.31 its own alone
         if adapter is not None:
             from vllm.lora.request import LoRARequest
 
-            self._lora = LoRARequest(lora_name=self.name, lora_int_id=1, lora_path=str(path))
-            lora = {"enable_lora": True, "max_lora_rank": _rank(adapter["r"])}
-        model = str(path) if adapter is None else adapter["base_model_name_or_path"]
+            self._lora = LoRARequest(lora_name=self.name, lora_int_id=1, lora_path=str(folder))
+            lora = {"enable_lora": True, "max_lora_rank": _rank(adapter[1])}
+        model = str(path if adapter is None else adapter[0])
         try:
             self._llm = vllm.LLM(
                 model=model,
@@ -74,10 +76,10 @@ class VllmEngine:
                 f"vLLM cannot load the model ({error})", file=path, field=_FIELD,
                 remedy="its log says more; less gpu_memory_utilization or max_model_len, or more tensor_parallel",
             ) from None  # fmt: skip
-        self._ends = model_end_ids(model, self.tokenizer)
+        self._ends = model_end_ids(path, self.tokenizer)
 
     def generate(self, job: Job) -> Drawn:
-"""See `TransformersEngine.generate`.
+        """See `TransformersEngine.generate`.
 
         Raises UserError for what vLLM refuses: a prompt that is too long for the model, a temperature above 2.
         """
@@ -139,11 +141,9 @@ def _groups(jobs: Sequence[Job]) -> Iterator[list[int]]:
         yield group
 
 
-def _adapter(path: Path) -> dict[str, Any] | None:
-    """What the LoRA adapter in this directory says of itself, or None where there is none."""
-    file = path / ADAPTER
-    if not file.is_file():
-        return None
+def _adapter(folder: Path) -> tuple[Path, int]:
+    """The directory of the base model that a LoRA adapter belongs to, and the adapter's rank."""
+    file = folder / _CONFIG
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         base, rank = found["base_model_name_or_path"], found["r"]
@@ -151,7 +151,12 @@ def _adapter(path: Path) -> dict[str, Any] | None:
         raise UserError(f"not a LoRA adapter's ({type(error).__name__}: {error})", file=file) from None
     if not isinstance(base, str) or type(rank) is not int or not 0 < rank <= _RANKS[-1]:
         raise UserError(f"needs a base model and a rank of 1 to {_RANKS[-1]}", file=file)
-    return {"base_model_name_or_path": base, "r": rank}
+    if not (Path(base) / "config.json").is_file():
+        raise UserError(
+            f"its base model is not there: {base}", file=file, field=f"{_FIELD}.lora",
+            remedy="was the run moved? Set engine.vllm.lora=false: the merged model is the same but for rounding",
+        )  # fmt: skip
+    return Path(base), rank
 
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
