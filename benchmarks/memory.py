@@ -1,10 +1,12 @@
-"""Peak memory of `pns score` and of selection, for files of synthetic rows of growing length.
+"""Peak memory of `pns score`, of selection, of rollouts and of evaluation, for synthetic rows in growing number.
 
     python benchmarks/memory.py [--rows 100000 1000000] [--out FILE]
 
 Each step runs in a process of its own, whose peak resident memory is what is reported: `score` is the command itself, on
-four responses a problem, one of them wrong in each way; `select` picks the negatives of the scored rows. What grows with
-the file would show as a ratio above 1.
+four responses a problem, one of them wrong in each way; `select` picks the negatives of the scored rows; `rollouts` and
+`evaluate` are the stages, 64 responses a problem, with an engine that writes them at once, a verifier that looks at their
+numbers and no log-probabilities; `rejection` draws the wrong ones of the rollouts. What grows with the rows would show as a
+ratio above 1; a problem itself, and the one response chosen for it, are in memory.
 """
 
 from __future__ import annotations
@@ -56,6 +58,54 @@ assert found["problems_served"] > 0
 assert yield_of(rows, floor=0.0, min_rubric=9)["wrong"] > 0
 """
 
+STAGES = """
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from pns.recipe import EvaluatePart, NegativesPart, PairsPart, RewardPart, SamplePart
+from pns.records import Problem, Verdict
+from pns.run import write_json
+from pns.sampling.prompts import Completion
+from pns.stages import evaluate, negatives, policy
+from pns.stages.context import Context
+step, rows, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+TEXT = "Ada adds the two numbers, and has as many plums as they are together.\\n"
+class Engine:
+    name, deterministic = "written", True
+    def generate(self, job):
+        return [[Completion(f"{TEXT}\\\\boxed{{{i}}}", 40, "stop") for i in range(job.n)] for _ in job.problems]
+    def log_probabilities(self, problems, texts, ended=None):
+        return [(-20.0, 40)] * len(texts)
+class Verifier:
+    def verify_problems(self, problems, texts):
+        right = (f"boxed{{{p.answer}}}" in t for p, t in zip(problems, texts))
+        return [Verdict(outcome="correct" if r else "wrong", answer="1") for r in right]
+class Here(Context):
+    def problems(self, split):
+        return [Problem(id=f"p{i}", problem=f"How many plums at stall {i}?", answer=str(i % 64)) for i in range(rows // 64)]
+    def verifier(self):
+        return nullcontext(Verifier())
+for module in (policy, evaluate):
+    module.scorer = lambda *_: Engine()
+evaluate.sampler = policy.engines.sampler = lambda *_: nullcontext(Engine())
+recipe = SimpleNamespace(
+    seed=0, rollouts=SamplePart(n=64), reward=RewardPart(), pairs=PairsPart(n=1), negatives=NegativesPart(),
+    evaluate=EvaluatePart(k=64),
+)
+out.mkdir(exist_ok=True)
+here = Here(recipe, step, out, {"rollouts-pairs": out, "problems": out}, lambda *_: None)
+if step == "rollouts":
+    policy.rollouts(here, "pairs")
+elif step == "rejection":
+    found = negatives._wrong_rollouts(here, SimpleNamespace(failures=lambda *_: ()), "rejection")
+    assert len(found) >= rows // 64
+else:
+    write_json(out / "summary.json", {"benchmarks": ["one"]})
+    evaluate.evaluate(here, "policy")
+"""
+STEPS = ("score", "select", "rollouts", "rejection", "evaluate")
+
 
 def write_rows(path: Path, rows: int) -> None:
     """Four responses to each problem: right, wrong in its last step, wrong without steps, and not to be read."""
@@ -85,13 +135,14 @@ def child(code: str, *arguments: str) -> dict[str, float]:
 
 
 def measure(rows: int, folder: Path, before: str = "") -> dict[str, Any]:
-    """Peaks of both steps at this many rows. `before`: code that the processes run first."""
+    """Peaks of all STEPS at this many rows. `before`: code that the processes run first."""
     given, scored, recipe = (folder / name for name in ("given.jsonl", "scored.jsonl", "reward.yaml"))
     write_rows(given, rows)
     recipe.write_text(RECIPE)
     score = child(before + SCORE, str(given), str(recipe), str(scored))
     select = child(before + SELECT, str(scored), str(given), str(folder / "negatives.parquet"))
-    return {"rows": rows, "score": score, "select": select}
+    stages = {step: child(before + STAGES, step, str(rows), str(folder / "stage")) for step in STEPS[2:]}
+    return {"rows": rows, "score": score, "select": select, **stages}
 
 
 def main() -> None:
@@ -103,7 +154,7 @@ def main() -> None:
     for rows in given.rows:
         with tempfile.TemporaryDirectory() as folder:
             found.append(measure(rows, Path(folder)))
-        for step in ("score", "select"):
+        for step in STEPS:
             one, first = found[-1][step], found[0][step]
             ratio = one["bytes"] / first["bytes"]
             print(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
-from pns.records import Response, Scores, flat_row, unflat_row
+from pns.records import Record, Response, Scores, flat_row, unflat_row
 from pns.run import UNFINISHED
 
 BATCH = 4096
@@ -39,12 +39,36 @@ def write_responses(path: Path, rows: Iterable[Response]) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema, found, count = response_schema(), iter(rows), 0
+    schema, count = response_schema(), 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while some := list(islice(found, BATCH)):
-            writer.write_table(pa.Table.from_pylist([flat_row(r.model_dump(mode="json")) for r in some], schema))
+        for some in _batches(rows):
+            writer.write_table(pa.Table.from_pylist(some, schema))
             count += len(some)
     return count
+
+
+def publish(path: Path, rows: Callable[[], Iterable[Record]]) -> None:
+    """`pns.records.write_parquet`, a batch in memory at a time: the same schema, and up to BATCH rows the same bytes.
+
+    Args:
+        rows: gives the same ones each time. They are gone over twice, for what a column holds is known at their end alone.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([])
+    for some in _batches(rows()):
+        schema = pa.unify_schemas([schema, pa.Table.from_pylist(some).schema], promote_options="permissive")
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for some in _batches(rows()):
+            writer.write_table(pa.Table.from_pylist(some, schema))
+
+
+def _batches(rows: Iterable[Record]) -> Iterator[Sequence[dict[str, Any]]]:
+    """At most BATCH of them at a time, as Parquet keeps them."""
+    found = iter(rows)
+    while some := list(islice(found, BATCH)):
+        yield [flat_row(r.model_dump(mode="json")) for r in some]
 
 
 def read_responses(path: Path) -> Iterator[Response]:

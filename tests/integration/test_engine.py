@@ -20,7 +20,7 @@ from pns.records import Problem, Response
 from pns.sampling import engine as engine_module
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
 from pns.sampling.jobs import Job
-from pns.sampling.shards import sample_shards
+from pns.sampling.shards import Draw, sample
 from pns.training.common import save_model
 from pns.training.tiny import build_model, build_tokenizer
 
@@ -175,17 +175,9 @@ def sampled(engine: TransformersEngine, folder: Path, *, die_at: int | None = No
         return [r.model_copy(update={"policy_logp": -1.0}) for r in rows]
 
     part = SamplePart(n=2, max_new_tokens=6, batch_size=6)
-    rows = sample_shards(
-        nullcontext(engine),
-        PROBLEMS,
-        part,
-        folder,
-        seed=5,
-        source="test",
-        finish=finish,
-        progress=lambda done, total: None,
-    )
-    return rows, drawn
+    draw = Draw(PROBLEMS, part, folder, seed=5, source="test")
+    sample(nullcontext(engine), [draw], finish, lambda done, total: None)
+    return list(draw.rows()), drawn
 
 
 def test_interrupted_shards_are_gone_on_with_to_the_same_rows(engine: TransformersEngine, tmp_path: Path) -> None:

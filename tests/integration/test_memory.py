@@ -1,4 +1,4 @@
-"""Memory does not grow with the number of rows: peaks of `pns score` and of selection, in processes of their own.
+"""Memory does not grow with the number of rows: peaks of `pns score`, of selection and of stages, in processes of their own.
 
 With bounds made small, so that a few thousand rows are past all of them; `benchmarks/memory.py` goes to a million.
 """
@@ -24,6 +24,6 @@ def test_peak_memory_is_flat_in_the_number_of_rows(
 ) -> None:
     module = benchmark("memory")
     few, many = (module.measure(rows, tmp_path_factory.mktemp("rows"), SMALL) for rows in (1_000, 8_000))
-    for step in ("score", "select"):
+    for step in module.STEPS:
         # To hold 7,000 more rows, at some 4 kB each, would take 28 MB.
         assert many[step]["bytes"] - few[step]["bytes"] < 12e6, step

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from helpers.selection import pick
@@ -15,8 +16,8 @@ from pns.negatives.select import accepted
 from pns.negatives.selection import select_to
 from pns.negatives.yields import yield_of
 from pns.recipe import NegativesPart
-from pns.records import Response, Rubric, Scores, Verdict, read_parquet
-from pns.streams import by_problem, read_responses, write_responses
+from pns.records import Response, Rubric, Scores, Verdict, read_parquet, write_parquet
+from pns.streams import by_problem, publish, read_responses, write_responses
 
 
 def response(i: int, rng: random.Random) -> Response:
@@ -47,6 +48,23 @@ def test_rows_come_back_as_they_were_written(rows: list[Response], tmp_path: Pat
     assert list(read_responses(tmp_path / "none.parquet")) == []
     with pytest.raises(UserError, match="no such file"):
         next(read_responses(tmp_path / "b.parquet"))
+
+
+def test_what_is_published_from_a_stream_is_what_is_from_a_list(
+    rows: list[Response], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Columns that are empty at first, throughout, or where a list is always empty: a batch alone cannot tell their types.
+    bare = [r.model_copy(update={"scores": None, "verdict": None, "policy_logp": None}) for r in rows]
+    for number, given in enumerate(([*bare, *rows], [*rows, *bare], bare, [])):
+        write_parquet(tmp_path / f"list-{number}.parquet", given)
+        publish(tmp_path / f"stream-{number}.parquet", lambda given=given: iter(given))  # type: ignore[misc]
+        ours, theirs = (pq.ParquetFile(tmp_path / f"{kind}-{number}.parquet") for kind in ("stream", "list"))
+        assert ours.schema_arrow == theirs.schema_arrow
+        assert ours.read() == theirs.read()
+        assert read_parquet(tmp_path / f"stream-{number}.parquet", Response) == given
+    monkeypatch.setattr(streams, "BATCH", 120)
+    publish(tmp_path / "whole.parquet", lambda: iter([*bare, *rows]))
+    assert (tmp_path / "whole.parquet").read_bytes() == (tmp_path / "list-0.parquet").read_bytes()
 
 
 def test_they_are_sorted_as_in_memory(rows: list[Response], tmp_path: Path) -> None:

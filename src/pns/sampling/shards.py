@@ -125,23 +125,6 @@ def sample(
             progress(done, total)
 
 
-def sample_shards(
-    engine: AbstractContextManager[Engine],
-    problems: Sequence[Problem],
-    part: SamplePart,
-    folder: Path,
-    *,
-    seed: int,
-    source: str,
-    finish: Finish,
-    progress: Callable[[int, int], None],
-) -> list[Response]:
-    """One draw: see `Draw` and `sample`. Returns all responses, by problem, then by index."""
-    draw = Draw(problems, part, folder, seed, source)
-    sample(engine, [draw], finish, progress)
-    return list(draw.rows())
-
-
 def _responses(draw: Draw, number: int, drawn: Drawn, model: str) -> list[Response]:
     part = draw.part
     how = {"temperature": part.temperature, "top_p": part.top_p, "max_new_tokens": part.max_new_tokens}

@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from pns.recipe import SamplePart
-from pns.records import Problem, Response, write_parquet
+from pns.records import Problem, Response
 from pns.run import seed_of, write_json
 from pns.sampling.shards import Draw, sample
 from pns.stages.context import Context
 from pns.stages.engines import sampler, scorer
+from pns.streams import publish
 
 
 def evaluate(context: Context, model_stage: str) -> None:
@@ -37,8 +38,8 @@ def _benchmarks(context: Context) -> dict[str, str]:
     return {name: f"benchmark-{name}" for name in names}
 
 
-def _answers(context: Context, model_stage: str, sets: Mapping[str, str]) -> list[tuple[Problem, Response]]:
-    """Answer all sets (name -> split) greedily and sampled. Returns the sampled responses with their problems."""
+def _answers(context: Context, model_stage: str, sets: Mapping[str, str]) -> list[Draw]:
+    """Answer all sets (name -> split) greedily and sampled. Returns what was sampled."""
     part = context.recipe.evaluate
     greedy = SamplePart.model_construct(
         n=1, temperature=0.0, top_p=1.0, max_new_tokens=part.max_new_tokens, batch_size=part.batch_size
@@ -63,22 +64,20 @@ def _answers(context: Context, model_stage: str, sets: Mapping[str, str]) -> lis
 
         # All of them at once, so that engines are started once.
         sample(sampler(context, model_stage), list(draws.values()), finish, context.progress)
-    out: list[tuple[Problem, Response]] = []
     for file, draw in draws.items():
-        rows = list(draw.rows())
-        write_parquet(context.out / f"{file}.parquet", rows)
-        if file.startswith("sampled-"):
-            out += zip((p for p in draw.problems for _ in range(draw.part.n)), rows, strict=True)
-    return out
+        publish(context.out / f"{file}.parquet", draw.rows)
+    return [draw for file, draw in draws.items() if file.startswith("sampled-")]
 
 
-def _spent(context: Context, model_stage: str, answered: Sequence[tuple[Problem, Response]]) -> None:
+def _spent(context: Context, model_stage: str, sampled: Sequence[Draw]) -> None:
     """kl.json: KL from the policy, nats a response, estimated on the model's own samples at temperature 1.
 
     The mean of log p_model - log p_policy is unbiased, whatever the sign of one sample's. The policy itself spends 0.
     """
-    statements, texts = [p.problem for p, _ in answered], [r.text for _, r in answered]
-    ended = [r.finish != "length" for _, r in answered]
+    statements = [p.problem for draw in sampled for p in draw.problems for _ in range(draw.part.n)]
+    # Of all rows at once: which sequences share a batch changes the last digits.
+    rows = [(r.text, r.finish != "length") for draw in sampled for r in draw.rows()]
+    texts, ended = [text for text, _ in rows], [end for _, end in rows]
     own, base = (scorer(context, s).log_probabilities(statements, texts, ended) for s in (model_stage, "rlvr"))
     gaps = [a - b for (a, _), (b, _) in zip(own, base, strict=True)]
     tokens = sum(n for _, n in own)

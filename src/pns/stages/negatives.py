@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from pns.sampling.shards import Draw, sample
 from pns.stages import engines, prompted
 from pns.stages.context import Context
 from pns.stages.engines import scorer
-from pns.streams import read_responses, write_responses
+from pns.streams import by_problem, read_responses, write_responses
 
 SCORED_AT_ONCE = 3
 """Shards of samples that are scored at a time where a server scores: it has the next one's requests when one ends."""
@@ -196,18 +197,16 @@ def _wrong_rollouts(context: Context, composite: Composite, method: Method) -> l
     """
     # In an ablation another seed's policy may have written them.
     source = context.inputs.get("rollouts-foreign", context.inputs["rollouts-pairs"])
-    rows = read_parquet(source / "responses.parquet", Response)
-    wrong: dict[str, list[Response]] = {}
-    for r in rows:
-        if r.verdict and r.verdict.outcome == "wrong":
-            wrong.setdefault(r.problem_id, []).append(r.model_copy(update={"source": method}))
+    rows = read_responses(source / "responses.parquet")
+    wrong = (r.model_copy(update={"source": method}) for r in rows if r.verdict and r.verdict.outcome == "wrong")
+    ordered = by_problem(wrong, context.out)
     part = context.recipe.negatives
     if method == "rejection_hard" or part.gate_all:
-        return [r for _, found in sorted(wrong.items()) for r in found]
+        return list(ordered)
     problems, most = _rows(context), part.drawn(method)
     rng = random.Random(seed_of(context.recipe.seed, "rejection"))
     out: list[Response] = []
-    for identity, found in sorted(wrong.items()):
+    for identity, found in groupby(ordered, key=lambda r: r.problem_id):
         fit = _distinct(r for r in found if not composite.failures(problems[identity], r.text, r.finish))
         out += fit if most is None else rng.sample(fit, min(most, len(fit)))
     return out

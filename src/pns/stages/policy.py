@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Literal
 
 from transformers import set_seed
@@ -20,10 +21,11 @@ from pns.rewards.format import format_failures
 from pns.run import seed_of, write_json
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
 from pns.sampling.prompts import model_end_ids
-from pns.sampling.shards import sample_shards
+from pns.sampling.shards import Draw, sample
 from pns.stages import engines
 from pns.stages.context import Context
 from pns.stages.engines import scorer
+from pns.streams import by_problem, publish
 from pns.training.common import save_model, train_dtype
 from pns.training.grpo import train_grpo
 from pns.training.pretrained import as_field, based_on, load_pretrained
@@ -170,6 +172,7 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
     problems = context.problems(split)
     policy = scorer(context, "rlvr")
     own = policy if sampler == "rlvr" else None
+    drawn = Draw(problems, recipe.rollouts, context.out / "shards", context.seed, "policy")
     with context.verifier() as verifier:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
@@ -180,34 +183,27 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
             logps = policy.log_probabilities([p.problem for p in rows], [r.text for r in done])
             return [r.model_copy(update={"policy_logp": lp}) for r, (lp, _) in zip(done, logps, strict=True)]
 
-        out = sample_shards(
-            engines.sampler(context, sampler, own),
-            problems,
-            recipe.rollouts,
-            context.out / "shards",
-            seed=context.seed,
-            source="policy",
-            finish=finish,
-            progress=context.progress,
-        )
-    write_parquet(context.out / "responses.parquet", out)
+        sample(engines.sampler(context, sampler, own), [drawn], finish, context.progress)
+    publish(context.out / "responses.parquet", drawn.rows)
     if split == "pairs" and sampler == "rlvr":
-        chosen = _chosen(context, problems, out, policy)
+        chosen = _chosen(context, problems, drawn.rows(), policy)
         write_parquet(context.out / "chosen.parquet", chosen)
 
 
 def _chosen(
-    context: Context, problems: Sequence[Problem], responses: Sequence[Response], engine: TransformersEngine
+    context: Context, problems: Sequence[Problem], responses: Iterable[Response], engine: TransformersEngine
 ) -> list[Response]:
     """One correct, well-formed response a problem, drawn by seed; the same one serves every method."""
     recipe = context.recipe
-    by_id: Mapping[str, Problem] = {p.id: p for p in problems}
-    correct: dict[str, list[Response]] = {}
-    for r in responses:
-        if r.verdict and r.verdict.outcome == "correct" and not _failures(context, by_id[r.problem_id], r):
-            correct.setdefault(r.problem_id, []).append(r)
+    by_id = {p.id: p for p in problems}
+    correct = (
+        r
+        for r in responses
+        if r.verdict and r.verdict.outcome == "correct" and not _failures(context, by_id[r.problem_id], r)
+    )
     rng = random.Random(seed_of(recipe.seed, "chosen"))
-    out = {identity: rng.choice(rows) for identity, rows in sorted(correct.items())}
+    groups = groupby(by_problem(correct, context.out), key=lambda r: r.problem_id)
+    out = {identity: rng.choice(list(rows)) for identity, rows in groups}
     if recipe.pairs.chosen == "policy_or_reference":
         found = references(context, [p for p in problems if p.id not in out])
         logps = engine.log_probabilities([by_id[i].problem for i in found], [r.text for r in found.values()])
@@ -215,7 +211,7 @@ def _chosen(
             out[identity] = r.model_copy(update={"policy_logp": lp, "n_tokens": n})
     if not out:
         raise UserError(
-            f"none of {len(responses)} rollouts on {len(problems)} problems is correct, so there is no chosen side",
+            f"none of {len(problems) * recipe.rollouts.n} rollouts on {len(problems)} problems is correct, so there is no chosen side",
             field="pairs.chosen",
             remedy="train the policy longer, draw more samples, or set pairs.chosen=policy_or_reference",
         )

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 import pns
 from pns.evaluation.metrics import avg_at_k, bootstrap_ci, maj_at_k, mean_ci, paired_difference, pass_at_k
 from pns.recipe import REFERENCES
-from pns.records import Pair, Response, read_parquet, write_parquet
+from pns.records import Pair, Verdict, read_parquet, write_parquet
 from pns.run import seed_of, write_json
 from pns.stages.context import Context
+from pns.streams import read_responses
 
 Table = dict[str, dict[str, dict[str, Any]]]
 
@@ -141,15 +142,17 @@ def _load(context: Context, model: str, names: list[str]) -> dict[str, dict[str,
     folder = context.inputs[f"evaluate-{model}"]
     out = {}
     for name in names:
-        greedy = read_parquet(folder / f"greedy-{name}.parquet", Response)
-        sampled = read_parquet(folder / f"sampled-{name}.parquet", Response)
+        # Of each response its outcome and answer alone: the texts of all benchmarks need not be in memory.
+        greedy, sampled = (
+            [r.verdict for r in read_responses(folder / f"{kind}-{name}.parquet")] for kind in ("greedy", "sampled")
+        )
         k = max(1, len(sampled) // max(1, len(greedy)))
-        right_NK = np.array([_right(r) for r in sampled], dtype=bool).reshape(len(greedy), k)
-        answers = [[_answer(r) for r in sampled[i * k : (i + 1) * k]] for i in range(len(greedy))]
+        right_NK = np.array([_right(v) for v in sampled], dtype=bool).reshape(len(greedy), k)
+        answers = [[v.answer if v else None for v in sampled[i * k : (i + 1) * k]] for i in range(len(greedy))]
         out[name] = {
-            "greedy": np.array([_right(r) for r in greedy], dtype=float),
+            "greedy": np.array([_right(v) for v in greedy], dtype=float),
             **at_k(answers, right_NK, min(k, context.recipe.evaluate.k)),
-            "undecided": sum(bool(r.verdict and r.verdict.outcome == "undecided") for r in greedy) / len(greedy),
+            "undecided": sum(bool(v and v.outcome == "undecided") for v in greedy) / len(greedy),
         }
     return out
 
@@ -166,12 +169,8 @@ def at_k(answers: Sequence[Sequence[str | None]], right_NK: NDArray[np.bool_], k
     }
 
 
-def _right(response: Response) -> bool:
-    return response.verdict is not None and response.verdict.outcome == "correct"
-
-
-def _answer(response: Response) -> str | None:
-    return response.verdict.answer if response.verdict else None
+def _right(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.outcome == "correct"
 
 
 def _columns(block: dict[str, dict[str, Any]], kind: str) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pns.evaluation.first_errors import Chosen, first_error
@@ -21,6 +21,7 @@ from pns.run import write_json
 from pns.stages.context import Context
 from pns.stages.models import trained_on
 from pns.stages.policy import as_large_steps, end_ids, grpo, references
+from pns.streams import read_responses
 from pns.training.step_verifier import train_step_verifier
 
 SPLIT = "reward"
@@ -85,8 +86,8 @@ def _held_out(context: Context) -> list[Chain]:
     return out
 
 
-def _responses(context: Context) -> list[Response]:
-    return read_parquet(context.inputs[f"rollouts-{SPLIT}"] / "responses.parquet", Response)
+def _responses(context: Context) -> Iterator[Response]:
+    return read_responses(context.inputs[f"rollouts-{SPLIT}"] / "responses.parquet")
 
 
 def calibration(context: Context, which: str) -> None:
