@@ -2,7 +2,7 @@
 
 One job is one block, so a lost actor or node costs the jobs that it was at, and Ray gives those to another. Which actor
 draws a job changes nothing where the engine is deterministic: a job has its own seed. `ray.data.llm` is not used: it
-batches rows across jobs, and would so undo that. (Source: ours.)
+gives one completion a row, and batches rows across jobs. (Source: ours.)
 """
 
 from __future__ import annotations
