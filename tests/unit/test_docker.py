@@ -60,6 +60,14 @@ def test_what_is_copied_is_there_and_reaches_the_builder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_the_packages_of_the_image_for_gpus_are_resolved_and_not_installed(path: Path) -> None:
+    for line in pip_lines(path):
+        found = CHECK.resolving(line)
+        assert found.startswith(f"uv pip install --dry-run {CHECK.TARGET} ")
+        assert found.endswith(line.removeprefix("pip install --quiet"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_base_is_pinned_user_is_not_root_and_the_command_exists(path: Path) -> None:
     steps = CHECK.instructions(path)
     bases = [rest for word, rest in steps if word == "FROM"]
