@@ -13,7 +13,8 @@ import pytest
 
 from pns.errors import StageStopped, UserError
 from pns.parts.base import SamplePart
-from pns.parts.engine import EnginePart, engine_marks
+from pns.parts.engine import EnginePart, VllmPart, engine_marks
+from pns.pipeline import of_protocol
 from pns.records import Problem, Response
 from pns.run import seed_of
 from pns.sampling.jobs import Drawn, Job, ahead, completions, each
@@ -296,6 +297,8 @@ def test_what_changes_samples_is_in_the_marks_and_nothing_else() -> None:
         "kind": "vllm", "tensor_parallel": 1, "max_model_len": None, "prefix_caching": True, "batch_invariant": False
     }  # fmt: skip
     assert plain != marks(kind="vllm", vllm={"lora": True}), "merged weights round otherwise"
+    dumped = EnginePart(kind="vllm", vllm=VllmPart()).model_dump(mode="json")
+    assert "lora" not in of_protocol({"engine": dumped})["engine"]["vllm"], "protocols of before hold"
     asked = server()
     assert asked == server(urls=["http://b/v1", "http://c/v1"], concurrency=3, retries=0, served_model={"rlvr": "m"})
     for more in ({"dialect": "vllm"}, {"api": "chat"}, {"extra": {"top_k": 5}}):
