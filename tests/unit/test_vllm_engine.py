@@ -118,7 +118,7 @@ class Fake:
                     for prompt, params in zip(prompts, sampling_params, strict=True)
                 ]  # fmt: skip
 
-        names = {
+        names: dict[str, dict[str, Any]] = {
             "vllm": {"LLM": LLM, "SamplingParams": SamplingParams},
             "vllm.exceptions": {"VLLMValidationError": VLLMValidationError},
             "vllm.lora": {},
