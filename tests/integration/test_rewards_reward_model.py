@@ -10,6 +10,7 @@ import pytest
 
 from pns.errors import UserError
 from pns.rewards import RewardModel
+from pns.rewards import reward_model as module
 
 torch = pytest.importorskip("torch")
 
@@ -60,6 +61,18 @@ def test_order_and_batches_do_not_matter(saved: Path) -> None:
         together[::-1], abs=1e-5
     )
     assert alone.score([], []) == []
+
+
+def test_a_forward_pass_has_a_bound_in_tokens(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = RewardModel(saved), list[tuple[int, ...]]()
+    together = model.score(PROBLEMS, TEXTS)
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr(module, "MAX_TOKENS", 16)
+    assert model.score(PROBLEMS, TEXTS) == pytest.approx(together, abs=1e-5)
+    assert len(sizes) > 1
+    assert all(rows * length <= 16 or rows == 1 for rows, length in sizes)
 
 
 def test_it_reads_what_the_template_says(saved: Path) -> None:

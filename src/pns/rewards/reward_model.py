@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pns.compute import turn
+from pns.compute import batches, turn
 from pns.errors import UserError
 from pns.rewards.identity import ModelMark, digest_of_model
 from pns.run import write_atomic
@@ -25,6 +25,8 @@ AGAIN = "make it again: `pns calibrate`, or in a run `pns stage reward_model`"
 FILE = "calibration.json"
 QUANTILES = tuple(round(0.05 * i, 2) for i in range(1, 20))
 MIN_SCALE = 1e-6
+MAX_TOKENS = 2**16
+"""Of one forward pass, padding included: its activations lie beside whatever else is on the device."""
 
 
 class Calibration(BaseModel):
@@ -218,8 +220,7 @@ class RewardModel:
             fitting = [i for i in range(len(ids)) if self.max_length is None or len(ids[i]) <= self.max_length]
             order = sorted(fitting, key=lambda i: len(ids[i]))
             scores: list[float | None] = [None] * len(ids)
-            for start in range(0, len(order), self.batch_size):
-                batch = order[start : start + self.batch_size]
+            for batch in batches(order, [len(row) for row in ids], self.batch_size, MAX_TOKENS):
                 inputs = self.tokenizer.pad(
                     {"input_ids": [ids[i] for i in batch]}, padding=True, padding_side="right", return_tensors="pt"
                 ).to(self.device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pns.compute import turn
+from pns.compute import batches, turn
 from pns.errors import UserError
 from pns.records import Problem
 from pns.sampling.jobs import Drawn, Job
@@ -159,24 +159,12 @@ class TransformersEngine:
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         out: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
         vocabulary = self.model.get_input_embeddings().num_embeddings
-        for chunk in _batches(order, [len(ids) for ids, _ in rows], self.batch_size, MAX_LOGITS // vocabulary):
+        for chunk in batches(order, [len(ids) for ids, _ in rows], self.batch_size, MAX_LOGITS // vocabulary):
             with turn(self.device), torch.inference_mode():
                 sums = _sum_logps(self.model, [rows[i] for i in chunk], self.tokenizer.pad_token_id)
             for i, total in zip(chunk, sums, strict=True):
                 out[i] = (total, len(rows[i][0]) - rows[i][1])
         return out
-
-
-def _batches(order: Sequence[int], lengths: Sequence[int], most: int, tokens: int) -> Iterator[list[int]]:
-    """Rows in order of their lengths, at most so many at once and, padded, so many tokens; a longer one goes alone."""
-    batch: list[int] = []
-    for i in order:
-        if batch and (len(batch) == most or (len(batch) + 1) * lengths[i] > tokens):
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch
 
 
 def _sum_logps(model: Any, rows: Sequence[tuple[list[int], int]], pad: int) -> list[float]:
