@@ -18,6 +18,7 @@ from pns.doctor.packages import Library
 from pns.errors import UserError
 from pns.pipeline import stages
 from pns.plan import checks as module
+from pns.plan import cost
 from pns.plan.calibrate import fit
 from pns.plan.checks import Check, checks
 from pns.plan.cost import Spread
@@ -354,11 +355,11 @@ def test_grpo_samples_as_runtime_vllm_says_and_other_stages_as_the_engine(tmp_pa
         given = setting(recipe, **how)
         return {e.name: e for e in estimates(recipe, given)}[stage].seconds["decode"]
 
-    static = ("engine.kind=transformers", "runtime.vllm=null")
+    static = ("engine={kind: transformers}", "runtime.vllm=null")
     for stage, own, other in (
-        ("generator", "runtime.vllm=null", "engine.kind=transformers"),
-        ("rlvr_more", "runtime.vllm=null", "engine.kind=transformers"),
-        ("samples-pns", "engine.kind=transformers", "runtime.vllm=null"),
+        ("generator", "runtime.vllm=null", static[0]),
+        ("rlvr_more", "runtime.vllm=null", static[0]),
+        ("samples-pns", static[0], "runtime.vllm=null"),
     ):
         assert decode(stage, own) > 1.5 * decode(stage)
         assert decode(stage, other) == decode(stage)
@@ -375,9 +376,64 @@ def test_memory_counts_what_is_held_beside_a_training() -> None:
     own = "reward.reward_model={kind: vllm, path: x, server: {url: 'http://localhost:1'}}"
     held = memory("generator") - memory("generator", own)
     assert held == pytest.approx(2 * shapes["reward_model"].parameters(head=False)), "the reward model scores each step"
-    asleep = memory("rlvr") - memory("rlvr", "runtime.vllm.sleep=true")
-    assert asleep == pytest.approx(0.3 * 80e9), "vLLM's share"
-    assert memory("rlvr", "runtime.vllm={mode: server, url: 'http://a'}") == memory("rlvr", "runtime.vllm.sleep=true")
+    away = memory("rlvr", "runtime.vllm={mode: server, url: 'http://a'}")
+    assert memory("rlvr") - away == pytest.approx(0.3 * 80e9), "vLLM's share"
+    assert away < memory("rlvr", "runtime.vllm.sleep=true") < memory("rlvr"), "it is there while samples are drawn"
+
+
+def test_memory_of_sampling_is_vllms_share_and_the_models_read_beside_it(tmp_path: Path) -> None:
+    def memory(stage: str, *overrides: str, **how: Any) -> float:
+        recipe = paper(*overrides)
+        return {e.name: e for e in estimates(recipe, setting(recipe, **how))}[stage].memory
+
+    shapes = shapes_of(paper())[0]
+    policy, generator = (2 * shapes[name].parameters() for name in ("policy", "generator"))  # type: ignore[index]
+    scorer = 2 * shapes["reward_model"].parameters(head=False)
+    reading = cost.read_bytes(shapes["reward_model"], H100, rows=128, longest=2188, head=False)
+    logits = cost.read_bytes(shapes["policy"], H100, rows=128, longest=2188)
+    share = 0.4 * 80e9
+    assert memory("samples-pns") == pytest.approx(1e9 + share + policy + generator + scorer + max(reading, logits))
+    assert memory("rollouts-pairs") == pytest.approx(1e9 + share + policy + logits)
+    assert memory("rollouts-audit") == pytest.approx(1e9 + share), "nothing is read"
+    split = memory("evaluate-pns", "engine.vllm.tensor_parallel=2")
+    assert split == pytest.approx(1e9 + share), "the share is of each GPU"
+    urls = "engine={kind: server, server: {urls: ['http://a/v1']}}"
+    assert memory("evaluate-pns", urls) == 1e9, "it is not on these GPUs"
+    two = 2 * scorer + cost.read_bytes(shapes["reward_model"], H100, rows=128, longest=2188, head=False)
+    assert memory("audit") == pytest.approx(1e9 + two), "reward model and audit model"
+    asleep = memory("rlvr", "runtime.vllm.sleep=true", "rlvr.micro_batch=1")
+    assert asleep == pytest.approx(1e9 + 2 * shapes["policy"].parameters() + 0.3 * 80e9), "while it samples"
+    found = checked(paper("engine.vllm.gpu_memory_utilization=0.9"), tmp_path)["memory"]
+    assert (found.state, "samples-pns" in found.detail) == ("failed", True)
+    assert "engine.vllm.gpu_memory_utilization" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "name", "state", "words"),
+    [
+        ("llama-3.1-8b", [], "engine.vllm: policy", "ok", "a row of 8192 tokens 1.1 GB"),
+        ("llama-3.1-8b", ["engine.vllm.max_model_len=null"], "engine.vllm: policy", "failed", "131072 tokens 17 GB"),
+        ("llama-3.1-8b", ["engine.vllm.tensor_parallel=2", "engine.vllm.max_model_len=null"], "engine.vllm: policy",
+         "ok", "weights 8 GB and a row of 131072 tokens 8.6 GB"),
+        ("llama-3.1-8b", ["engine.vllm.max_model_len=3000"], "engine.vllm: policy", "failed", "3212 tokens"),
+        ("qwen2.5-math-7b", ["engine.vllm.max_model_len=5000"], "engine.vllm: policy", "failed", "4096 positions"),
+        ("qwen2.5-7b", [], "engine.vllm: generator", "ok", "of vLLM's 32 GB"),
+        ("qwen2.5-7b", ["engine.vllm.gpu_memory_utilization=0.2"], "engine.vllm: generator", "failed", "15 GB"),
+        ("qwen2.5-7b", ["runtime.vllm.gpu_memory_utilization=0.19"], "runtime.vllm: policy", "failed", "15 GB"),
+        ("llama-3.1-8b", [], "runtime.vllm: policy", "ok", "of vLLM's 24 GB"),
+    ],
+)  # fmt: skip
+def test_vllms_share_holds_the_weights_and_one_row(
+    tmp_path: Path, recipe: str, overrides: list[str], name: str, state: str, words: str
+) -> None:
+    found = checked(load_recipe(ROOT / "paper" / f"{recipe}.yaml", overrides)[0], tmp_path)[name]
+    assert (found.state, words in found.detail) == (state, True), found
+    assert bool(found.remedy) == (state == "failed")
+
+
+def test_vllm_that_is_not_on_these_gpus_has_no_share(tmp_path: Path) -> None:
+    away = ("engine={kind: server, server: {urls: ['http://a/v1']}}", "runtime.vllm={mode: server, url: 'http://a'}")
+    assert not [name for name in checked(paper(*away), tmp_path) if ".vllm: " in name]
 
 
 def test_the_dtype_of_training_decides_about_its_state_where_that_is_not_shared() -> None:
@@ -390,6 +446,17 @@ def test_the_dtype_of_training_decides_about_its_state_where_that_is_not_shared(
     assert one.memory - half.memory == pytest.approx(8 * n)
     assert (one.scratch, half.scratch) == (3 * 12 * n, 3 * 6 * n)
     assert reward_model(8, "bfloat16").memory == reward_model(8, "float32").memory, "FSDP2 makes it float32"
+
+
+def test_what_no_training_reads_is_read_on_one_gpu() -> None:
+    def read(stage: str, gpus: int) -> float:
+        recipe = paper()
+        return {e.name: e for e in estimates(recipe, setting(recipe, gpus=gpus))}[stage].seconds["read"]
+
+    for stage in ("samples-pns", "rollouts-pairs", "negatives-rejection", "reward_model", "audit"):
+        assert read(stage, 64) == read(stage, 8) == read(stage, 1), stage
+    assert read("generator", 64) < read("generator", 8), "each process scores its own completions"
+    assert read("align-pns-matched", 8) < read("align-pns-matched", 1), "the reference is read in the training"
 
 
 def test_a_judge_has_a_price_only_where_one_is_given() -> None:

@@ -97,13 +97,13 @@ def test_static_batches_decode_until_their_longest_ends_and_continuous_ones_do_n
     assert static == pytest.approx(read + 2 * 2000 * cost.decode_step(QWEN, H100, 256, 2100))
     alone = cost.sample_seconds(QWEN, H100, Spread(), **{**how, "rows": 300})
     assert alone < static, "the last batch is a small one"
-    assert cost.sample_seconds(QWEN, H100, Spread(continuous=True), **how, taken=16e9) < static / 3
+    assert cost.sample_seconds(QWEN, H100, Spread(continuous=True), **how, room=56e9) < static / 3
 
 
 def test_the_cache_has_room_for_so_many_rows() -> None:
-    assert cost.cache_rows(QWEN, H100, 1000, 72e9 - 10.5 * 57_344_000) == 10
-    assert cost.cache_rows(QWEN, H100, 1000, 100e9) == 1
-    assert cost.cache_rows(QWEN, H100, 10, 0) == cost.AT_ONCE
+    assert cost.cache_rows(QWEN, H100, 1000, 10.5 * 57_344_000) == 10
+    assert cost.cache_rows(QWEN, H100, 1000, -1e9) == 1
+    assert cost.cache_rows(QWEN, H100, 10, 72e9) == cost.AT_ONCE
 
 
 @pytest.mark.parametrize(
@@ -164,6 +164,19 @@ def test_memory_of_a_training_by_hand() -> None:
     weights = TINY.parameters()
     activations = 4 * 2 * (4 * 4 + 2 * 4 + 2 * 2 + 4 * 8)
     assert got == 16 * weights + 4 * weights + 6 * (activations + 10 * 12)
+
+
+def test_memory_of_sampling_and_reading_by_hand() -> None:
+    how: dict[str, Any] = {"rows": 6, "batch": 3, "context": 5.0, "beside": 100.0}
+    row, weights = 5 * TINY.kv_bytes(4) + 8 * TINY.vocab, 4 * TINY.parameters()
+    assert cost.sample_bytes(TINY, CPU, Spread(1, 1), **how) == 100 + weights + 3 * row
+    assert cost.sample_bytes(TINY, CPU, Spread(1, 1), **how, shared=True) == 100 + 3 * row
+    assert cost.sample_bytes(TINY, CPU, Spread(1, 1, continuous=True), **how, share=7.0) == 107
+    layer = 4 * (2 * 4 + 3 * 8)
+    assert cost.read_bytes(TINY, CPU, rows=2, longest=5, head=False) == 2 * 5 * layer
+    assert cost.read_bytes(TINY, CPU, rows=2, longest=5) == 2 * 5 * (layer + 10 * 12)
+    assert cost.read_bytes(TINY, CPU, rows=1000, longest=5, head=False) == cost.READ_AT_ONCE * 5 * layer
+    assert cost.read_bytes(TINY, CPU, rows=1000, longest=1000, head=False) == 2**16 * layer
 
 
 def test_judges_wait_in_rounds_and_cost_by_the_token() -> None:

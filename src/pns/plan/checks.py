@@ -18,12 +18,12 @@ from pns.doctor.needs import Asked, needs_of
 from pns.errors import UserError
 from pns.extras import TRAINING, install, missing
 from pns.parts.base import ServerPart
-from pns.plan.estimate import Estimate, Setting, totals
+from pns.plan.estimate import Estimate, Setting, totals, vllm_of
 from pns.plan.models import cached, config_file
 from pns.plan.words import size
-from pns.plan.work import rows_of
+from pns.plan.work import Which, rows_of
 from pns.problems.registry import check_file, existing, find, local_file
-from pns.recipe import ModelPart, Recipe
+from pns.recipe import GrpoVllmPart, ModelPart, Recipe, VllmPart
 from pns.training.pretrained import WEIGHT_FILES, find_model, models_of
 
 State = Literal["ok", "failed", "unchecked"]
@@ -56,6 +56,7 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
         lambda: _servers(recipe, ask),
         lambda: _lengths(recipe, setting),
         lambda: _memory(recipe, found, setting),
+        lambda: _shares(recipe, setting),
         lambda: _disk(recipe, found, setting, run_dir),
     ]
     return [check for some in every for check in some()]
@@ -330,6 +331,10 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
         remedy = "more GPUs (--gpus), a larger gradient_accumulation or a smaller micro_batch, "
         remedy += "runtime.gradient_checkpointing=true, "
         remedy += "runtime.vllm.sleep=true, or align.lora" if recipe.runtime.vllm is not None else "or align.lora"
+        if worst.work.train is None and vllm_of(recipe, setting, training=False) is not None:
+            remedy = (
+                "a smaller engine.vllm.gpu_memory_utilization: other models are read beside vLLM; or smaller models"
+            )
         yield Check("memory", "failed", detail, remedy)
     elif recipe.runtime.device == "cuda" and recipe.runtime.jobs > 1:
         detail += (
@@ -338,6 +343,44 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
         yield Check("memory", "unchecked", detail)
     else:
         yield Check("memory", "ok", detail)
+
+
+def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:
+    """Whether vLLM's share of a GPU holds the weights and the keys and values of one row of full length: else it does not start."""
+    drawn: list[tuple[Which, int, int]] = [
+        ("policy", recipe.rlvr.max_new_tokens, max(recipe.rollouts.max_new_tokens, recipe.evaluate.max_new_tokens))
+    ]
+    if "pns" in recipe.negatives.sources():
+        drawn.append(("generator", recipe.generator.max_new_tokens, recipe.negatives.sample.max_new_tokens))
+    for key, training in (("engine.vllm", False), ("runtime.vllm", True)):
+        part = vllm_of(recipe, setting, training=training)
+        for model, in_grpo, elsewhere in drawn if part is not None else ():
+            assert part is not None
+            new = in_grpo if training else elsewhere
+            yield _share(f"{key}: {model}", key, part, setting, model, round(setting.given.prompt_tokens) + new)
+
+
+def _share(name: str, key: str, part: VllmPart | GrpoVllmPart, setting: Setting, model: Which, need: int) -> Check:
+    """Args: need: tokens of a usual prompt with a completion of full length."""
+    shape, width = setting.shapes[model], setting.machine.width
+    # A GRPO training asks for its longest prompt and completion; elsewhere vLLM plans for all positions of the model.
+    length = getattr(part, "max_model_len", None) or (need if isinstance(part, GrpoVllmPart) else shape.positions)
+    if not length:
+        return Check(name, "unchecked", "its configuration does not say how many positions it has")
+    if length < need:
+        return Check(name, "failed", f"{need} tokens, and max_model_len is {length}", f"a larger {key}.max_model_len")
+    if shape.positions and length > shape.positions:
+        return Check(
+            name, "failed", f"{length} tokens of {shape.positions} positions", f"a smaller {key}.max_model_len"
+        )
+    weights = width * shape.parameters() / part.tensor_parallel
+    row = length * shape.kv_bytes(width) / part.tensor_parallel
+    share = part.gpu_memory_utilization * setting.machine.memory_gb * 1e9
+    detail = f"weights {size(weights)} and a row of {length} tokens {size(row)}, of vLLM's {size(share)} a device"
+    if weights + row > share:
+        remedy = f"a smaller {key}.max_model_len, a larger {key}.gpu_memory_utilization, or more {key}.tensor_parallel"
+        return Check(name, "failed", detail, remedy)
+    return Check(name, "ok", detail)
 
 
 def _disk(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Path) -> Iterator[Check]:

@@ -3,7 +3,8 @@
 Seconds are those of all devices at work together; bytes are of one device. A step of the model is a maximum of what
 computes and what moves bytes (the roofline model), plus what every layer costs whatever its size. (Source: ours.)
 
-How work is spread: sampling and reading run a whole copy of the model on each device, each with its share of the rows.
+How work is spread: sampling runs a whole copy of the model on each device, each with its share of the rows. Reading in
+trainings does so, too; that of other stages is one process on one device (`Spread(1)`).
 Training shares parameters, gradients and optimizer states among the devices of one node (`shard`), and repeats that on
 every node (hybrid sharding, as FSDP2 has it). A step's rows are divided among all devices, so that more devices than
 rows find no work.
@@ -26,7 +27,13 @@ CHECKPOINTS = 3
 AT_ONCE = 256
 """Most rows that a continuous engine decodes at a time (vLLM's `max_num_seqs`)."""
 USABLE = 0.9
-"""Share of a device's memory that an engine takes for weights and cache (vLLM's `gpu_memory_utilization`)."""
+"""Share of a device's memory that a continuous engine may fill where nothing says which (vLLM is told)."""
+READ_AT_ONCE = 128
+"""Most rows that a reward model reads in one forward pass."""
+TOKENS_AT_ONCE = 2**16
+"""Most tokens of it (`pns.rewards.reward_model.MAX_TOKENS`)."""
+LOGITS_AT_ONCE = 2**28
+"""Numbers that one forward pass gives for log-probabilities (`pns.sampling.engine.MAX_LOGITS`)."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +59,14 @@ def decode_step(shape: Shape, machine: Machine, rows: float, context: float, *, 
     return max(compute, memory) + shape.layers * each
 
 
-def cache_rows(shape: Shape, machine: Machine, context: float, taken: float) -> int:
-    """Rows whose keys and values fit beside `taken` bytes on one device; at least 1."""
-    free = USABLE * machine.memory_gb * 1e9 - taken
-    return max(1, min(AT_ONCE, int(free / (context * shape.kv_bytes(machine.width)))))
+def cache_rows(shape: Shape, machine: Machine, context: float, room: float) -> int:
+    """Rows of `context` tokens whose keys and values fit into `room` bytes; at least 1, at most `AT_ONCE`."""
+    return max(1, int(min(AT_ONCE, room / (context * shape.kv_bytes(machine.width)))))
 
 
 def sample_seconds(
     shape: Shape, machine: Machine, spread: Spread, *, rows: int, batch: int, prompt: float, mean: float, longest: int,
-    taken: float = 0.0,
+    room: float = math.inf,
 ) -> float:  # fmt: skip
     """Seconds to draw `rows` completions: reading their prompts, and decoding.
 
@@ -70,12 +76,12 @@ def sample_seconds(
     Args:
         batch: rows of a static batch on one device.
         mean, longest: tokens of a completion.
-        taken: bytes on a device besides the cache, where the engine is continuous.
+        room: bytes on a device for keys and values, where the engine is continuous.
     """
     mine = math.ceil(rows / spread.gpus)
     read = read_seconds(shape, machine, Spread(1), rows=mine, length=prompt, batch=batch)
     if spread.continuous:
-        at_once = min(mine, cache_rows(shape, machine, prompt + mean, taken))
+        at_once = min(mine, cache_rows(shape, machine, prompt + mean, room))
         full = mine * mean / at_once * decode_step(shape, machine, at_once, prompt + mean / 2, graph=True)
         tail = (longest - mean) * decode_step(shape, machine, 1, prompt + longest, graph=True)
         return read + full + tail
@@ -93,6 +99,18 @@ def read_seconds(
     mine = math.ceil(rows / spread.gpus)
     compute = mine * shape.forward_flops(length, head=head) / (machine.matmul_tflops * 1e12 * machine.forward_share)
     return compute + math.ceil(mine / batch) * shape.layers * machine.pass_seconds / 3
+
+
+def read_bytes(shape: Shape, machine: Machine, *, rows: int, longest: float, head: bool = True) -> float:
+    """Bytes at work on one device while texts of up to `longest` tokens are read: one layer at a time, and logits.
+
+    A layer has its input and its norm, and three of the feed-forward. Logits are there as they come, in float32, and once
+    more under the sum of their exponentials.
+    """
+    most = LOGITS_AT_ONCE / shape.vocab if head else TOKENS_AT_ONCE
+    tokens = min(min(rows, READ_AT_ONCE) * longest, max(most, longest))
+    layer = machine.width * (2 * shape.hidden + 3 * shape.feed_forward)
+    return tokens * (layer + (shape.vocab * (machine.width + 8) if head else 0))
 
 
 def rows_a_pass(rows: int, accumulation: int, gpus: int, unit: int = 1) -> int:
@@ -167,14 +185,22 @@ def train_bytes(
 
 
 def sample_bytes(
-    shape: Shape, machine: Machine, spread: Spread, *, rows: int, batch: int, context: float, beside: float = 0.0
-) -> float:
+    shape: Shape, machine: Machine, spread: Spread, *, rows: int, batch: int, context: float, beside: float = 0.0,
+    share: float | None = None, shared: bool = False,
+) -> float:  # fmt: skip
     """Bytes on one device in sampling: weights, keys and values of the rows at once, what lies beside them.
 
     A continuous engine takes what there is up to `USABLE`, and at least the cache of one row.
+
+    Args:
+        beside: bytes of other models, or of a training, on the same device.
+        share: bytes that the engine takes for all it has, whatever it needs (vLLM); 0 where it is not on the device.
+        shared: the weights are among what lies beside.
     """
+    if share is not None:
+        return share + beside
     mine = math.ceil(rows / spread.gpus)
-    held = machine.width * shape.parameters() + beside
+    held = beside if shared else machine.width * shape.parameters() + beside
     row = context * shape.kv_bytes(machine.width)
     if spread.continuous:
         return max(min(held + min(mine, AT_ONCE) * row, USABLE * machine.memory_gb * 1e9), held + row)

@@ -14,7 +14,7 @@ from pns.plan.cost import Spread
 from pns.plan.machine import Machine
 from pns.plan.shapes import Shape
 from pns.plan.work import Assumptions, Read, Sample, Train, Which, Work, work_of
-from pns.recipe import GrpoVllmPart, Recipe
+from pns.recipe import GrpoVllmPart, Recipe, VllmPart
 
 TEXT_BYTES = 5.0
 """Bytes on disk of a sampled token, its row's other fields with it."""
@@ -87,11 +87,12 @@ def estimate(name: str, work: Work, recipe: Recipe, setting: Setting) -> Estimat
         out.memory = max(out.memory, _sample_bytes(sample, work, recipe, setting))
     for read in work.reads:
         seconds["read"] += read.rounds * _read_seconds(read, setting)
-        shape = setting.shapes[read.model]
-        out.memory = max(out.memory, machine.width * shape.parameters(head=read.model != "reward_model"))
+    out.memory = max(out.memory, _held(work, setting))
+    if work.train is None:  # one shard is read while the next one is drawn
+        out.memory += max((_read_bytes(read, recipe, setting) for read in work.reads), default=0.0)
     if work.train is not None:
         seconds["train"] = work.train.steps * _step_seconds(work.train, recipe, setting)
-        beside = _held(work, setting) + _engine_bytes(work, recipe, setting)
+        beside = _held(work, setting) + _awake(work, recipe, setting)
         out.memory = max(out.memory, _train_bytes(work.train, recipe, setting) + beside)
         out.scratch = cost.checkpoint_bytes(
             setting.shapes[work.train.model],
@@ -149,9 +150,41 @@ def _sample_seconds(sample: Sample, work: Work, recipe: Recipe, setting: Setting
     shape, machine = setting.shapes[sample.model], setting.machine
     return cost.sample_seconds(
         shape, machine, _spread(sample, setting), rows=sample.rows, batch=sample.batch, prompt=setting.given.prompt_tokens,
-        mean=sample.mean, longest=sample.longest,
-        taken=machine.width * shape.parameters() + _resident(work, recipe, setting),
+        mean=sample.mean, longest=sample.longest, room=_room(sample, work, recipe, setting),
     )  # fmt: skip
+
+
+def vllm_of(recipe: Recipe, setting: Setting, *, training: bool) -> VllmPart | GrpoVllmPart | None:
+    """The vLLM that takes a share of a stage's own devices; None where something else draws, or servers do."""
+    if setting.continuous is False:
+        return None
+    if training:
+        part = recipe.runtime.vllm or (GrpoVllmPart() if setting.continuous else None)
+        return None if part is None or part.mode == "server" else part
+    if recipe.engine.kind == "vllm":
+        return recipe.engine.vllm or VllmPart()
+    return VllmPart() if setting.continuous and recipe.engine.kind == "transformers" else None
+
+
+def _share(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float | None:
+    """Bytes of a device that the engine takes for all it has; 0 where servers draw, None where it takes what it needs."""
+    if not _spread(sample, setting).continuous:
+        return None
+    part = vllm_of(recipe, setting, training=work.train is not None)
+    if part is not None:
+        return part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
+    server = recipe.engine.server
+    return 0.0 if work.train is not None or (server is not None and server.urls) else None
+
+
+def _room(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float:
+    """Bytes for keys and values on the device that draws."""
+    weights = setting.machine.width * setting.shapes[sample.model].parameters()
+    part = vllm_of(recipe, setting, training=work.train is not None)
+    if part is not None:
+        return part.tensor_parallel * part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb - weights
+    beside = _resident(work, recipe, setting) if _share(sample, work, recipe, setting) is None else 0.0
+    return cost.USABLE * 1e9 * setting.machine.memory_gb - weights - beside
 
 
 def _sample_bytes(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float:
@@ -159,15 +192,17 @@ def _sample_bytes(sample: Sample, work: Work, recipe: Recipe, setting: Setting) 
     context = setting.given.prompt_tokens + (sample.mean if spread.continuous else sample.longest)
     return cost.sample_bytes(
         setting.shapes[sample.model], setting.machine, spread, rows=sample.rows, batch=sample.batch,
-        context=context, beside=_resident(work, recipe, setting),
+        context=context, beside=_resident(work, recipe, setting), share=_share(sample, work, recipe, setting),
+        # Where transformers samples in the stage's process, it is the model that gives log-probabilities, too.
+        shared=not spread.continuous and not recipe.engine.ray_workers and work.train is None and sample.model in work.beside,
     )  # fmt: skip
 
 
 def _resident(work: Work, recipe: Recipe, setting: Setting) -> float:
-    """Bytes that a training on the same device holds while it samples."""
+    """Bytes that lie on the device of a sampler: of models that are read by transformers, and of a training."""
     train, stored, loaded = work.train, _stored(recipe, setting), _loaded(recipe, setting)
     if train is None:
-        return 0.0
+        return _held(work, setting)
     shape, trained = setting.shapes[train.model], _trained(train, recipe, setting)
     held = cost.state_bytes(shape, setting.spread, width=loaded, trained=trained, stored=stored)
     reference = loaded * shape.parameters() / setting.spread.sharing if train.reference else 0.0
@@ -175,24 +210,29 @@ def _resident(work: Work, recipe: Recipe, setting: Setting) -> float:
 
 
 def _held(work: Work, setting: Setting) -> float:
-    """Bytes of the models beside a training: each device has a whole one."""
+    """Bytes of the models that lie beside what trains or samples, each of them whole."""
     return sum(setting.machine.width * setting.shapes[m].parameters(head=_head(m)) for m in work.beside)
 
 
-def _engine_bytes(work: Work, recipe: Recipe, setting: Setting) -> float:
+def _awake(work: Work, recipe: Recipe, setting: Setting) -> float:
     """Bytes that vLLM keeps for its weights and cache while a training that samples computes its step."""
-    part = recipe.runtime.vllm or GrpoVllmPart()
-    here = part.mode == "colocate" and not part.sleep
-    if not here or not any(_spread(sample, setting).continuous for sample in work.samples):
-        return 0.0
-    return part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
+    part = vllm_of(recipe, setting, training=True) if work.samples else None
+    asleep = isinstance(part, GrpoVllmPart) and part.sleep
+    return 0.0 if part is None or asleep else part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
 
 
 def _read_seconds(read: Read, setting: Setting) -> float:
     return cost.read_seconds(
-        setting.shapes[read.model], setting.machine, setting.spread, rows=read.rows, length=read.length, batch=128,
-        head=_head(read.model),
+        setting.shapes[read.model], setting.machine, setting.spread if read.inside else Spread(1), rows=read.rows,
+        length=read.length, batch=cost.READ_AT_ONCE, head=_head(read.model),
     )  # fmt: skip
+
+
+def _read_bytes(read: Read, recipe: Recipe, setting: Setting) -> float:
+    longest = setting.given.prompt_tokens + max(recipe.rollouts.max_new_tokens, recipe.negatives.sample.max_new_tokens)
+    return cost.read_bytes(
+        setting.shapes[read.model], setting.machine, rows=read.rows, longest=longest, head=_head(read.model)
+    )
 
 
 def _step_seconds(train: Train, recipe: Recipe, setting: Setting) -> float:

@@ -95,12 +95,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Read:
-    """Texts read: log-probabilities, or scores of a reward model."""
+    """Texts read: log-probabilities, or scores of a reward model.
+
+    `inside`: by a training, whose devices divide the rows; else one process on one device reads them all.
+    """
 
     model: Which
     rows: int
     length: float
     rounds: int = 1
+    inside: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,8 @@ class Work:
     Attributes:
         calls: verdicts asked of a judge behind a server.
         models: model directories that it publishes.
-        beside: models that every device holds while it trains, for other work than the loss.
+        beside: models that transformers holds at the same time, for other work than the loss: on every device of a
+            training, on one device of another stage.
     """
 
     rows: int = 0
@@ -188,7 +193,9 @@ class Desk:
     def scored(self, work: Work, wrong: float, length: float, rounds: int = 1) -> None:
         """What the composite asks for: the gates spare reward model and judge all that is not decidedly wrong."""
         if self.recipe.reward.reward_model is None:
-            work.reads.append(Read("reward_model", math.ceil(wrong / rounds), length, rounds))
+            inside = work.train is not None
+            work.reads.append(Read("reward_model", math.ceil(wrong / rounds), length, rounds, inside))
+            work.beside += ("reward_model",)
         if self.judged:
             work.calls += wrong
             work.rounds = max(work.rounds, rounds)
@@ -252,7 +259,7 @@ def _grpo(desk: Desk, part: GrpoPart, model: Which, steps: int | None = None) ->
     flag = continuous(desk.recipe, training=True)
     work.samples.append(Sample(model, rows, mean, part.max_new_tokens, rows, steps, flag))
     if part.beta:
-        work.reads.append(Read(model, rows, length, steps))
+        work.reads.append(Read(model, rows, length, steps, inside=True))
     work.train = Train(model, steps, rows, length, longest, accumulation, reference=part.beta > 0)
     return work
 
@@ -276,8 +283,6 @@ def _generator(desk: Desk, stage: Stage) -> Work:
     work = _grpo(desk, part, "generator")
     length = desk.given.prompt_tokens + desk.answer(part.max_new_tokens)
     desk.scored(work, desk.given.generator_wrong * work.rows, length, part.steps)
-    if desk.recipe.reward.reward_model is None:
-        work.beside = ("reward_model",)
     return work
 
 
@@ -288,6 +293,7 @@ def _rollouts(desk: Desk, stage: Stage) -> Work:
     work.samples.append(desk.sample("policy", rows, part.max_new_tokens, part.batch_size))
     if split == "pairs":
         work.reads.append(Read("policy", rows, desk.text))
+        work.beside = ("policy",)
     return work
 
 
@@ -306,6 +312,7 @@ def _samples(desk: Desk, stage: Stage) -> Work:
     work = Work(rows=rows, verified=rows)
     work.samples.append(desk.sample("generator", rows, part.max_new_tokens, part.batch_size))
     work.reads += [Read("generator", rows, length), Read("policy", rows, length)]
+    work.beside = ("generator", "policy")
     desk.scored(work, desk.given.generator_wrong * rows, length)
     return work
 
@@ -324,6 +331,7 @@ def _negatives(desk: Desk, stage: Stage) -> Work:
         return work
     work = _written(desk, method, pairs)
     work.reads.append(Read("policy", work.rows, desk.text))
+    work.beside = ("policy",)
     work.verified = work.rows
     desk.scored(work, work.rows, desk.text)
     return work
@@ -340,7 +348,8 @@ def _written(desk: Desk, method: str, pairs: int) -> Work:
     if method == "prompted":
         told = part.prompted
         rows = pairs * told.n * (2 if told.style == "both" else 1)
-        drawn = desk.sample("policy", rows, told.max_new_tokens, told.batch_size)
+        # By transformers, whatever the engine.
+        drawn = Sample("policy", rows, desk.answer(told.max_new_tokens), told.max_new_tokens, told.batch_size)
         return Work(rows=rows, samples=[drawn] if told.writer == "policy" else [])
     return Work(rows=pairs)
 
@@ -348,7 +357,8 @@ def _written(desk: Desk, method: str, pairs: int) -> Work:
 def _audit(desk: Desk, stage: Stage) -> Work:
     recipe = desk.recipe
     rows = recipe.problems.splits.pairs * (1 + recipe.negatives.per_problem * len(recipe.negatives.methods))
-    return Work(rows=rows, reads=[Read("reward_model", rows, desk.text)] * 2)
+    both: tuple[Which, ...] = ("reward_model", "reward_model")  # the audit model has the same shape
+    return Work(rows=rows, reads=[Read(model, rows, desk.text) for model in both], beside=both)
 
 
 def _align(desk: Desk, stage: Stage) -> Work:
@@ -369,7 +379,7 @@ def _align(desk: Desk, stage: Stage) -> Work:
     work = Work(rows=pairs, train=train, models=("policy",))
     if sides == 2:
         if reference:
-            work.reads.append(Read("policy", 2 * part.epochs * pairs, length))
+            work.reads.append(Read("policy", 2 * part.epochs * pairs, length, inside=True))
         work.reads.append(Read("policy", 2 * pairs, length))
     return work
 
