@@ -45,7 +45,7 @@ _LATER: dict[str, Any] = {
     "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32",
     "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
-    "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {},
+    "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "max_model_len": None,
 }  # fmt: skip
 
 # The same for whole recipes in protocols that were written before.

@@ -55,7 +55,7 @@ def test_how_grpo_samples() -> None:
     from pns.training.grpo import _sampler
 
     def sampler(*overrides: str) -> dict[str, Any]:
-        return _sampler(load_recipe(SMOKE, list(overrides))[0].runtime)
+        return _sampler(load_recipe(SMOKE, list(overrides))[0].runtime, lambda: 77)
 
     assert sampler() == {"cache_implementation": "static"}
     served = sampler("runtime.device=cuda", "runtime.vllm={mode: server, url: 'http://host:8000'}")
@@ -66,6 +66,27 @@ def test_how_grpo_samples() -> None:
     inside = sampler("runtime.device=cuda", "runtime.vllm={mode: colocate, tensor_parallel: 2}")
     assert set(served) | set(inside) <= fields, "names of TRL's own"
     assert inside["vllm_tensor_parallel_size"] == 2
+    assert inside["vllm_max_model_length"] == 77, "not all positions that the model has"
+    told = sampler("runtime.device=cuda", "runtime.vllm={mode: colocate, max_model_len: 512}")
+    assert told["vllm_max_model_length"] == 512
+
+
+def test_the_longest_prompt_of_a_grpo_training_is_that_of_the_chat_template() -> None:
+    from pns.records import Problem
+    from pns.training.grpo import _longest
+    from pns.training.tiny import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    rows = [Problem(id=str(i), problem=text, answer="1") for i, text in enumerate(("How many?", "1 2 3 " * 9, "3?"))]
+    told = [
+        len(
+            tokenizer.apply_chat_template([{"role": "user", "content": p.problem}], add_generation_prompt=True)[
+                "input_ids"
+            ]
+        )
+        for p in rows
+    ]
+    assert _longest(tokenizer, rows) == max(told) == told[1]
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,8 @@ def test_keys_that_change_no_result_change_no_fingerprint(key: str) -> None:
         ("{mode: server, url: http://node1:8000}", "{mode: server, url: http://node2:8000}", False),
         ("{gpu_memory_utilization: 0.3}", "{gpu_memory_utilization: 0.25}", False),
         ("{tensor_parallel: 1}", "{tensor_parallel: 2}", True),
+        ("{mode: colocate}", "{max_model_len: null}", False),
+        ("{mode: colocate}", "{max_model_len: 512}", True),
     ],
 )
 def test_where_trainings_sample_and_how_much_memory_they_get_changes_no_fingerprint(

@@ -387,7 +387,7 @@ def test_memory_of_sampling_is_vllms_share_and_the_models_read_beside_it(tmp_pat
         return {e.name: e for e in estimates(recipe, setting(recipe, **how))}[stage].memory
 
     shapes = shapes_of(paper())[0]
-    policy, generator = (2 * shapes[name].parameters() for name in ("policy", "generator"))  # type: ignore[index]
+    policy, generator = (2 * shapes[name].parameters() for name in ("policy", "generator"))
     scorer = 2 * shapes["reward_model"].parameters(head=False)
     reading = cost.read_bytes(shapes["reward_model"], H100, rows=128, longest=2188, head=False)
     logits = cost.read_bytes(shapes["policy"], H100, rows=128, longest=2188)
@@ -420,7 +420,9 @@ def test_memory_of_sampling_is_vllms_share_and_the_models_read_beside_it(tmp_pat
         ("qwen2.5-7b", [], "engine.vllm: generator", "ok", "of vLLM's 32 GB"),
         ("qwen2.5-7b", ["engine.vllm.gpu_memory_utilization=0.2"], "engine.vllm: generator", "failed", "15 GB"),
         ("qwen2.5-7b", ["runtime.vllm.gpu_memory_utilization=0.19"], "runtime.vllm: policy", "failed", "15 GB"),
-        ("llama-3.1-8b", [], "runtime.vllm: policy", "ok", "of vLLM's 24 GB"),
+        ("llama-3.1-8b", [], "runtime.vllm: policy", "ok", "a row of 8192 tokens 1.1 GB, of vLLM's 24 GB"),
+        ("llama-3.1-8b", ["runtime.vllm.max_model_len=131072"], "runtime.vllm: policy", "failed", "131072 tokens 17 GB"),
+        ("llama-3.1-8b", ["runtime.vllm.max_model_len=null"], "runtime.vllm: policy", "ok", "a row of 2188 tokens"),
     ],
 )  # fmt: skip
 def test_vllms_share_holds_the_weights_and_one_row(

@@ -145,6 +145,12 @@ class GrpoVllmPart(Part):
     url: str | None = Field(None, description="of `trl vllm-serve` (mode: server)")
     gpu_memory_utilization: float = Field(0.3, gt=0, lt=1, description="share of each GPU's memory (mode: colocate)")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share a model (mode: colocate)")
+    max_model_len: int | None = Field(
+        None,
+        ge=1,
+        description="prompt and completion, tokens, for which vLLM makes room (mode: colocate); default the longest prompt of "
+        "the training and its max_new_tokens",
+    )
     sleep: bool = Field(False, description="free vLLM's memory while the step is trained (mode: colocate)")
 
     @model_validator(mode="after")

@@ -364,7 +364,7 @@ def _share(name: str, key: str, part: VllmPart | GrpoVllmPart, setting: Setting,
     """Args: need: tokens of a usual prompt with a completion of full length."""
     shape, width = setting.shapes[model], setting.machine.width
     # A GRPO training asks for its longest prompt and completion; elsewhere vLLM plans for all positions of the model.
-    length = getattr(part, "max_model_len", None) or (need if isinstance(part, GrpoVllmPart) else shape.positions)
+    length = part.max_model_len or (need if isinstance(part, GrpoVllmPart) else shape.positions)
     if not length:
         return Check(name, "unchecked", "its configuration does not say how many positions it has")
     if length < need:

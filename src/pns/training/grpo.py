@@ -6,7 +6,7 @@ resumed training equals an uninterrupted one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from pns.recipe import GrpoPart, RuntimePart
 from pns.records import Problem
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction
 from pns.sampling.engine import load_tokenizer, prompt_rows
+from pns.sampling.prompts import prompt_texts, token_ids
 from pns.training.common import Progress, arguments, train, train_dtype
 from pns.training.reinforce import ReinforceTrainer
 
@@ -70,7 +71,7 @@ def train_grpo(
             warmup_steps=min(5, part.steps // 4),
             beta=part.beta,
             shuffle_dataset=False,
-            **_sampler(runtime),
+            **_sampler(runtime, lambda: _longest(tokenizer, problems[:need]) + part.max_new_tokens),
             model_init_kwargs={"dtype": train_dtype(runtime)},
         )
     )
@@ -86,8 +87,17 @@ def train_grpo(
     return train(trainer, out, progress)
 
 
-def _sampler(runtime: RuntimePart) -> dict[str, Any]:
-    """How TRL samples: by the model itself, or by vLLM, which is sent the weights after every step."""
+def _longest(tokenizer: Any, problems: Sequence[Problem]) -> int:
+    """Tokens of the longest prompt."""
+    return max(map(len, token_ids(tokenizer, prompt_texts(tokenizer, [p.problem for p in problems]))))
+
+
+def _sampler(runtime: RuntimePart, room: Callable[[], int]) -> dict[str, Any]:
+    """How TRL samples: by the model itself, or by vLLM, which is sent the weights after every step.
+
+    Args:
+        room: tokens of the longest prompt and completion. Without it vLLM makes room for all positions of the model.
+    """
     part = runtime.vllm
     if part is None:
         return {"cache_implementation": "static"}  # as in pns.sampling.engine
@@ -96,4 +106,5 @@ def _sampler(runtime: RuntimePart) -> dict[str, Any]:
     return {
         "use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": part.gpu_memory_utilization,
         "vllm_tensor_parallel_size": part.tensor_parallel, "vllm_enable_sleep_mode": part.sleep,
+        "vllm_max_model_length": part.max_model_len or room(),
     }  # fmt: skip
