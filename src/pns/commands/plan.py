@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pns.commands.common import BAD_INPUT, console, errors, need_libraries, say
+from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 from pns.plan.words import amount, duration, size, two
 
 if TYPE_CHECKING:
+    from pns.launch import Launcher
     from pns.plan.checks import Check
     from pns.plan.estimate import Estimate, Setting
     from pns.plan.machine import Machine
@@ -76,6 +78,8 @@ def plan(
         Path | None,
         typer.Option("--run-dir", help="Where the run would live. Default: runs/<recipe name>.", show_default=False),
     ] = None,
+    launcher: LauncherOption = Launchers.none,
+    launcher_config: LauncherConfig = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask neither servers nor the hub.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON in place of tables.")] = False,
 ) -> None:
@@ -92,6 +96,8 @@ def plan(
 
       pns plan recipes/embedded.yaml --calibrate --machine here.json
 
+      pns plan recipes/paper/qwen2.5-7b.yaml runtime.processes=8 --launcher accelerate --launcher-config recipes/accelerate/fsdp2.yaml
+
       pns plan recipes/paper/qwen2.5-7b.yaml --price-in 0.4 --price-out 1.2
     """
     with errors(NOTHING):
@@ -102,14 +108,16 @@ def plan(
         if recipe is None:
             _only_measure(machine, as_json)
             return
+        from pns.launch import launcher_of
         from pns.recipe_files import load_recipe
 
+        starter = launcher_of(launcher.value, launcher_config)
         told, _ = load_recipe(recipe, overrides or [])
         with_ = _setting(
             told, _machine(told, machine, calibrate), gpus, shard, engine, assume or [], (price_in, price_out)
         )
         place = run_dir or Path("runs") / told.name
-        failed = _show(told, with_, place, ask=not offline, as_json=as_json)
+        failed = _show(told, with_, place, starter, ask=not offline, as_json=as_json)
     if failed:
         raise typer.Exit(BAD_INPUT)
 
@@ -167,13 +175,16 @@ def _setting(
     return Setting(shapes, machine, spread, assumed(recipe, assume), *prices, continuous)
 
 
-def _show(recipe: Recipe, setting: Setting, run_dir: Path, *, ask: bool, as_json: bool) -> bool:
+def _show(
+    recipe: Recipe, setting: Setting, run_dir: Path, launcher: Launcher | None, *, ask: bool, as_json: bool
+) -> bool:
     """Print all; whether a check has failed."""
     from pns.plan.checks import checks
     from pns.plan.estimate import estimates, totals
+    from pns.plan.here import here_checks
 
     found = estimates(recipe, setting)
-    results = checks(recipe, found, setting, run_dir, ask=ask)
+    results = [*checks(recipe, found, setting, run_dir, ask=ask), *here_checks(recipe, launcher)]
     whole = totals(found, setting.spread, recipe.runtime.jobs)
     if as_json:
         typer.echo(json.dumps(_data(recipe, setting, found, results, whole), indent=1))

@@ -1,0 +1,97 @@
+"""What a run asks of this machine itself: ports that can be bound, programs that are there, GPUs. Starts nothing."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pns.errors import UserError
+from pns.launch import Launcher, check_launcher
+from pns.plan.checks import Check
+from pns.recipe import Recipe
+
+MAIN_PORT = 29500
+"""Where the first process of accelerate's several listens, unless its configuration says another (accelerate 1.15)."""
+GROUP_PORT = 51216
+"""Where a training waits for TRL's vLLM server, to send it weights (`vllm_group_port`, TRL 1.16)."""
+
+
+def here_checks(recipe: Recipe, launcher: Launcher | None) -> Iterator[Check]:
+    """Checks of this machine, for a run that is started on it. Raises UserError for a configuration that is no YAML."""
+    runtime = recipe.runtime
+    config = _config(launcher)
+    if launcher is not None:
+        try:
+            check_launcher(recipe, launcher)
+        except UserError as error:
+            yield Check("launcher", "failed", error.message, error.remedy or "")
+    several = launcher is not None and launcher.kind == "accelerate" and runtime.processes > 1
+    if several and runtime.device == "cuda" and not config.get("machine_rank"):
+        port = config.get("main_process_port")
+        yield _port(
+            "port: accelerate", MAIN_PORT if port is None else port, "another main_process_port (--launcher-config)"
+        )
+    if runtime.vllm is not None and runtime.vllm.mode == "server":
+        yield _port(
+            "port: GRPO's vLLM", GROUP_PORT, "end what listens there: TRL's trainings wait for their server on it"
+        )
+    if recipe.engine.server is not None and recipe.engine.server.start:
+        yield _program(recipe.engine.server.start)
+    if runtime.device == "cuda" and runtime.processes > 1 and (launcher is None or launcher.kind == "accelerate"):
+        yield _gpus(-(-runtime.processes // max(1, int(config.get("num_machines") or 1))))
+
+
+def _config(launcher: Launcher | None) -> dict[str, Any]:
+    """accelerate's configuration, YAML or JSON; empty where there is none."""
+    path: Path | None = None if launcher is None else launcher.config
+    if path is None:
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"no configuration of accelerate ({type(error).__name__})", file=path, remedy="see recipes/accelerate"
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def _port(name: str, port: Any, remedy: str) -> Check:
+    if port == 0:
+        return Check(name, "ok", "a free one is taken at the start")
+    try:
+        with socket.socket() as found:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(("", int(port)))
+    except (OSError, OverflowError, ValueError, TypeError) as error:
+        return Check(name, "failed", f"{str(port)[:20]} cannot be bound here: {error}", remedy)
+    return Check(name, "ok", f"{port} is free here")
+
+
+def _program(command: tuple[str, ...]) -> Check:
+    """Whether the program is there; behind `env` and its variables, if these come first. Its port is free when it starts."""
+    name = next((word for word in command if word != "env" and "=" not in word), command[0])
+    place, label = shutil.which(name), "program: engine.server.start"
+    if place is None:
+        return Check(label, "failed", f"{name}: no such program", "install it, or give its path")
+    return Check(label, "ok", f"{place}; its servers get ports that are free when they start")
+
+
+def _gpus(processes: int) -> Check:
+    """Whether each process of this machine has a GPU."""
+    label = "GPUs"
+    try:
+        import torch
+    except ImportError:
+        return Check(label, "unchecked", "torch is not installed here")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        return Check(label, "unchecked", f"{processes} processes want one each, and torch sees none on this machine")
+    if processes > count:
+        remedy = "fewer runtime.processes, or more machines (num_machines of --launcher-config)"
+        return Check(label, "failed", f"{processes} processes want one each, and torch sees {count}", remedy)
+    return Check(label, "ok", f"{processes} processes, and torch sees {count}")
