@@ -35,7 +35,7 @@ GRPO = ("runtime.processes", "runtime.vllm", "runtime.train_dtype")
 _SAMPLE = "engine"
 
 # What of a part says how a server is reached and how much work it may get. It changes no result of a named model.
-_REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers"})
+_REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers", "generator_url"})
 
 # Keys that change no result either, but once stood in fingerprints: each counts as this, its default, whatever it says.
 _AS_DEFAULT: dict[str, Any] = {"max_unscored": 0.05, "url": None, "gpu_memory_utilization": 0.3}

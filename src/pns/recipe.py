@@ -224,6 +224,29 @@ class Recipe(Part):
         return self
 
     @model_validator(mode="after")
+    def _one_server(self) -> Recipe:
+        """A server holds the weights of one GRPO training at a time, of the model that it was started with."""
+        part, base = self.runtime.vllm, self.generator.base
+        if part is None or part.mode != "server":
+            return self
+        own = ["generator"] if "pns" in self.negatives.sources() else []
+        beside = [*own, *self.references]
+        if self.runtime.jobs > 1 and len(beside) > 1:
+            raise ValueError(
+                f"runtime.vllm: {' and '.join(beside)} may train side by side (runtime.jobs: {self.runtime.jobs}), and each "
+                "would send its weights to the server of the other; set runtime.jobs: 1, or mode: colocate"
+            )
+        same = base is None or (base.path, base.revision) == (self.model.path, self.model.revision)
+        if own and not same and part.generator_url is None:
+            raise ValueError(
+                "runtime.vllm: the generator starts from another model (generator.base) than the server at url; start a "
+                "second one with that model and name it in generator_url, or use mode: colocate"
+            )
+        if part.generator_url is not None and base is None:
+            raise ValueError("runtime.vllm.generator_url says nothing without generator.base; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _one_pass(self) -> Recipe:
         for part, split in (("rlvr", "rlvr"), ("generator", "generator")):
             grpo: GrpoPart = getattr(self, part)

@@ -58,7 +58,7 @@ def test_how_grpo_samples() -> None:
         return _sampler(load_recipe(SMOKE, list(overrides))[0].runtime, lambda: 77)
 
     assert sampler() == {"cache_implementation": "static"}
-    served = sampler("runtime.device=cuda", "runtime.vllm={mode: server, url: 'http://host:8000'}")
+    served = sampler("runtime.device=cuda", "runtime.jobs=1", "runtime.vllm={mode: server, url: 'http://host:8000'}")
     assert served == {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": "http://host:8000"}
     from trl import GRPOConfig
 
@@ -101,6 +101,46 @@ def test_vllm_in_grpo_is_refused_where_it_cannot_be(override: str, words: str) -
     device = "cpu" if "cuda" in words else "cuda"
     with pytest.raises(UserError, match=words):
         load_recipe(SMOKE, [f"runtime.device={device}", override])
+
+
+SERVER = ("runtime.device=cuda", "runtime.vllm={mode: server, url: 'http://a'}")
+BASE = "generator.base={path: b}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["runtime.jobs=2"], "generator and rlvr_more may train side by side"),
+        (["runtime.jobs=2", "references=[]"], ""),
+        (["runtime.jobs=2", "negatives.methods=[rejection]"], ""),
+        (["runtime.jobs=1"], ""),
+        (["runtime.jobs=1", BASE], "start a second one with that model and name it in generator_url"),
+        (["runtime.jobs=1", BASE, "runtime.vllm.generator_url=http://b"], ""),
+        (["runtime.jobs=1", BASE, "negatives.methods=[rejection]"], ""),
+        (["runtime.jobs=1", "runtime.vllm.generator_url=http://b"], "says nothing without generator.base"),
+        (["runtime.jobs=1", BASE, "runtime.vllm.generator_url=http://a"], "that of a second server"),
+        (["runtime.jobs=1", "runtime.vllm={generator_url: 'http://b'}"], "that of a second server"),
+    ],
+)
+def test_a_server_samples_for_one_training_at_a_time_and_for_one_model(overrides: list[str], words: str) -> None:
+    if words:
+        with pytest.raises(UserError, match=words):
+            load_recipe(SMOKE, [*SERVER, *overrides])
+    else:
+        load_recipe(SMOKE, [*SERVER, *overrides])
+
+
+def test_a_generator_of_the_policys_model_needs_no_second_server() -> None:
+    file = ROOT / "recipes" / "paper" / "qwen2.5-7b.yaml"
+    assert load_recipe(file, SERVER[1:])[0].generator.base is not None, "the same model in other weights"
+
+
+def test_a_generator_of_another_base_samples_with_its_own_server() -> None:
+    from pns.stages.policy import runtime_from
+
+    given = load_recipe(SMOKE, [*SERVER, "runtime.jobs=1", BASE, "runtime.vllm.generator_url=http://b"])[0].runtime
+    urls = [found.url for start in ("sft", "start-generator") if (found := runtime_from(given, start).vllm)]
+    assert urls == ["http://a", "http://b"]
 
 
 def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,6 +115,11 @@ def test_keys_that_change_no_result_change_no_fingerprint(key: str) -> None:
     ("one", "other", "touched"),
     [
         ("{mode: server, url: http://node1:8000}", "{mode: server, url: http://node2:8000}", False),
+        (
+            "{mode: server, url: http://a, generator_url: http://b}",
+            "{mode: server, url: http://a, generator_url: http://c}",
+            False,
+        ),
         ("{gpu_memory_utilization: 0.3}", "{gpu_memory_utilization: 0.25}", False),
         ("{tensor_parallel: 1}", "{tensor_parallel: 2}", True),
         ("{mode: colocate}", "{max_model_len: null}", False),
@@ -124,9 +129,12 @@ def test_keys_that_change_no_result_change_no_fingerprint(key: str) -> None:
 def test_where_trainings_sample_and_how_much_memory_they_get_changes_no_fingerprint(
     one: str, other: str, touched: bool
 ) -> None:
+    base = ("generator.base={path: b}",) if "generator_url" in one else ()
     marks = [
         pipeline.fingerprints(given, pipeline.stages(given))
-        for given in (recipe("runtime.device=cuda", f"runtime.vllm={part}") for part in (one, other))
+        for given in (
+            recipe("runtime.device=cuda", "runtime.jobs=1", *base, f"runtime.vllm={part}") for part in (one, other)
+        )
     ]
     assert (marks[0] != marks[1]) == touched
 

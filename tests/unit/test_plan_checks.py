@@ -211,7 +211,7 @@ def test_servers_that_sample_are_asked_whether_they_live(tmp_path: Path, monkeyp
     here = f"http://127.0.0.1:{server.server_port}"
     given = (
         f"engine={{kind: server, server: {{urls: ['{here}/v1'], api_key_env: PLAN_KEY}}}}",
-        f"runtime.vllm={{mode: server, url: '{here}'}}",
+        f"runtime.vllm={{mode: server, url: '{here}', generator_url: '{here}/'}}",
     )
     names = (f"server: engine {here}/v1", "server: GRPO's vLLM")
 
@@ -225,6 +225,8 @@ def test_servers_that_sample_are_asked_whether_they_live(tmp_path: Path, monkeyp
         assert states() == ["failed", "ok"]
         monkeypatch.setenv("PLAN_KEY", "right")
         assert states() == ["ok", "ok"]
+        other = {c.name: c for c in module._servers(paper(*given), True)}["server: the generator's vLLM"]
+        assert other.state == "ok"
         assert states(ask=False) == ["unchecked", "unchecked"]
     finally:
         server.shutdown()

@@ -501,3 +501,14 @@ def test_rounds_go_on_from_the_aligned_policy_with_fresh_problems() -> None:
     )
     rejection = add_rounds(Graph(), for_rounds(recipe, 2, "rejection"), 2, "rejection")
     assert not any("generator" in one for one in rejection)
+
+
+def test_a_study_with_one_vllm_server_has_one_training_at_a_time(tmp_path: Path) -> None:
+    from pns.study.run import execute
+
+    nothing: Any = None
+    served = {"mode": "server", "url": "http://a"}
+    told = recipes(tmp_path, set={"runtime.device": "cuda", "runtime.jobs": 1, "runtime.vllm": served})
+    with pytest.raises(UserError, match="side by side would send their weights") as caught:
+        execute(told, nothing, nothing, until="tuning", jobs=2)
+    assert caught.value.field == "runtime.vllm"

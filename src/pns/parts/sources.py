@@ -143,6 +143,10 @@ class GrpoVllmPart(Part):
 
     mode: Literal["colocate", "server"] = "colocate"
     url: str | None = Field(None, description="of `trl vllm-serve` (mode: server)")
+    generator_url: str | None = Field(
+        None,
+        description="of a second one, for a generator that starts from another model than the policy (mode: server)",
+    )
     gpu_memory_utilization: float = Field(0.3, gt=0, lt=1, description="share of each GPU's memory (mode: colocate)")
     tensor_parallel: int = Field(1, ge=1, description="GPUs that share a model (mode: colocate)")
     max_model_len: int | None = Field(
@@ -157,6 +161,8 @@ class GrpoVllmPart(Part):
     def _where(self) -> GrpoVllmPart:
         if (self.mode == "server") != (self.url is not None):
             raise ValueError("mode: server needs url, and url belongs to mode: server")
+        if self.generator_url is not None and self.url in (None, self.generator_url):
+            raise ValueError("generator_url is that of a second server, beside url (mode: server)")
         return self
 
 

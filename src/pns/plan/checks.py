@@ -243,8 +243,10 @@ def _servers(recipe: Recipe, ask: bool) -> Iterator[Check]:
         for url in recipe.engine.server.urls:
             part = ServerPart(url=url, api_key_env=recipe.engine.server.api_key_env)
             yield _alive(f"engine {url}", part, "engine.server", "/models", ask)
-    if recipe.runtime.vllm is not None and recipe.runtime.vllm.url is not None:
-        yield _alive("GRPO's vLLM", ServerPart(url=recipe.runtime.vllm.url), "runtime.vllm", "/health", ask)
+    vllm = recipe.runtime.vllm
+    for name, at in () if vllm is None else (("GRPO's vLLM", vllm.url), ("the generator's vLLM", vllm.generator_url)):
+        if at is not None:
+            yield _alive(name, ServerPart(url=at), "runtime.vllm", "/health", ask)
 
 
 def _server(name: str, part: ServerPart, model: str | None, field: str, path: str, ask: bool) -> Check:

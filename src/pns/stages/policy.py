@@ -14,7 +14,7 @@ from transformers import set_seed
 from pns.errors import UserError
 from pns.parts.training import more_steps
 from pns.problems.files import to_boxed
-from pns.recipe import GrpoPart, Recipe, Reference
+from pns.recipe import GrpoPart, Recipe, Reference, RuntimePart
 from pns.records import Problem, Response, write_parquet
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction, rlvr_reward, signed_reward
 from pns.rewards.format import format_failures
@@ -149,11 +149,19 @@ def grpo(
         reward,
         context.out,
         part=part,
-        runtime=context.recipe.runtime,
+        runtime=runtime_from(context.recipe.runtime, start),
         seed=context.seed,
         progress=context.progress,
         positive_weight=positive_weight,
     )
+
+
+def runtime_from(runtime: RuntimePart, start: str) -> RuntimePart:
+    """The runtime of a GRPO training from this stage's model: one of another base samples with a server of its own."""
+    part = runtime.vllm
+    if part is None or part.generator_url is None or start != "start-generator":
+        return runtime
+    return runtime.model_copy(update={"vllm": part.model_copy(update={"url": part.generator_url})})
 
 
 def end_ids(context: Context, stage: str) -> set[int]:

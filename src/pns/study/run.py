@@ -143,6 +143,12 @@ def execute(
         UserError: also where the protocol is not the one that the test split was opened under, or was committed.
         StageStopped, StageFailed, KeyboardInterrupt: the same command goes on from there.
     """
+    vllm = recipes.base.runtime.vllm
+    if jobs > 1 and vllm is not None and vllm.mode == "server":
+        raise UserError(
+            "GRPO trainings side by side would send their weights to one vLLM server",
+            field="runtime.vllm", remedy="--jobs 1, or mode: colocate",
+        )  # fmt: skip
     with run.lock():
         work = Work(recipes)
         protocols.check_opened(run, recipes)
