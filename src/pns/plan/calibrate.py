@@ -2,7 +2,8 @@
 
 A model is timed at two sizes of batch: the difference gives the rate, what is left is what a pass costs whatever its
 size. Each figure is the median of a few repeats. It takes about half a minute on a CPU. Training libraries' own work
-beside the model (data, logging, rewards) is not measured here. (Source: ours.)
+beside the model (data, logging, rewards) is not measured here, nor the share of bandwidth in decoding: one row of a model
+this small waits for launches, not for memory. (Source: ours.)
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def calibrate(device: str) -> Machine:
         update={
             "name": torch.cuda.get_device_name(0) if device == "cuda" else "one thread of this machine's CPU",
             "source": f"measured by `pns plan --calibrate` on {time.strftime('%Y-%m-%d', time.gmtime())}; link, network, "
-            "disk, graph and fixed times of steps and stages are defaults",
+            "disk, graph and fixed times of steps and stages, the share of bandwidth in decoding and what libraries take of "
+            "memory are defaults",
             "memory_gb": round(memory, 2),
             "matmul_tflops": _two(product / 1e12),
             "bandwidth_gbs": _two(moved / 1e9),
