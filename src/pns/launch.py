@@ -27,6 +27,7 @@ from pns.cluster import connect
 from pns.errors import StageStopped, UserError
 from pns.extras import install, missing
 from pns.run import write_json
+from pns.training.batches import check_batches
 
 if TYPE_CHECKING:
     from pns.recipe import Recipe
@@ -233,13 +234,16 @@ def _raise(outcome: Path, ended_badly: str | None) -> None:
 
 
 def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
-    """Raises UserError: several processes that nobody starts; a configuration that nothing reads on a CPU."""
+    """Raises UserError: several processes that nobody starts, or that cannot divide a training's batch among them; a
+    configuration that nothing reads on a CPU.
+    """
     runtime = recipe.runtime
     if launcher is None and runtime.processes > 1:
         raise UserError(
             f"{runtime.processes} processes need somebody to start them",
             field="runtime.processes", remedy="add --launcher accelerate or --launcher ray, or set it to 1",
         )  # fmt: skip
+    check_batches(recipe, runtime.processes)
     if launcher is not None and launcher.config is not None and runtime.device == "cpu":
         raise UserError(
             "on a CPU nothing reads a configuration of accelerate: each process holds a whole model",

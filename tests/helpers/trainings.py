@@ -1,6 +1,7 @@
 """SFT, reward model, DPO and GRPO at a tiny size, the same in one process and in several: `python -m ... JOB-folder`.
 
-GRPO's completions are given, for its sampling seeds differ by process.
+All but SFT go through a step in passes, of as many rows each whatever the number of processes. GRPO's completions are given,
+for its sampling seeds differ by process.
 """
 
 from __future__ import annotations
@@ -44,13 +45,15 @@ def _reward_model(start: Path, out: Path, how: dict[str, Any]) -> None:
     from pns.training.reward_model import train_reward_model
 
     pairs = [(p.prompt, p.chosen, p.rejected) for p in _pairs()]
-    train_reward_model(start, pairs, out, part=RewardModelPart(steps=4, batch_size=8, learning_rate=1e-2), **how)
+    part = RewardModelPart(steps=4, batch_size=8, gradient_accumulation=4, learning_rate=1e-2)
+    train_reward_model(start, pairs, out, part=part, **how)
 
 
 def _dpo(start: Path, out: Path, how: dict[str, Any]) -> None:
     from pns.training.preference import train_preference
 
-    train_preference(start, _pairs(), out, part=AlignPart(learning_rate=1e-2, batch_size=8, nll_weight=1.0), **how)
+    part = AlignPart(learning_rate=1e-2, batch_size=8, gradient_accumulation=2, nll_weight=1.0)
+    train_preference(start, _pairs(), out, part=part, **how)
 
 
 def _grpo(start: Path, out: Path, how: dict[str, Any]) -> None:
@@ -63,7 +66,9 @@ def _grpo(start: Path, out: Path, how: dict[str, Any]) -> None:
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         return [float(sum(ids) % 5) for ids in completion_ids]
 
-    part = GrpoPart(steps=4, prompts_per_step=2, num_generations=4, learning_rate=1e-2, beta=0.1, max_new_tokens=8)
+    part = GrpoPart(
+        steps=4, prompts_per_step=2, num_generations=4, micro_batch=2, learning_rate=1e-2, beta=0.1, max_new_tokens=8
+    )
     real, grpo.GRPOTrainer = grpo.GRPOTrainer, Given
     try:
         grpo.train_grpo(start, embedded.training_problems("rlvr", 8, 1), reward, out, part=part, **how)

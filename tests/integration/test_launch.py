@@ -92,7 +92,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("environment")
 def test_what_a_stage_refuses_reaches_the_driver(start: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"runtime\.processes: a batch of 3 rows cannot be divided among 2 processes"):
+    with pytest.raises(
+        UserError, match=r"runtime\.processes: a batch of 3 rows cannot be divided among 2 processes \(sft\)"
+    ):
         launch(job_of(start, tmp_path, recipe(batch_size=3)), Launcher("accelerate"), lambda *_: None)
 
 

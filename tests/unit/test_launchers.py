@@ -9,9 +9,10 @@ import pytest
 
 from pns import pipeline
 from pns.errors import UserError
-from pns.launch import TRAININGS
+from pns.launch import TRAININGS, Launcher, check_launcher
 from pns.recipe_files import load_recipe
-from pns.training.processes import is_main, share, world_size
+from pns.training.batches import check_batches, divided, rows_of
+from pns.training.processes import is_main, world_size
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "recipes" / "smoke.yaml"
@@ -143,15 +144,76 @@ def test_a_generator_of_another_base_samples_with_its_own_server() -> None:
     assert urls == ["http://a", "http://b"]
 
 
-def test_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_process_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.delenv("RANK", raising=False)
-    assert (world_size(), is_main(), share(7, "a batch")) == (1, True, 7)
+    assert (world_size(), is_main()) == (1, True)
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("RANK", "3")
-    assert (world_size(), is_main(), share(8, "a batch")) == (4, False, 2)
-    with pytest.raises(UserError, match="a batch of 6 rows cannot be divided among 4 processes"):
-        share(6, "a batch")
+    assert (world_size(), is_main()) == (4, False)
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "expected"),
+    [(24, 24, 1, (24, 1)), (24, 6, 1, (6, 4)), (24, 24, 2, (12, 1)), (24, 6, 2, (6, 2)), (24, 6, 8, (3, 1)),
+     (512, 4, 8, (4, 16)), (512, 4, 64, (4, 2)), (64, 2, 64, (1, 1))],
+)  # fmt: skip
+def test_a_step_is_divided_among_processes_and_a_pass_is_one_process_s(
+    batch: int, micro: int, processes: int, expected: tuple[int, int]
+) -> None:
+    assert divided(batch, micro, "sft", processes) == expected
+    assert processes * expected[0] * expected[1] == batch
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "words"),
+    [(6, 6, 4, "a batch of 6 rows cannot be divided among 4 processes \\(sft\\)"),
+     (64, 4, 128, "a batch of 64 rows cannot be divided among 128 processes"),
+     (24, 6, 3, "8 rows of each of 3 processes cannot be divided into passes of 6 \\(sft\\)")],
+)  # fmt: skip
+def test_a_division_that_does_not_come_out_even_is_refused(batch: int, micro: int, processes: int, words: str) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        divided(batch, micro, "sft", processes)
+    assert caught.value.field == "runtime.processes"
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "paper").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("processes", [1, 8, 16, 64])
+def test_the_paper_recipes_train_in_so_many_processes(
+    path: Path, processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pns.training.common import arguments
+    from pns.training.grpo import grpo_arguments
+
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    recipe, _ = load_recipe(path, [f"runtime.processes={processes}"])
+    check_launcher(recipe, Launcher("accelerate"))
+    for part in (recipe.rlvr, recipe.generator):
+        told = grpo_arguments(tmp_path, part, recipe.runtime, 0, lambda: 77)
+        rows, passes = told["per_device_train_batch_size"], told["gradient_accumulation_steps"]
+        assert processes * rows * passes == part.prompts_per_step * part.num_generations
+        assert rows == part.micro_batch == 4, "what a GPU holds"
+        # TRL draws rows x processes x steps_per_generation completions at once: whole groups, for one update.
+        assert told["steps_per_generation"] == passes
+        assert processes * rows * told["steps_per_generation"] % told["num_generations"] == 0
+    for other in (recipe.reward_model, recipe.align):
+        batch, micro = rows_of(other)
+        told = arguments(tmp_path, recipe.runtime, name="x", batch=batch, micro=micro, seed=0, steps=1)
+        rows, passes = told["per_device_train_batch_size"], told["gradient_accumulation_steps"]
+        assert processes * rows * passes == batch == 64
+        assert rows == min(micro, 64 // processes), "and what it need not hold where there are more of them"
+
+
+def test_processes_that_cannot_divide_a_batch_are_refused_before_anything_starts() -> None:
+    words = r"a batch of 64 rows cannot be divided among 128 processes \(reward_model\)"
+    recipe, _ = load_recipe(ROOT / "recipes" / "paper" / "qwen2.5-7b.yaml", ["runtime.processes=128"])
+    with pytest.raises(UserError, match=words):
+        check_launcher(recipe, Launcher("accelerate"))
+    three, _ = load_recipe(SMOKE, ["sft.batch_size=3", "sft.steps=1"])
+    with pytest.raises(UserError, match=r"\(sft\)"):
+        check_batches(three, 2)
+    check_batches(three, 1)
 
 
 def test_weights_are_trained_in_float32_on_a_gpu_and_as_they_are_on_a_cpu() -> None:

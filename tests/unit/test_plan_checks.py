@@ -535,6 +535,17 @@ def test_a_failed_check_is_exit_code_2_and_the_plan_is_printed_all_the_same() ->
     assert (data["devices"], data["engine"], data["engine_in_grpo"]) == (1, "vllm", "vllm")
 
 
+@pytest.mark.parametrize("how", [["runtime.processes=128"], ["--gpus", "128"]])
+def test_processes_that_cannot_divide_a_batch_are_told_in_the_words_of_the_run(how: list[str]) -> None:
+    result = RUN.invoke(app, ["plan", str(PAPER), "--offline", "--json", *how])
+    assert result.exit_code == 2
+    failed = {c["name"]: c["detail"] for c in json.loads(result.output)["checks"] if c["state"] == "failed"}
+    words = "runtime.processes: a batch of 64 rows cannot be divided among 128 processes (reward_model)"
+    assert failed["batches"] == words
+    many = json.loads(RUN.invoke(app, ["plan", str(PAPER), "--offline", "--json", "runtime.processes=64"]).output)
+    assert {c["name"]: c["state"] for c in many["checks"]}["batches"] == "ok"
+
+
 def test_devices_are_the_processes_of_the_recipe_where_none_are_given() -> None:
     def devices(*arguments: str) -> int:
         found = json.loads(RUN.invoke(app, ["plan", str(SMOKE), "runtime.processes=2", "--json", *arguments]).output)

@@ -14,7 +14,10 @@ class _Accumulated(Part):
 
     batch_size: int = Field(ge=1)
     gradient_accumulation: int = Field(
-        1, ge=1, description="backward passes that a step's batch is divided into: less memory, the same gradient"
+        1,
+        ge=1,
+        description="backward passes that a step's batch is divided into: less memory, the same gradient; with several "
+        "processes the rows of a pass are each one's, and the passes fewer",
     )
 
     @model_validator(mode="after")
@@ -40,7 +43,9 @@ class GrpoPart(Part):
     steps: int = Field(ge=1)
     prompts_per_step: int = Field(ge=1)
     num_generations: int = Field(8, ge=2)
-    micro_batch: int | None = Field(None, ge=1, description="completions a forward pass; None: all of a step")
+    micro_batch: int | None = Field(
+        None, ge=1, description="completions a forward pass of one process; None: all of its step's"
+    )
     learning_rate: float = Field(gt=0)
     beta: float = Field(0.0, ge=0, description="KL coefficient to the start model: the dial of method.md")
     temperature: float = Field(1.0, gt=0)

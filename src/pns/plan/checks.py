@@ -24,6 +24,7 @@ from pns.plan.words import size
 from pns.plan.work import Which, rows_of
 from pns.problems.registry import check_file, existing, find, local_file
 from pns.recipe import GrpoVllmPart, ModelPart, Recipe, VllmPart
+from pns.training.batches import check_batches
 from pns.training.pretrained import WEIGHT_FILES, find_model, models_of
 
 State = Literal["ok", "failed", "unchecked"]
@@ -55,6 +56,7 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
         lambda: _models(recipe, ask),
         lambda: _servers(recipe, ask),
         lambda: _lengths(recipe, setting),
+        lambda: _batches(recipe, setting),
         lambda: _memory(recipe, found, setting),
         lambda: _shares(recipe, setting),
         lambda: _disk(recipe, found, setting, run_dir),
@@ -323,6 +325,17 @@ def _lengths(recipe: Recipe, setting: Setting) -> Iterator[Check]:
             yield Check(f"positions: {name}", "failed", detail, "make max_new_tokens smaller")
         else:
             yield Check(f"positions: {name}", "ok", detail)
+
+
+def _batches(recipe: Recipe, setting: Setting) -> Iterator[Check]:
+    """Whether every training can divide its batch among the devices, as `pns run` asks before it starts."""
+    n = setting.spread.gpus
+    try:
+        check_batches(recipe, n)
+    except UserError as error:
+        yield Check("batches", "failed", f"{error.field}: {error.message}", error.remedy or "")
+    else:
+        yield Check("batches", "ok", f"every training can divide its batch among {n} process{'es' * (n > 1)}")
 
 
 def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[Check]:

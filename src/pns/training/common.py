@@ -16,7 +16,8 @@ from pns.errors import UserError
 from pns.recipe import RuntimePart
 from pns.run import write_atomic
 from pns.sampling.engine import assistant, user
-from pns.training.processes import OtherProcess, is_main, share, world_size
+from pns.training.batches import divided
+from pns.training.processes import OtherProcess, is_main, world_size
 
 Progress = Callable[[int, int], None]
 MARKER = "COMPLETE"
@@ -75,21 +76,27 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps({k: v for k, v in row.items() if k not in LEFT_OUT}, sort_keys=True) + "\n"
 
 
-def arguments(out: Path, runtime: RuntimePart, *, seed: int, steps: int, **own: Any) -> dict[str, Any]:
-    """Keyword arguments that all our trainer configs share; `own` is added last, its batch, where it
-    has one, divided among the processes.
+def arguments(
+    out: Path, runtime: RuntimePart, *, name: str, batch: int, micro: int, seed: int, steps: int, **own: Any
+) -> dict[str, Any]:
+    """Keyword arguments that all our trainer configs share; `own` is added last.
 
     Training is budgeted in steps. Checkpoints hold what an exact resume needs; two are kept, since the older one is all
     that is left when a kill hits the writing of the newer. Every step is logged: a mean over several steps would forget
     those before a checkpoint.
+
+    Args:
+        batch, micro: rows of a step, of all processes, and of a pass, of one; see `pns.training.batches.divided`, which
+            raises UserError where they cannot be divided. `name` says whose they are.
     """
     cpu = runtime.device == "cpu"
-    if "per_device_train_batch_size" in own:
-        own["per_device_train_batch_size"] = share(own["per_device_train_batch_size"], "a batch")
+    rows, passes = divided(batch, micro, name, world_size())
     return {
         **({"ddp_backend": "gloo"} if cpu and world_size() > 1 else {}),
         "output_dir": str(out / "checkpoints"),
         "max_steps": steps,
+        "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": passes,
         "seed": seed,
         "data_seed": seed,
         "use_cpu": cpu,

@@ -20,6 +20,7 @@ from pns.records import Problem
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction
 from pns.sampling.engine import load_tokenizer, prompt_rows
 from pns.sampling.prompts import prompt_texts, token_ids
+from pns.training.batches import rows_of
 from pns.training.common import Progress, arguments, train, train_dtype
 from pns.training.reinforce import ReinforceTrainer
 
@@ -50,31 +51,12 @@ def train_grpo(
         )
     if runtime.vllm is not None and missing(["vllm"]):
         raise UserError("vLLM is not installed", field="runtime.vllm", remedy=f"install it: {install('vllm')}")
-    rows = part.prompts_per_step * part.num_generations
-    micro = part.micro_batch or rows
     tokenizer = load_tokenizer(start)
-    config = GRPOConfig(
-        **arguments(
-            out,
-            runtime,
-            seed=seed,
-            steps=part.steps,
-            per_device_train_batch_size=micro,
-            gradient_accumulation_steps=rows // micro,
-            steps_per_generation=rows // micro,
-            num_iterations=1,
-            num_generations=part.num_generations,
-            max_completion_length=part.max_new_tokens,
-            temperature=part.temperature,
-            learning_rate=part.learning_rate,
-            lr_scheduler_type="constant_with_warmup",
-            warmup_steps=min(5, part.steps // 4),
-            beta=part.beta,
-            shuffle_dataset=False,
-            **_sampler(runtime, lambda: _longest(tokenizer, problems[:need]) + part.max_new_tokens),
-            model_init_kwargs={"dtype": train_dtype(runtime)},
-        )
-    )
+
+    def room() -> int:
+        return _longest(tokenizer, problems[:need]) + part.max_new_tokens
+
+    config = GRPOConfig(**grpo_arguments(out, part, runtime, seed, room))
     own = {} if positive_weight is None else {"positive_weight": positive_weight}
     trainer = (GRPOTrainer if positive_weight is None else ReinforceTrainer)(
         model=str(start),
@@ -90,6 +72,38 @@ def train_grpo(
 def _longest(tokenizer: Any, problems: Sequence[Problem]) -> int:
     """Tokens of the longest prompt."""
     return max(map(len, token_ids(tokenizer, prompt_texts(tokenizer, [p.problem for p in problems]))))
+
+
+def grpo_arguments(
+    out: Path, part: GrpoPart, runtime: RuntimePart, seed: int, room: Callable[[], int]
+) -> dict[str, Any]:
+    """Those of TRL's GRPOConfig. A step's completions are drawn at once, by all processes, and trained on in passes.
+
+    Args:
+        room: see `_sampler`.
+    """
+    batch, micro = rows_of(part)
+    shared = arguments(
+        out,
+        runtime,
+        name="GRPO",
+        batch=batch,
+        micro=micro,
+        seed=seed,
+        steps=part.steps,
+        num_iterations=1,
+        num_generations=part.num_generations,
+        max_completion_length=part.max_new_tokens,
+        temperature=part.temperature,
+        learning_rate=part.learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=min(5, part.steps // 4),
+        beta=part.beta,
+        shuffle_dataset=False,
+        **_sampler(runtime, room),
+        model_init_kwargs={"dtype": train_dtype(runtime)},
+    )
+    return {**shared, "steps_per_generation": shared["gradient_accumulation_steps"]}
 
 
 def _sampler(runtime: RuntimePart, room: Callable[[], int]) -> dict[str, Any]:

@@ -28,8 +28,8 @@ from pns.errors import UserError
 from pns.recipe import AlignPart, RuntimePart
 from pns.records import Pair
 from pns.sampling.engine import assistant, load_causal, load_tokenizer, user
+from pns.training.batches import rows_of
 from pns.training.common import Progress, arguments, check_lengths, over_length, train, train_dtype
-from pns.training.processes import share
 
 REFERENCE_FREE = ("simpo", "orpo")
 
@@ -68,9 +68,13 @@ def train_preference(
     if part.objective not in REFERENCE_FREE and lora is None:
         reference = load_causal(start, runtime.device, train_dtype(runtime))
     steps = align_steps(len(pairs), part)
+    batch, micro = rows_of(part)
     shared = arguments(
         out,
         runtime,
+        name="align",
+        batch=batch,
+        micro=micro,
         seed=seed,
         steps=steps,
         learning_rate=part.learning_rate,
@@ -78,14 +82,10 @@ def train_preference(
         warmup_steps=round(0.1 * steps),
         beta=part.beta,
         max_length=part.max_length,
-        gradient_accumulation_steps=part.gradient_accumulation,
     )
-    # Of a process: its share of every backward pass.
-    each = share(part.batch_size // part.gradient_accumulation, "a backward pass of align.batch_size")
-    mine = part.model_copy(update={"batch_size": each * part.gradient_accumulation})
-    trainer_class, config, rows_of = _BUILD[part.objective](mine, shared, pairs)
+    trainer_class, config, data = _BUILD[part.objective](part, shared, pairs)
     trainer = trainer_class(
-        model=model, args=config, train_dataset=Dataset.from_list(rows_of), processing_class=tokenizer,
+        model=model, args=config, train_dataset=Dataset.from_list(data), processing_class=tokenizer,
         peft_config=lora, **({"ref_model": reference} if reference is not None else {}),
     )  # fmt: skip
     return train(trainer, out, progress)
@@ -114,7 +114,6 @@ def _paired(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
 def _dpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
     config = DPOConfig(
         **shared,
-        per_device_train_batch_size=part.batch_size // part.gradient_accumulation,
         ld_alpha=part.length_alpha,
         precompute_ref_log_probs=part.precompute_reference,
         **_losses(part),
@@ -142,14 +141,14 @@ def _losses(part: AlignPart) -> dict[str, Any]:
 
 
 def _kto(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
+    each = shared["per_device_train_batch_size"]  # pairs of a process, whose batch is both their sides
     config = KTOConfig(
-        **shared,
-        per_device_train_batch_size=2 * part.batch_size,
+        **{**shared, "per_device_train_batch_size": 2 * each},
         desirable_weight=part.chosen_weight,
         undesirable_weight=part.rejected_weight,
         precompute_ref_log_probs=part.precompute_reference,
     )
-    return KTOTrainer, config, unpaired(pairs, part, shared["seed"])
+    return KTOTrainer, config, unpaired(pairs, part.model_copy(update={"batch_size": each}), shared["seed"])
 
 
 def unpaired(pairs: Sequence[Pair], part: AlignPart, seed: int) -> list[dict[str, Any]]:
@@ -175,7 +174,6 @@ def _simpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Bu
 
     config = CPOConfig(
         **shared,
-        per_device_train_batch_size=part.batch_size // part.gradient_accumulation,
         loss_type="simpo",
         simpo_gamma=part.simpo_gamma,
         cpo_alpha=part.nll_weight,
@@ -187,9 +185,7 @@ def _simpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Bu
 def _orpo(part: AlignPart, shared: dict[str, Any], pairs: Sequence[Pair]) -> Built:
     from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 
-    config = ORPOConfig(
-        **shared, per_device_train_batch_size=part.batch_size // part.gradient_accumulation, remove_unused_columns=False
-    )
+    config = ORPOConfig(**shared, remove_unused_columns=False)
     return ORPOTrainer, config, _paired(pairs)
 
 

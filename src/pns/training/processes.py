@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from pns.errors import UserError
-
 
 class OtherProcess(BaseException):
     """Raised behind a training in every process but the first: what follows is the first one's alone.
@@ -22,15 +20,3 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is the first of them, or the only one."""
     return int(os.environ.get("RANK") or 0) == 0
-
-
-def share(batch: int, what: str) -> int:
-    """A process's share of a batch of all. Raises UserError where it does not divide."""
-    count = world_size()
-    if batch % count:
-        raise UserError(
-            f"{what} of {batch} rows cannot be divided among {count} processes",
-            field="runtime.processes",
-            remedy="choose a batch that the number of processes divides",
-        )
-    return batch // count

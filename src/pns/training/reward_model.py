@@ -16,6 +16,7 @@ from pns.errors import UserError
 from pns.recipe import RewardModelPart, RuntimePart
 from pns.records import Problem, Response
 from pns.sampling.engine import assistant, load_tokenizer, user
+from pns.training.batches import rows_of
 from pns.training.common import Progress, arguments, check_lengths, train, train_dtype
 
 TextPair = tuple[str, str, str]
@@ -78,14 +79,16 @@ def train_reward_model(
     data = Dataset.from_list(
         [{"chosen": [user(p), assistant(c)], "rejected": [user(p), assistant(r)]} for p, c, r in pairs]
     )
+    batch, micro = rows_of(part)
     config = RewardConfig(
         **arguments(
             out,
             runtime,
             seed=seed,
             steps=part.steps,
-            per_device_train_batch_size=part.batch_size // part.gradient_accumulation,
-            gradient_accumulation_steps=part.gradient_accumulation,
+            name="reward_model",
+            batch=batch,
+            micro=micro,
             learning_rate=part.learning_rate,
             lr_scheduler_type="linear",
             warmup_steps=round(0.05 * part.steps),
