@@ -129,3 +129,11 @@ def test_directories_without_tokenizer_template_or_model_are_refused(saved: Path
     (tmp_path / "headless" / "model.safetensors").unlink()
     with pytest.raises(UserError, match="not a sequence classifier"):
         RewardModel(tmp_path / "headless")
+
+
+def test_inputs_go_where_the_model_is(saved: Path) -> None:
+    """Other threads score, too, and what device is current there says nothing."""
+    scorer = RewardModel(saved)
+    expected = scorer.score(PROBLEMS, TEXTS)
+    scorer.device = "cuda:7"
+    assert scorer.score(PROBLEMS, TEXTS) == expected

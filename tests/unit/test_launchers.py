@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from pns.errors import UserError
 from pns.launch import TRAININGS, Launcher, check_launcher
 from pns.recipe_files import load_recipe
 from pns.training.batches import check_batches, divided, rows_of
-from pns.training.processes import is_main, world_size
+from pns.training.processes import is_main, loading_device, own_device, world_size
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "recipes" / "smoke.yaml"
@@ -214,6 +216,95 @@ def test_processes_that_cannot_divide_a_batch_are_refused_before_anything_starts
     with pytest.raises(UserError, match=r"\(sft\)"):
         check_batches(three, 2)
     check_batches(three, 1)
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, *, local_rank: int | None, ray: str | None = None) -> None:
+    for name, value in {"LOCAL_RANK": local_rank, "ACCELERATE_TORCH_DEVICE": ray}.items():
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, str(value))
+
+
+def test_each_launched_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, local_rank=None)
+    assert [own_device(d) for d in ("cpu", "cuda")] == [loading_device(d) for d in ("cpu", "cuda")] == ["cpu", "cuda"]
+    launched(monkeypatch, local_rank=3)
+    assert [own_device(d) for d in ("cpu", "cuda")] == ["cpu", "cuda:3"]
+    assert [loading_device(d) for d in ("cpu", "cuda")] == ["cpu", "cpu"]
+    launched(monkeypatch, local_rank=3, ray="cuda:0")
+    assert own_device("cuda") == "cuda:0", "Ray Train may show a process its own GPU alone"
+
+
+@pytest.mark.parametrize(("local_rank", "trained", "scoring"), [(None, "cuda", "cuda"), (5, "cpu", "cuda:5")])
+def test_the_loaders_of_trainings_put_models_there(
+    local_rank: int | None, trained: str, scoring: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pns.records import Pair
+    from pns.stages import align, context, models, policy, uses
+    from pns.training import preference
+
+    launched(monkeypatch, local_rank=local_rank)
+    found: dict[str, list[Any]] = {"load": [], "score": [], "engine": [], "reference": []}
+
+    def load(path: Any, device: str = "cpu", dtype: str = "auto") -> str:
+        found["load"].append(device)
+        return f"model {len(found['load'])}"
+
+    def score(path: Any, *, device: str = "cpu") -> Any:
+        found["score"].append(device)
+        return SimpleNamespace(score=None, mark=None, score_fitting=None)
+
+    class Trainer:
+        def __init__(self, **how: Any) -> None:
+            found["reference"].append(how["ref_model"])
+
+    class Engine:
+        def __init__(self, path: Any, *, device: str) -> None:
+            found["engine"].append(device)
+            raise LookupError
+
+    nothing = lambda *_, **__: None  # noqa: E731
+    for module in (preference, policy, align):
+        monkeypatch.setattr(module, "load_causal", load)
+        monkeypatch.setattr(module, "load_tokenizer", nothing)
+    for module, name in ((preference, "check_lengths"), (preference, "train"), (policy, "train_sft"), (align, "train_sft"),
+                         (models, "grpo"), (uses, "grpo"), (uses, "end_ids"), (models, "end_ids"),
+                         (models, "composite_reward"), (uses, "scored_reward")):  # fmt: skip
+        monkeypatch.setattr(module, name, nothing)
+    for module in (models, uses, context):
+        monkeypatch.setattr(module, "RewardModel", score)
+    for module in (uses, context):
+        monkeypatch.setattr(module, "Calibration", SimpleNamespace(load=lambda _: SimpleNamespace()))
+    monkeypatch.setattr(align, "TransformersEngine", Engine)
+    built: list[Any] = []
+    monkeypatch.setattr(context, "build_composite", lambda part, *_, **__: built.append(part) or nullcontext())
+    monkeypatch.setitem(preference._BUILD, "dpo", lambda *_: (Trainer, None, [{"x": 1}]))
+    pairs = [Pair(problem_id="a", method="x", prompt="1", chosen="2", rejected="3")]
+    monkeypatch.setattr(align, "_pairs", lambda *_: pairs)
+
+    recipe, _ = load_recipe(SMOKE, ["runtime.device=cuda", "sft.steps=1", "reward.calibrated=true"])
+    inputs = dict.fromkeys(("start", "sft", "rlvr", "reward_model", "problems", "judge"), tmp_path)
+    here = context.Context(recipe, "x", tmp_path, inputs, nothing)
+    monkeypatch.setattr(context.Context, "problems", lambda *_: [])
+    preference.train_preference(
+        tmp_path, pairs, tmp_path, part=recipe.align, runtime=recipe.runtime, seed=0, progress=nothing
+    )
+    policy.sft(here)
+    align.sft_chosen(here)
+    assert found["load"] == [trained] * 4
+    assert found["reference"] == ["model 2"]
+    models.generator(here)
+    uses.rl(here, "judge")
+    with pytest.raises(TypeError):  # the scorer that is not there
+        models.score(here, [], [])
+    assert found["score"] == [scoring] * 3
+    with pytest.raises(LookupError):
+        align._after(here, pairs)
+    assert found["engine"] == [scoring]
+    named = "{kind: transformers, path: x, device: cuda, calibration: y}"
+    other, _ = load_recipe(SMOKE, ["runtime.device=cuda", f"reward.reward_model={named}"])
+    models.generator(context.Context(other, "x", tmp_path, inputs, nothing))
+    assert built[-1].reward_model.device == scoring
 
 
 def test_weights_are_trained_in_float32_on_a_gpu_and_as_they_are_on_a_cpu() -> None:

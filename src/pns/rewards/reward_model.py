@@ -223,7 +223,7 @@ class RewardModel:
             for batch in batches(order, [len(row) for row in ids], self.batch_size, MAX_TOKENS):
                 inputs = self.tokenizer.pad(
                     {"input_ids": [ids[i] for i in batch]}, padding=True, padding_side="right", return_tensors="pt"
-                ).to(self.device)
+                ).to(self.model.device)
                 with turn(self.device), torch.inference_mode():
                     logits = self.model(**inputs).logits[:, 0].float().tolist()
                 for i, value in zip(batch, logits, strict=True):

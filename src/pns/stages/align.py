@@ -15,6 +15,7 @@ from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
 from pns.stages.context import Context
 from pns.training.common import train_dtype
 from pns.training.preference import align_steps, count_cut, train_preference
+from pns.training.processes import loading_device, own_device
 from pns.training.sft import train_sft
 
 LOG = logging.getLogger("pns")
@@ -86,7 +87,7 @@ def sft_chosen(context: Context, regime: Regime | None = None, method: Method | 
     recipe, part = context.recipe, context.recipe.align
     rows = _pairs(context, f"{regime or recipe.pairs.regimes[0]}-{method or recipe.negatives.methods[0]}")
     train_sft(
-        load_causal(context.model("rlvr"), recipe.runtime.device, train_dtype(recipe.runtime)),
+        load_causal(context.model("rlvr"), loading_device(recipe.runtime.device), train_dtype(recipe.runtime)),
         load_tokenizer(context.model("rlvr")),
         [(p.prompt, p.chosen) for p in rows],
         context.out,
@@ -109,7 +110,7 @@ def _pairs(context: Context, name: str) -> list[Pair]:
 
 def _after(context: Context, rows: Sequence[Pair]) -> dict[str, float]:
     """Separation after training (share, summed and per token) and mean shifts of log p (nats a response)."""
-    engine = TransformersEngine(context.out / "model", device=context.recipe.runtime.device)
+    engine = TransformersEngine(context.out / "model", device=own_device(context.recipe.runtime.device))
     prompts = [p.prompt for p in rows]
     chosen = engine.log_probabilities(prompts, [p.chosen for p in rows])
     rejected = engine.log_probabilities(prompts, [p.rejected for p in rows])

@@ -13,6 +13,7 @@ from pns.rewards.build import build_composite, calibration_of
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
 from pns.run import JUDGE_SPENT, read_json, seed_of
+from pns.training.processes import own_device
 from pns.verify import Verifier
 
 
@@ -66,8 +67,9 @@ class Context:
         """
         part, verifier, spent = self.recipe.reward, self.verifier(), self.out / JUDGE_SPENT
         if part.reward_model is not None:
-            return build_composite(part, verifier, spent=spent)
-        model = RewardModel(self.model("reward_model"), device=self.recipe.runtime.device)
+            named = part.reward_model.model_copy(update={"device": own_device(part.reward_model.device)})
+            return build_composite(part.model_copy(update={"reward_model": named}), verifier, spent=spent)
+        model = RewardModel(self.model("reward_model"), device=own_device(self.recipe.runtime.device))
         return build_composite(part, verifier, (FittingScorer(model), self.calibration()), spent)
 
     def calibration(self) -> Calibration:

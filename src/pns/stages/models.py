@@ -15,6 +15,7 @@ from pns.rewards.reward_model import Calibration, RewardModel
 from pns.run import write_json
 from pns.stages.context import Context
 from pns.stages.policy import end_ids, grpo, with_references
+from pns.training.processes import own_device
 from pns.training.reward_model import TextPair, pairs_within, train_reward_model, worth
 
 
@@ -44,7 +45,8 @@ def hardened_reward_model(context: Context, split: str, pairs: str, before: str,
         context.out / "hard.json",
         {"n_training_pairs": len(every) - len(rest), "n_held_out_pairs": len(rest)}
         | {
-            name: _tells(RewardModel(path, device=context.recipe.runtime.device), rest) for name, path in models.items()
+            name: _tells(RewardModel(path, device=own_device(context.recipe.runtime.device)), rest)
+            for name, path in models.items()
         },
     )
 
@@ -110,7 +112,7 @@ def _reward_model(context: Context, split: str, hard: list[TextPair]) -> None:
 
 def score(context: Context, problems: Sequence[Problem], responses: Sequence[Response]) -> list[float]:
     """Raw scores by the model that this stage has just published into its own folder."""
-    model = RewardModel(context.out / "model", device=context.recipe.runtime.device)
+    model = RewardModel(context.out / "model", device=own_device(context.recipe.runtime.device))
     return model.score([p.problem for p in problems], [r.text for r in responses])
 
 

@@ -29,7 +29,7 @@ from pns.streams import by_problem, publish
 from pns.training.common import save_model, train_dtype
 from pns.training.grpo import train_grpo
 from pns.training.pretrained import as_field, based_on, load_pretrained
-from pns.training.processes import OtherProcess, is_main
+from pns.training.processes import OtherProcess, is_main, loading_device
 from pns.training.sft import train_sft
 from pns.training.tiny import build_model, build_tokenizer
 
@@ -70,7 +70,7 @@ def sft(context: Context) -> None:
     # Each row is seen once where there are enough; a smaller set is passed over again by the trainer.
     rows = [(p.problem, p.solution or "") for p in problems[: part.steps * part.batch_size]]
     train_sft(
-        load_causal(start, context.recipe.runtime.device, train_dtype(context.recipe.runtime)),
+        load_causal(start, loading_device(context.recipe.runtime.device), train_dtype(context.recipe.runtime)),
         load_tokenizer(start),
         rows,
         context.out,

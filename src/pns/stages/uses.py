@@ -22,6 +22,7 @@ from pns.stages.context import Context
 from pns.stages.models import trained_on
 from pns.stages.policy import as_large_steps, end_ids, grpo, references
 from pns.streams import read_responses
+from pns.training.processes import own_device
 from pns.training.step_verifier import train_step_verifier
 
 SPLIT = "reward"
@@ -169,7 +170,7 @@ def rl(context: Context, judge: str) -> None:
     )
     folder = context.inputs[judge]
     reward = scored_reward(
-        FittingScorer(RewardModel(folder / "model", device=recipe.runtime.device)),
+        FittingScorer(RewardModel(folder / "model", device=own_device(recipe.runtime.device))),
         Calibration.load(folder),
         {p.id: p for p in problems},
         answer_format=recipe.reward.answer_format,

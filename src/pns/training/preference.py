@@ -30,6 +30,7 @@ from pns.records import Pair
 from pns.sampling.engine import assistant, load_causal, load_tokenizer, user
 from pns.training.batches import rows_of
 from pns.training.common import Progress, arguments, check_lengths, over_length, train, train_dtype
+from pns.training.processes import loading_device
 
 REFERENCE_FREE = ("simpo", "orpo")
 
@@ -61,12 +62,15 @@ def train_preference(
     else:
         rows, what = [(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)], "sides of preference pairs"
     check_lengths(tokenizer, rows, part.max_length, what, "align.max_length")
-    model, reference = load_causal(start, runtime.device, train_dtype(runtime)), None
+    # Both before the arguments are made: afterwards, with FSDP's `cpu_ram_efficient_loading`, transformers would read weights in
+    # the first process alone, and TRL's `prepare_fsdp` hands none on to the others' references.
+    device, dtype = loading_device(runtime.device), train_dtype(runtime)
+    model, reference = load_causal(start, device, dtype), None
     lora = None if part.lora is None else _lora(part.lora)
     # An in-memory model has no reference of its own in TRL, so it is given one, loaded from the same directory. With
     # adapters the reference is the model without them.
     if part.objective not in REFERENCE_FREE and lora is None:
-        reference = load_causal(start, runtime.device, train_dtype(runtime))
+        reference = load_causal(start, device, dtype)
     steps = align_steps(len(pairs), part)
     batch, micro = rows_of(part)
     shared = arguments(
