@@ -13,21 +13,27 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pns.parts.training import AlignPart, GrpoPart, RewardModelPart
 from pns.problems import embedded
 from pns.recipe import RuntimePart
 from pns.records import Pair
+from pns.training import common
 from pns.training.processes import OtherProcess
 
 NAMES = ("sft", "reward_model", "dpo", "grpo")
 
 
 def train_all(start: Path, out: Path) -> None:
-    """Each training into a folder of its own."""
+    """Each training into a folder of its own. The processes stay together until the last one, behind which they part."""
+    part_ways = common.part_ways
     for name in NAMES:
+        common.part_ways = part_ways if name == NAMES[-1] else lambda: None
         (out / name).mkdir(parents=True, exist_ok=True)
         with suppress(OtherProcess):
             TRAIN[name](start, out / name, {"runtime": RuntimePart(), "seed": 3, "progress": lambda *_: None})
+    assert not torch.distributed.is_initialized()
 
 
 def _sft(start: Path, out: Path, how: dict[str, Any]) -> None:

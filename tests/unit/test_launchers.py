@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -305,6 +306,72 @@ def test_the_loaders_of_trainings_put_models_there(
     other, _ = load_recipe(SMOKE, ["runtime.device=cuda", f"reward.reward_model={named}"])
     models.generator(context.Context(other, "x", tmp_path, inputs, nothing))
     assert built[-1].reward_model.device == scoring
+
+
+class Zero3:
+    """What transformers asks of a DeepSpeed configuration."""
+
+    config: dict[str, Any] = {}  # noqa: RUF012
+
+    def is_zero3(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def zero3() -> Any:
+    """ZeRO-3 is on, as after a training under DeepSpeed."""
+    from transformers.integrations import deepspeed
+
+    told = Zero3()  # transformers keeps a weak reference
+    deepspeed.set_hf_deepspeed_config(told)
+    assert deepspeed.is_deepspeed_zero3_enabled()
+    yield told
+    deepspeed.unset_hf_deepspeed_config()
+
+
+@pytest.mark.usefixtures("zero3")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_behind_a_training_no_model_is_divided_among_processes_that_have_ended(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that had ended before, and one process of a group of one."""
+    from torch import distributed
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    from pns.training import common
+    from pns.training.processes import OtherProcess
+
+    monkeypatch.setenv("RANK", str(rank))
+    (tmp_path / common.TRAINED).touch()
+    (tmp_path / common.METRICS).write_text('{"loss": 1.0}\n')
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        if rank == 0:
+            assert common.train(None, tmp_path, lambda *_: None) == [{"loss": 1.0}]
+        else:
+            with pytest.raises(OtherProcess):
+                common.train(None, tmp_path, lambda *_: None)
+        assert not distributed.is_initialized()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+    assert not is_deepspeed_zero3_enabled()
+
+
+@pytest.mark.usefixtures("zero3")
+def test_adapters_are_merged_into_a_base_that_the_first_process_loads_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+    from pns.training import common
+
+    def load(adapter: Path, *, dtype: str) -> Any:
+        return SimpleNamespace(merge_and_unload=is_deepspeed_zero3_enabled)
+
+    peft = SimpleNamespace(AutoPeftModelForCausalLM=SimpleNamespace(from_pretrained=load))
+    monkeypatch.setitem(sys.modules, "peft", peft)
+    assert common._merged(None, tmp_path, whole=False) is False, "not divided"
 
 
 def test_weights_are_trained_in_float32_on_a_gpu_and_as_they_are_on_a_cpu() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType, PartialState
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from pns.errors import UserError
 from pns.recipe import RuntimePart
@@ -136,7 +137,7 @@ def train(trainer: Any, out: Path, progress: Progress) -> list[dict[str, Any]]:
     """Train to the end, from the last complete checkpoint if there is one; publish model, tokenizer and metrics.
 
     A training that had ended when its stage was killed is not repeated. Returns the log history, times left out; raises
-    OtherProcess in every process but the first.
+    OtherProcess in every process but the first. The others wait until it has published, and then the processes part.
     """
     done = out / TRAINED
     if not done.is_file():
@@ -145,11 +146,24 @@ def train(trainer: Any, out: Path, progress: Progress) -> list[dict[str, Any]]:
         trainer.accelerator.wait_for_everyone()
         trainer.train(resume_from_checkpoint=checkpoint)
         _publish(trainer, out)
+    part_ways()
     if not is_main():
         raise OtherProcess
     done.touch()
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return [json.loads(line) for line in (out / METRICS).read_text(encoding="utf-8").splitlines()]
+
+
+def part_ways() -> None:
+    """End what binds the processes of a training, in all of them at once: each is alone from here on.
+
+    While DeepSpeed's ZeRO-3 is on, whatever the first process loads would be divided among all, and it would wait for those
+    that have ended; FSDP and generation ask whether there is a process group.
+    """
+    unset_hf_deepspeed_config()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        PartialState().wait_for_everyone()  # NCCL's communicators end together
+        torch.distributed.destroy_process_group()
 
 
 def _publish(trainer: Any, out: Path) -> None:
@@ -178,6 +192,7 @@ def _merged(model: Any, adapter: Path, *, whole: bool) -> Any:
         return model.merge_and_unload()
     from peft import AutoPeftModelForCausalLM
 
+    unset_hf_deepspeed_config()  # the first process is alone here: no other would take its part of the base
     return AutoPeftModelForCausalLM.from_pretrained(adapter, dtype="auto").merge_and_unload()
 
 
