@@ -278,7 +278,12 @@ def test_the_loaders_of_trainings_put_models_there(
         monkeypatch.setattr(module, "Calibration", SimpleNamespace(load=lambda _: SimpleNamespace()))
     monkeypatch.setattr(align, "TransformersEngine", Engine)
     built: list[Any] = []
-    monkeypatch.setattr(context, "build_composite", lambda part, *_, **__: built.append(part) or nullcontext())
+
+    def build(part: Any, *_: Any, **__: Any) -> Any:
+        built.append(part)
+        return nullcontext()
+
+    monkeypatch.setattr(context, "build_composite", build)
     monkeypatch.setitem(preference._BUILD, "dpo", lambda *_: (Trainer, None, [{"x": 1}]))
     pairs = [Pair(problem_id="a", method="x", prompt="1", chosen="2", rejected="3")]
     monkeypatch.setattr(align, "_pairs", lambda *_: pairs)
