@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pns.evaluation.metrics import rank_auc
+from pns.evaluation.lengths import lengths, told_by_length
 from pns.recipe import Method, Regime
 from pns.records import Pair, read_parquet
 from pns.run import write_json
@@ -21,8 +21,6 @@ from pns.training.sft import train_sft
 LOG = logging.getLogger("pns")
 DISPLACED = 0.05
 """Nats that the chosen side may lose before it is called displaced."""
-BY_LENGTH = 0.75
-"""AUC of length from which pairs count as separable by it."""
 
 
 def align(context: Context, method: Method, regime: Regime) -> None:
@@ -40,7 +38,7 @@ def align(context: Context, method: Method, regime: Regime) -> None:
         seed=context.seed,
         progress=context.progress,
     )
-    stats: dict[str, Any] = _after(context, rows)
+    stats: dict[str, Any] = {**_after(context, rows), "lengths": lengths(rows)}
     if context.recipe.align.cut:
         stats["cut"] = count_cut(context.model("rlvr"), rows, context.recipe.align)
     stats["warnings"] = warnings(rows, stats)
@@ -52,8 +50,9 @@ def align(context: Context, method: Method, regime: Regime) -> None:
 def warnings(rows: Sequence[Pair], stats: Mapping[str, Any]) -> list[str]:
     """Signs that the training did something else than it should (bounds ours).
 
-    Likelihood displacement: the margin grew while chosen responses became less likely. Separable by length: longer (or
-    shorter) alone tells rejected from chosen, so that is what may be learned. Cut: sides that do not end in an answer.
+    Likelihood displacement: the margin grew while chosen responses became less likely. Separable by length: length alone
+    tells rejected from chosen, over all pairs, within a pair or by its distance from the usual, so that is what may be
+    learned. Cut: sides that do not end in an answer.
     """
     out = []
     chosen, rejected = stats["chosen_logp_shift"], stats["rejected_logp_shift"]
@@ -62,14 +61,8 @@ def warnings(rows: Sequence[Pair], stats: Mapping[str, Any]) -> list[str]:
             f"likelihood displacement: the margin grew by {chosen - rejected:.2f} nats while chosen responses became less "
             f"likely by {-chosen:.2f}; a lower learning rate, nll_weight or apo_zero counter it"
         )
-    if len(rows) > 1:
-        auc = rank_auc([p.rejected_tokens for p in rows], [p.chosen_tokens for p in rows])
-        if max(auc, 1 - auc) >= BY_LENGTH:
-            longer = "longer" if auc > 0.5 else "shorter"
-            out.append(
-                f"separable by length: the AUC of length alone is {max(auc, 1 - auc):.2f}, rejected responses are {longer}; "
-                "length_alpha, or selection by length, counters it"
-            )
+    if told := told_by_length(lengths(rows)):
+        out.append(f"separable by length: {'; '.join(told)}; length_alpha, or selection by length, may counter it")
     cut = stats.get("cut") or {}
     if any(cut.values()):
         out.append(
