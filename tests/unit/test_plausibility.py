@@ -241,6 +241,47 @@ def test_the_verdict_says_what_tells_and_what_is_fooled() -> None:
     assert "No rejection samples stand beside" in verdicts(figures)[-1]
 
 
+def bare(rejected: str) -> str:
+    """The verdict on 20 pairs, of which the chosen sides have a step and `rejected` says what the others have."""
+    sides = {"none": lambda a, b: "No idea.", "some": lambda a, b: flipped(a, b) if a % 2 else "No idea."}
+    figures, _ = audit_pairs(pairs(20, sides[rejected], "x"), Audit())
+    figures["x"]["detectors"] = {"length": block(0.5, 0.45, 0.55)}
+    return verdicts(figures)[0]
+
+
+def test_every_verdict_stands_beside_the_share_of_consistent_steps() -> None:
+    figures, _ = audit_pairs(pairs(20, misread, "x"), Audit())
+    figures["x"]["detectors"] = {"length": block(0.5, 0.45, 0.55)}
+    held = figures["x"]["consistent"]
+    held["rejected"]["share"] = 0.6
+    assert "Fully consistent: 60.0 % of the rejected, 100.0 % of the chosen." in verdicts(figures)[0]
+    assert "Without a step" not in verdicts(figures)[0]
+    assert "Fully consistent: an unknown share of the rejected, 100.0 % of the chosen." in bare("none")
+    assert "Without a step to check: 20 rejected of 20 pairs." in bare("none")
+    assert "Its steps do not hold: 0.0 %" in bare("some")
+    assert "rejected of 20 pairs" in bare("some")
+    held["rejected"]["share"] = held["chosen"]["share"] = None
+    assert "No step could be checked on either side, so whether they hold is unknown." in verdicts(figures)[0]
+
+
+def test_of_answers_with_a_verdict_the_wrong_ones_are_counted() -> None:
+    """Four answers to each problem: a right one in another spelling, two wrong ones, one that cannot be decided."""
+    answers = ("7.0", "8", "9", "who knows")
+    rows = [
+        Preference(4 * i + j + 1, f"Problem {i}", solution(3, 4, 7), f"So \\boxed{{{text}}}.", "m", "7")
+        for i in range(3)
+        for j, text in enumerate(answers)
+    ]
+    with Verifier() as verifier:
+        told, _ = audit_pairs(rows, Audit(verifier=verifier))
+    assert told["m"]["truth"]["rejected"] == {"correct": 3, "wrong": 6, "undecided": 3}
+    assert told["m"]["answers"]["distinct_a_problem"] == 2
+    assert dict(figure_rows(told))["different wrong answers a problem"] == ["2.00"]
+    plain, _ = audit_pairs(rows, Audit())
+    assert plain["m"]["answers"]["distinct_a_problem"] == 4
+    assert dict(figure_rows(plain))["different answers a problem"] == ["4.00"]
+
+
 def test_the_page_shows_the_figures_and_escapes_all_text(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     rows = pairs(12, lambda a, b: f"{evil}\n{a} + {b} = {a + b + 1}\n\\boxed{{{evil}}}", method=f"m{evil}")

@@ -62,8 +62,9 @@ def audit_pairs(
     Returns:
         method -> figures: `detectors` (AUC of chosen above rejected in 0..1, share of pairs that are ranked so,
         each with a 95 % interval over problems), `consistent`, `first_wrong_step`, `edit_distance`, `length_ratio`,
-        `answers`, `leaks`, `duplicates`, and `truth` where there are gold answers. Shares are in 0..1, distances of
-        words in 0..1 (0: the same text), positions in 0..1 (0: the first step).
+        `answers` (`distinct_a_problem`: different texts, of the problems that have any; with gold answers the decidably wrong
+        ones alone), `leaks`, `duplicates`, and `truth` where there are gold answers. Shares are in 0..1, distances of words in
+        0..1 (0: the same text), positions in 0..1 (0: the first step).
     """
     scores = _detected(pairs, how, progress)
     rows = _each(pairs, progress)
@@ -215,9 +216,11 @@ def _truth(pairs: Sequence[Preference], verifier: Verifier) -> list[dict[str, st
 
 
 def _figures(pairs: Sequence[Preference], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    told = [row["truth"] for row in rows if row.get("truth")]
     answers: dict[str, set[str]] = {}
     for pair, row in zip(pairs, rows, strict=True):
-        if row["answer"] is not None:
+        # A right answer, or one that nobody can decide, is no way to be wrong.
+        if row["answer"] is not None and (not told or row.get("truth", {}).get("rejected") == "wrong"):
             answers.setdefault(pair.prompt, set()).add(row["answer"])
     counted = Counter(row["answer"] for row in rows if row["answer"] is not None)
     wrong = [row["first_wrong_step"] for row in rows if row["first_wrong_step"] is not None]
@@ -237,7 +240,6 @@ def _figures(pairs: Sequence[Preference], rows: Sequence[dict[str, Any]]) -> dic
         "leaks": {side: sum(row[f"{side}_leak"] for row in rows) for side in ("chosen", "rejected")},
         "duplicates": _duplicates(pairs),
     }  # fmt: skip
-    told = [row["truth"] for row in rows if row.get("truth")]
     if told:
         out["truth"] = {side: dict(Counter(truth[side] for truth in told)) for side in ("chosen", "rejected")}
     return out

@@ -63,6 +63,7 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
             out.append((f"AUC, {name}", [_with_span(d, "auc", "ci95") for d in found]))
             out.append(("  pairs told apart", [_percent(d and d["separable"]) for d in found]))
     every = list(figures.values())
+    wrong = "wrong " if all("truth" in f for f in every) else ""
     out += [
         ("all steps hold, rejected", [_percent(f["consistent"]["rejected"]["share"]) for f in every]),
         ("all steps hold, chosen", [_percent(f["consistent"]["chosen"]["share"]) for f in every]),
@@ -73,7 +74,7 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("same words until, 0..1", [_quartiles(f["divergence"]["quartiles"]) for f in every]),
         ("length, rejected / chosen", [_quartiles(f["length_ratio"]["quartiles"]) for f in every]),
         ("no answer found", [_percent(f["answers"]["none"]) for f in every]),
-        ("different answers a problem", [_number(f["answers"]["distinct_a_problem"]) for f in every]),
+        (f"different {wrong}answers a problem", [_number(f["answers"]["distinct_a_problem"]) for f in every]),
         ("most common answer", [_common(f["answers"]) for f in every]),
         ("announces its error, rejected", [str(f["leaks"]["rejected"]) for f in every]),
         ("announces an error, chosen", [str(f["leaks"]["chosen"]) for f in every]),
@@ -127,10 +128,7 @@ def _beside(found: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
 
 
 def _caveats(figures: Mapping[str, Any]) -> str:
-    out = ""
-    mine, other = figures["consistent"]["rejected"]["share"], figures["consistent"]["chosen"]["share"]
-    if mine is not None and other is not None and mine < other / 2:
-        out += f" Its steps do not hold: {_percent(mine)} are fully consistent, of the chosen {_percent(other)}."
+    out = _steps(figures)
     share = figures["answers"]["most_common_share"]
     if share is not None and share > 0.2 and figures["problems"] >= 20:
         out += f" One answer, {printable(str(figures['answers']['most_common']))[:40]}, stands in {_percent(share)} of the pairs."
@@ -140,6 +138,26 @@ def _caveats(figures: Mapping[str, Any]) -> str:
     if truth.get("correct"):
         out += f" {truth['correct']} rejected answers are correct."
     return out
+
+
+def _steps(figures: Mapping[str, Any]) -> str:
+    """The share of fully consistent responses, rejected against chosen: it stands beside every verdict, since a weak detector
+    gives 0.5, too, and a flip passes by length and n-grams.
+    """
+    found = figures["consistent"]
+    mine, other = found["rejected"]["share"], found["chosen"]["share"]
+    if mine is None and other is None:
+        return " No step could be checked on either side, so whether they hold is unknown."
+    if mine is not None and other is not None and mine < other / 2:
+        out = f" Its steps do not hold: {_percent(mine)} are fully consistent, of the chosen {_percent(other)}."
+    else:
+        out = f" Fully consistent: {_known(mine)} of the rejected, {_known(other)} of the chosen."
+    bare = [f"{n:,} {side}" for side in ("rejected", "chosen") if (n := found[side]["nothing_to_check"])]
+    return f"{out} Without a step to check: {' and '.join(bare)} of {figures['pairs']:,} pairs." if bare else out
+
+
+def _known(share: Any) -> str:
+    return "an unknown share" if share is None else _percent(share)
 
 
 def _names(keys: Sequence[str], found: Mapping[str, Any]) -> str:
