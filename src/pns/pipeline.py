@@ -120,7 +120,15 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
     ]
     models = {"policy": "rlvr", "sft": "sft", "sft_chosen": "align-sft_chosen"}
     models |= {name: name for name in REFERENCES if name in recipe.references}
-    nodes.append(Stage("align-sft_chosen", "align:sft_chosen", ("rlvr", "pairs"), ("align", "pairs.regimes", *TRAIN)))
+    nodes.append(
+        Stage(
+            "align-sft_chosen",
+            "align:sft_chosen",
+            ("rlvr", "pairs"),
+            ("align", "pairs.regimes", *TRAIN),
+            version=2 if recipe.align.cut else 1,  # it refused what was to be cut
+        )
+    )
     for regime in regimes:
         for m in methods:
             name = f"align-{m}-{regime}"

@@ -15,11 +15,16 @@ from helpers.small import save_small_model, swap
 from pns.errors import UserError
 from pns.problems import embedded
 from pns.recipe import AlignPart, LoraPart, RuntimePart
-from pns.records import Pair
+from pns.recipe_files import load_recipe
+from pns.records import Pair, write_parquet
+from pns.run import read_json
 from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
+from pns.stages.align import sft_chosen
+from pns.stages.context import Context
 from pns.training.common import over_length
 from pns.training.preference import count_cut, train_preference, unpaired
 
+SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
 RUNTIME = RuntimePart(checkpoint_every=50)
 BETA = 0.3
 Rows = list[dict[str, Any]]
@@ -174,6 +179,38 @@ def test_long_pairs_are_refused_unless_told(start: Path, tmp_path: Path) -> None
     assert len(trained(start, tmp_path, max_length=longest - 2, cut=True)) == len(PAIRS)
     with pytest.raises(UserError, match=r"prompts of preference pairs are longer than 12 tokens"):
         trained(start, tmp_path / "short", max_length=12, cut=True)
+
+
+def test_the_control_cuts_what_is_long_where_it_is_told_to(start: Path, tmp_path: Path) -> None:
+    lengths = [over_length(load_tokenizer(start), [(p.prompt, p.chosen)], 0)[1] for p in PAIRS]
+    limit = max(lengths) - 1
+    over = lengths.count(max(lengths))
+    assert over < len(PAIRS)
+    (tmp_path / "rlvr").mkdir()
+    (tmp_path / "rlvr" / "model").symlink_to(start)
+    (tmp_path / "pairs").mkdir()
+    write_parquet(tmp_path / "pairs" / "matched-flip.parquet", PAIRS)
+    inputs = {name: tmp_path / name for name in ("rlvr", "pairs")}
+
+    def control(out: Path, *overrides: str) -> None:
+        recipe, _ = load_recipe(SMOKE, ["align.batch_size=2", f"align.max_length={limit}", *overrides])
+        out.mkdir()
+        sft_chosen(Context(recipe, "align-sft_chosen", out, inputs, lambda *_: None), "matched", "flip")
+
+    with pytest.raises(UserError, match=rf"{over} of 6 solutions are longer than {limit} tokens"):
+        control(tmp_path / "refused")
+    control(tmp_path / "cut", "align.cut=true")
+    assert read_json(tmp_path / "cut" / "stats.json") == {
+        "cut": {"chosen": over},
+        "warnings": [f"cut at align.max_length: {over} of 6 chosen sides lose their end, the answer with it"],
+    }
+    assert (tmp_path / "cut" / "model").is_dir()
+    with pytest.raises(UserError, match=r"6 of 6 problems are longer than 12 tokens"):
+        control(tmp_path / "short", "align.cut=true", "align.max_length=12")
+    control(tmp_path / "whole", f"align.max_length={max(lengths)}", "align.cut=true")
+    assert read_json(tmp_path / "whole" / "stats.json") == {"cut": {"chosen": 0}, "warnings": []}
+    control(tmp_path / "plain", f"align.max_length={max(lengths)}")
+    assert not (tmp_path / "plain" / "stats.json").exists(), "without cut its results are what they were"
 
 
 @pytest.mark.parametrize(

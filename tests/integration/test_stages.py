@@ -161,3 +161,12 @@ def test_each_reference_that_fell_short_of_the_budget_is_noted() -> None:
         assert [note.partition(":")[0].split(" ", 1)[1] for note in notes] == [
             f"made {n} of the 9 steps that PNS cost" for n in short
         ]
+
+
+def test_chosen_sides_that_the_control_cut_are_noted() -> None:
+    results: dict[str, Any] = {"benchmarks": {}, "mean": {"sft_chosen": 0.5}}
+    given = {"problems": {"notes": []}, "align-sft_chosen": {"warnings": ["cut: 2 of 9"]}}
+    for cut, notes in ((True, ["sft_chosen: cut: 2 of 9"]), (False, [])):
+        recipe = SimpleNamespace(align=SimpleNamespace(cut=cut))
+        context: Any = SimpleNamespace(json=lambda stage, _: given[stage], recipe=recipe)
+        assert _notes(context, results) == notes

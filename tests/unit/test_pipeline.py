@@ -156,6 +156,8 @@ def test_versions_are_raised_where_results_changed_and_nowhere_else() -> None:
     assert versions(*gated) == [1, 1, 1, 2], "where all of them are gated it always scored all"
     assert versions(*named) == [2, 1, 1, 3], "the M gate of another reward model has that model's floor"
     assert versions(*gated, *named) == [2, 2, 1, 3]
+    control = [pipeline.stages(recipe(f"align.cut={cut}"))["align-sft_chosen"].version for cut in ("false", "true")]
+    assert control == [1, 2], "it now cuts what it refused"
 
 
 @pytest.mark.parametrize(

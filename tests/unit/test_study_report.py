@@ -194,6 +194,18 @@ def _check_uses(results: dict[str, Any]) -> None:
     assert {(c["a"], c["b"]) for c in results["secondary"]} >= {("rl_pns", "rl_rejection"), ("rl_pns", "rl_plain")}
 
 
+def test_chosen_sides_that_the_control_cut_are_told_of(done: tuple[Any, Run]) -> None:
+    found, run = done
+    run_through(found, run)
+    assert "warnings" not in write_report(found, run)[0]["cells"]["sft_chosen"]
+    for folder in run.stages.glob("s[123]-align-sft_chosen-*"):
+        cut = 2 * folder.name.startswith("s1-")
+        write_json(folder / "stats.json", {"cut": {"chosen": cut}, "warnings": ["cut"] * (cut > 0)})
+    results, _ = write_report(found, run)
+    assert results["cells"]["sft_chosen"]["warnings"] == 1
+    assert "pairs" not in results["cells"]["sft_chosen"]
+
+
 def test_a_study_at_work_reports_what_there_is(done: tuple[Any, Run]) -> None:
     found, run = done
     run_through(found, run)

@@ -42,9 +42,7 @@ def align(context: Context, method: Method, regime: Regime) -> None:
     if context.recipe.align.cut:
         stats["cut"] = count_cut(context.model("rlvr"), rows, context.recipe.align)
     stats["warnings"] = warnings(rows, stats)
-    for warning in stats["warnings"]:
-        LOG.warning("%s", warning)
-    write_json(context.out / "stats.json", stats)
+    _tell(context, stats)
 
 
 def warnings(rows: Sequence[Pair], stats: Mapping[str, Any]) -> list[str]:
@@ -75,7 +73,8 @@ def warnings(rows: Sequence[Pair], stats: Mapping[str, Any]) -> list[str]:
 def sft_chosen(context: Context, regime: Regime | None = None, method: Method | None = None) -> None:
     """The control: NLL on the chosen side of the pairs, with as many updates as DPO.
 
-    In the matched regime every method has the same chosen side. Default: the first regime, the first method.
+    In the matched regime every method has the same chosen side. Default: the first regime, the first method. With
+    `align.cut`, stats.json says how many sides were cut.
     """
     recipe, part = context.recipe, context.recipe.align
     rows = _pairs(context, f"{regime or recipe.pairs.regimes[0]}-{method or recipe.negatives.methods[0]}")
@@ -94,7 +93,18 @@ def sft_chosen(context: Context, regime: Regime | None = None, method: Method | 
         seed=context.seed,
         progress=context.progress,
         key="align.max_length",
+        cut=part.cut,
     )
+    if part.cut:
+        cut = count_cut(context.model("rlvr"), rows, part)["chosen"]
+        said = [f"cut at align.max_length: {cut} of {len(rows)} chosen sides lose their end, the answer with it"]
+        _tell(context, {"cut": {"chosen": cut}, "warnings": said if cut else []})
+
+
+def _tell(context: Context, stats: Mapping[str, Any]) -> None:
+    for warning in stats["warnings"]:
+        LOG.warning("%s", warning)
+    write_json(context.out / "stats.json", stats)
 
 
 def _pairs(context: Context, name: str) -> list[Pair]:

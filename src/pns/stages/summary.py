@@ -245,4 +245,6 @@ def _notes(context: Context, results: dict[str, Any]) -> list[str]:
             notes.append(
                 f"{name} made {budget['steps']} of the {budget['steps_of_pns']} steps that PNS cost: its problems ran out"
             )
+    if "sft_chosen" in results["mean"] and context.recipe.align.cut:
+        notes += [f"sft_chosen: {warning}" for warning in context.json("align-sft_chosen", "stats.json")["warnings"]]
     return notes

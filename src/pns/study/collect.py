@@ -129,6 +129,8 @@ def _cell(found: Collected, name: str, work: Work, samples: int, seed: int) -> d
         "undecided": statistics.fmean(undecided(folder, found.names) for folder in folders),
     }  # fmt: skip
     trained = {s: f for s in seeds if (f := found.upstream(name, s, cell.stage)) and (f / "stats.json").is_file()}
+    if trained and cell.is_sft:  # it has seen no pairs; what was cut stands there
+        return {**out, "warnings": warned(trained)}
     if trained:
         stats = [read_json(folder / "stats.json") for folder in trained.values()]
         keys = ("separated_after", "chosen_logp_shift", "rejected_logp_shift")

@@ -30,12 +30,21 @@ def train_sft(
     progress: Progress,
     key: str,
     warmup: float = 0.03,
+    cut: bool = False,
 ) -> list[dict[str, Any]]:
     """Train on (problem, response) rows; the loss is on the response alone. Returns the log history.
 
-    Raises UserError when a row is longer than `max_length` tokens (`key` names the recipe's key for it).
+    Args:
+        cut: rows that are longer than `max_length` tokens lose their end.
+
+    Raises UserError when a row is longer than `max_length` tokens (`key` names the recipe's key for it); with `cut`, when a
+    problem alone is.
     """
-    check_lengths(tokenizer, rows, max_length, "solutions", key)
+    if cut:
+        # Where the problem alone fills the length, nothing of the response is left, and a trainer drops the row.
+        check_lengths(tokenizer, [(p, "") for p, _ in rows], max_length, "problems", key)
+    else:
+        check_lengths(tokenizer, rows, max_length, "solutions", key)
     data = Dataset.from_list([{"prompt": [user(p)], "completion": [assistant(r)]} for p, r in rows])
     config = SFTConfig(
         **arguments(
