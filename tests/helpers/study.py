@@ -84,7 +84,8 @@ def _upstream(out: Path, name: str) -> None:
     if name in ("negatives-pns", "negatives-rejection"):
         write_json(out / "stats.json", {"wrong": 0.6, "plausible": 0.4, "kl_to_policy": 1.0, "fully_consistent": None})
     elif name == "generator":
-        rows = [{"step": i, "reward": 0.1 * i, "composite/scored": 0.5} for i in (1, 2, 3)]
+        gates = {"composite/scored": 0.5, "composite/correct": 0.3, "composite/malformed": 0.2}
+        rows = [{"step": i, "reward": 0.1 * i, **gates} for i in (1, 2, 3)]
         (out / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif name.startswith("reward_model"):
         write_json(out / "worth.json", {"pair_accuracy": 0.6, "best_of_8": 0.5, "mean_of_8": 0.5, "oracle_of_8": 0.8})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from pns.errors import UserError
 from pns.recipe_files import load_recipe
 from pns.report import rounds
 from pns.report.study import build_study_page, reading
+from pns.report.study_plots import against_pairs, pairs_lines
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
 from pns.study import iterate
@@ -97,8 +99,10 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     assert results["ablations"]["pns@no_judge"]["seeds"] == [1, 2]
     assert results["scores"]["correct"] == [1.0, 2.0] * 3
     assert [row["seed"] for row in results["reward_model"]] == [1, 2, 3]
+    assert results["cells"]["pns"]["pairs"]["n_by_seed"] == [20] * 3
     _check_uses(results)
     html = page.read_text(encoding="utf-8")
+    _check_figures(html)
     assert "pns is above policy" in html
     assert "&lt;i&gt;is it the judge?&lt;/i&gt;" in html
     assert "pns &gt; policy &amp; all" in html
@@ -192,6 +196,55 @@ def _check_uses(results: dict[str, Any]) -> None:
     assert uses["calibration"]["figures"][best]["both: brier"]["mean"] == pytest.approx(0.1)
     assert uses["calibration"]["figures"]["pns"]["judge: ece"] == {"mean": None, "by_seed": [None] * 3}
     assert {(c["a"], c["b"]) for c in results["secondary"]} >= {("rl_pns", "rl_rejection"), ("rl_pns", "rl_plain")}
+
+
+FIGURES = (
+    ("lines 95 % intervals over seeds and problems; the dashed line is the policy, greedy.", ("mean accuracy over",)),
+    ("Differences with 95 % intervals over seeds; filled: primary", ("difference in greedy accuracy",)),
+    ("What was gained over the policy against the KL that it took.", ("KL from the policy",)),
+    (
+        "Raw scores of the reward model, all seeds together: correct responses, and the negatives of each method.",
+        ("correct (n = 6)", "pns (n = 6)", "rejection (n = 6)", "score of the reward model"),
+    ),
+    ("What became of its samples, by the gate that decided.", ("wrong, scored", "correct", "malformed", "share, %")),
+    ("The composite reward R, mean of a step.", ("mean reward",)),
+    ("Accuracy against the number of pairs.", ("greedy accuracy, %",)),
+)
+"""Of each figure of the page: words of its caption, and texts in its SVG."""
+
+
+def _check_figures(html: str) -> None:
+    """Every figure stands on the page, with its caption and its drawing."""
+    found = re.findall(r"<figure[^>]*><figcaption>(.*?)</figcaption>(.*?)</figure>", html, re.DOTALL)
+    assert len(found) == len(FIGURES)
+    for words, labels in FIGURES:
+        (drawing,) = [drawing for caption, drawing in found if words in caption]
+        assert drawing.strip().startswith("<svg")
+        assert "<path" in drawing
+        for label in labels:
+            assert label in drawing, (words, label)
+
+
+def test_accuracy_and_pairs_are_means_over_the_same_seeds() -> None:
+    cells = {
+        "pns": {
+            "model": "pns", "switch": None, "seeds": [1, 2, 3], "pairs": {"n": 40, "n_by_seed": [10, 20, 90]},
+            "greedy": {"by_seed": [0.5, 0.7, 0.1]},
+        },
+        "pns@few": {
+            "model": "pns", "switch": "few", "seeds": [2, 1], "pairs": {"n": 5, "n_by_seed": [4, 6]},
+            "greedy": {"by_seed": [0.4, 0.2]},
+        },
+        "pns@judge": {"model": "pns", "switch": "judge", "seeds": [1], "pairs": {}, "greedy": {"by_seed": [0.9]}},
+    }  # fmt: skip
+    results = {
+        "metric": "greedy", "cells": cells,
+        "ablations": {name: {"b": "pns", "seeds": [1, 2]} for name in ("pns@few", "pns@judge")},
+        "switches": {"few": {"set": {"pairs.n": 5}}, "judge": {"set": {"reward.weight_judge": 0.0}}},
+    }  # fmt: skip
+    (points,) = pairs_lines(results).values()
+    assert [x for point in points for x in point] == pytest.approx([5, 30, 15, 60])
+    assert "<svg" in str(against_pairs(results))
 
 
 def test_chosen_sides_that_the_control_cut_are_told_of(done: tuple[Any, Run]) -> None:

@@ -93,27 +93,36 @@ def against_kl(results: Mapping[str, Any]) -> Markup | None:
     return draw_svg(draw, "study kl", 2.9)
 
 
-def against_pairs(results: Mapping[str, Any]) -> Markup | None:
-    """Accuracy against the number of pairs, a line a method, from the ablations that limit pairs.n and the full cells."""
+def pairs_lines(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """method -> (pairs, accuracy in %), from the ablations that limit pairs.n and the full cells, the fewest pairs first.
+
+    Both are means over the seeds that an ablation shares with its full cell.
+    """
     cells, metric = results["cells"], results["metric"]
-    lines: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[str, set[tuple[float, float]]] = {}
     for name, contrast in results["ablations"].items():
         cell, base = cells[name], cells[contrast["b"]]
         if "pairs.n" not in results["switches"][cell["switch"]]["set"] or not cell.get("pairs"):
             continue
-        seeds = contrast["seeds"]
         for one in (cell, base):
-            values = dict(zip(one["seeds"], one[metric]["by_seed"], strict=True))
-            mean = sum(values[s] for s in seeds) / len(seeds)
-            lines.setdefault(cell["model"], []).append((one["pairs"]["n"], 100 * mean))
+            at = [one["seeds"].index(seed) for seed in contrast["seeds"]]
+            pairs, accuracy = (
+                sum(values[i] for i in at) / len(at) for values in (one["pairs"]["n_by_seed"], one[metric]["by_seed"])
+            )
+            lines.setdefault(cell["model"], set()).add((pairs, 100 * accuracy))
+    return {method: sorted(points) for method, points in lines.items()}
+
+
+def against_pairs(results: Mapping[str, Any]) -> Markup | None:
+    """Accuracy against the number of pairs, a line a method; see `pairs_lines`."""
+    metric, lines = results["metric"], pairs_lines(results)
     if not lines:
         return None
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for method, points in lines.items():
-            ordered = sorted(set(points))
-            axes.plot(*zip(*ordered, strict=True), "o-", color=colour(method), markersize=4, label=short(method))
+            axes.plot(*zip(*points, strict=True), "o-", color=colour(method), markersize=4, label=short(method))
         axes.set_xlabel("pairs")
         axes.set_ylabel(f"{metric} accuracy, %")
         axes.legend()

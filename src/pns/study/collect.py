@@ -140,12 +140,15 @@ def _cell(found: Collected, name: str, work: Work, samples: int, seed: int) -> d
     return out
 
 
-def _pairs(found: Collected, cell: Cell, seeds: Sequence[int]) -> dict[str, float]:
-    """Of the pairs that the cell was trained on: their number, and what the policy thought of them; means over seeds."""
+def _pairs(found: Collected, cell: Cell, seeds: Sequence[int]) -> dict[str, Any]:
+    """Of the pairs that the cell was trained on: their number, and what the policy thought of them; means over seeds. The
+    number also of each seed, as `n_by_seed`.
+    """
     folders = [found.upstream(cell.name, s, "pairs") for s in seeds]
     stats = [read_json(f / "stats.json")[f"{cell.regime}-{cell.model}"] for f in folders if f is not None]
     keys = ("n", "coverage", "separated_before", "chosen_logp", "rejected_logp", "length_difference")
-    return {k: statistics.fmean(s[k] for s in stats) for k in keys if all(s.get(k) is not None for s in stats)}
+    means = {k: statistics.fmean(s[k] for s in stats) for k in keys if all(s.get(k) is not None for s in stats)}
+    return {**means, "n_by_seed": [s["n"] for s in stats]}
 
 
 def _contrast(found: Collected, a: str, b: str, study: Study, samples: int, seed: int) -> dict[str, Any] | None:
