@@ -247,16 +247,16 @@ def _references(recipe: Recipe) -> list[Stage]:
 
 def _selection_keys(recipe: Recipe, method: str) -> tuple[str, ...]:
     """What one method's negatives depend on, so that a changed PNS threshold does not make rejection run again."""
+    # A prompted writer behind a server of its own has nothing of the engine.
+    by_engine = () if recipe.negatives.prompted.writer == "server" else (_SAMPLE,)
     gates = tuple(f"negatives.{k}" for k in ("reward_model_quantile", "min_rubric", "select"))
-    given = (
-        "negatives.gate_all",
-        *(gates if recipe.negatives.gate_all else ()),
-    )  # what reads the gates where all pass them
+    # Where not all pass the gates, these methods do not read them.
+    given = ("negatives.gate_all", *(gates if recipe.negatives.gate_all else ()))
     every = ("negatives.per_problem", "negatives.near_duplicate", "negatives.length_ratio")
     own = {
         "pns": gates,
         "prefix": ("negatives.prefix", _SAMPLE),
-        "prompted": ("negatives.prompted", *given),
+        "prompted": ("negatives.prompted", *by_engine, *given),
         "rejection": given,
     }
     return (*own.get(method, ()), *every)

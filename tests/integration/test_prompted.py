@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -16,12 +16,15 @@ from helpers.reward import KIND, write_recipe
 from helpers.small import save_small_model
 from pns.errors import StageStopped, UserError
 from pns.negatives.rules import flip
+from pns.parts.engine import EnginePart
 from pns.problems import embedded
 from pns.recipe_files import load_recipe
 from pns.records import Response, read_parquet, write_parquet
 from pns.rewards.judge import client
 from pns.rewards.reward_model import Calibration
 from pns.sampling.engine import TransformersEngine
+from pns.sampling.jobs import Drawn, Job
+from pns.sampling.prompts import Completion
 from pns.stages.context import Context
 from pns.stages.negatives import negatives
 from pns.verify import Verifier
@@ -259,6 +262,64 @@ def test_a_model_in_this_process_writes_too(inputs: dict[str, Path], tmp_path: P
     nowhere = context(inputs, tmp_path / "d", writer="model", model=str(tmp_path / "gone"))
     with pytest.raises(UserError, match=r"negatives\.prompted\.model"):
         negatives(nowhere, "prompted")
+
+
+class Recorder:
+    """An engine that obeys. `made` is what each was made with: path, kind, stage, whether a model was loaded for it."""
+
+    name, deterministic = "recorder", False
+    made: ClassVar[list[tuple[Path, str, str, bool]]] = []
+
+    def __init__(self, path: Path, part: EnginePart, *, stage: str, pool: bool, loaded: Any, **more: Any) -> None:
+        assert not pool, "shards are asked for one after another"
+        Recorder.made.append((Path(path), part.kind, stage, loaded is not None))
+
+    def generate(self, job: Job) -> Drawn:
+        assert (job.n, job.temperature, job.prefixes) == (2, 0.7, None)
+        wrong = [next(WRONG[i] for i, p in PROBLEMS.items() if p.problem in asked) for asked in job.problems]
+        assert all("<solution>" in prompt for prompt in job.problems), "the prompt is the whole message"
+        return [[Completion(text, 7, "stop")] * job.n for text in wrong]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "{kind: vllm}",
+        "{kind: server, server: {urls: [http://a/v1]}}",
+        "{continuous_batching: true}",
+        "{kind: vllm, ray_workers: 2}",
+    ],
+)
+def test_the_recipes_engine_writes_for_the_policy_and_for_another_model(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setattr("pns.stages.engines.make_engine", Recorder)
+    monkeypatch.setattr(Recorder, "made", [])
+    policy, other = inputs["rlvr"] / "model", tmp_path / "other"
+    save_small_model(other)
+    by = ("model={kind: pretrained, path: somewhere}", f"engine={engine}")
+    few: dict[str, Any] = {"n": 2, "batch_size": 8, "temperature": 0.7}
+    negatives(context(inputs, tmp_path / "a", *by, **few), "prompted")
+    negatives(context(inputs, tmp_path / "b", *by, **few, writer="model", model=str(other)), "prompted")
+    kind = "transformers" if "continuous" in engine else engine.partition("kind: ")[2].partition(",")[0].strip("}")
+    loads = kind == "transformers"
+    assert Recorder.made == [(policy, kind, "rlvr", False), (other, kind, "negatives-prompted", loads)]
+    for name in ("a", "b"):
+        assert {r.text for r in rows(tmp_path / name, "candidates")} <= set(WRONG.values())
+        assert stats(tmp_path / name)["problems_served"] == 5
+        assert {r.model for r in rows(tmp_path / name, "negatives")} == {"recorder"}
+        assert stats(tmp_path / name)["spent"]["completion_tokens"] == 5 * 2 * 7
+
+
+def test_a_hub_id_is_not_for_engines_that_read_a_directory(inputs: dict[str, Path], tmp_path: Path) -> None:
+    made = context(inputs, tmp_path / "out", "engine.kind=vllm", writer="model", model="org/m")
+    with pytest.raises(UserError, match="samples from a directory") as caught:
+        negatives(made, "prompted")
+    assert caught.value.field == "negatives.prompted.model"
+    assert "hf download org/m" in str(caught.value.remedy)
 
 
 def test_the_fixture_is_what_it_says() -> None:

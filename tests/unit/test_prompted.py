@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,25 @@ def test_how_a_server_is_reached_changes_no_negative_and_all_else_does() -> None
     assert touched(here, by_model) == {"negatives-prompted"}
     assert touched(here, marks(*BY_SERVER, "negatives.gate_all=true")) == {"negatives-prompted", "negatives-rejection"}
     assert touched(here, marks(*BY_SERVER, "negatives.prefix.n=2")) == set()
+
+
+@pytest.mark.parametrize("writer", [(PRETRAINED,), ("negatives.prompted.writer=model", "negatives.prompted.model=m")])
+def test_the_engine_counts_where_it_writes(writer: tuple[str, ...]) -> None:
+    def own(*overrides: str) -> pipeline.Stage:
+        return pipeline.stages(recipe(PROMPTED, *overrides))["negatives-prompted"]
+
+    def mark(*overrides: str) -> str:
+        """Of the stage alone: the rollouts before it depend on the engine anyway."""
+        return pipeline.mark_of(own(*overrides), recipe(PROMPTED, *overrides).model_dump(mode="json"), {}, [])
+
+    before = mark(*writer)
+    assert mark(*writer, "engine.ray_workers=2") == before, "what changes no sample"
+    for key in ("engine.kind=vllm", "engine.continuous_batching=true"):
+        assert mark(*writer, key) != before
+        assert mark(*BY_SERVER, key) == mark(*BY_SERVER), "a server of its own has nothing of the engine"
+    without = replace(own(*writer), keys=tuple(key for key in own(*writer).keys if key != "engine"))
+    data = recipe(PROMPTED, *writer).model_dump(mode="json")
+    assert before == pipeline.mark_of(without, data, {}, []), "the default says nothing, as before there were others"
 
 
 def test_a_users_own_prompt_and_model_count_by_what_they_hold(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_chosen_sides_that_the_control_cut_are_told_of(done: tuple[Any, Run]) ->
         cut = 2 * folder.name.startswith("s1-")
         write_json(folder / "stats.json", {"cut": {"chosen": cut}, "warnings": ["cut"] * (cut > 0)})
     results, _ = write_report(found, run)
-    assert results["cells"]["sft_chosen"]["warnings"] == 1
+    assert results["cells"]["sft_chosen"]["warnings"] == [{"seed": 1, "text": "cut"}]
     assert "pairs" not in results["cells"]["sft_chosen"]
 
 

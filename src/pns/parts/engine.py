@@ -78,7 +78,7 @@ class EngineServerPart(Part):
 
 
 class EnginePart(Part):
-    """The engine of every stage that samples: rollouts, samples of the generator, prefix negatives, evaluation."""
+    """The engine of every stage that samples: rollouts, samples of the generator, prefix and prompted negatives, evaluation."""
 
     kind: Literal["transformers", "vllm", "server"] = Field(
         "transformers", description="in process by transformers or vLLM, or OpenAI-compatible servers"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pns.errors import UserError
 from pns.extras import install, missing
 from pns.parts.engine import EnginePart, VllmPart
 from pns.sampling.engine import Engine, TransformersEngine
+
+Loaded = tuple[Any, Any] | None
 
 # What each kind of engine needs beside transformers: modules, the key that asks for them, and what installs them.
 _NEEDS = {
@@ -28,7 +31,14 @@ def check_engine(part: EnginePart) -> None:
 
 
 def make_engine(
-    path: str | Path, part: EnginePart, *, device: str, stage: str = "", threads: int = 1, pool: bool = True
+    path: str | Path,
+    part: EnginePart,
+    *,
+    device: str,
+    stage: str = "",
+    threads: int = 1,
+    pool: bool = True,
+    loaded: Loaded = None,
 ) -> Engine:
     """The engine over a model directory; `close` it.
 
@@ -36,6 +46,7 @@ def make_engine(
         stage: that made the model, which servers may know it by.
         threads: OpenMP threads of a Ray actor.
         pool: false: one engine in this process, whatever `ray_workers` says.
+        loaded: model and tokenizer in memory, for an engine by transformers in this process; the path only names them.
     Raises UserError where what it needs is missing, or the model cannot be loaded.
     """
     check_engine(part)
@@ -43,31 +54,31 @@ def make_engine(
         from pns.sampling.ray import RayEngine
 
         return RayEngine(path, part, device=device, stage=stage, threads=threads)
-    return _ENGINES[part.kind](Path(path), part, device, stage)
+    return _ENGINES[part.kind](Path(path), part, device, stage, loaded)
 
 
-def _transformers(path: Path, part: EnginePart, device: str, stage: str) -> Engine:
+def _transformers(path: Path, part: EnginePart, device: str, stage: str, loaded: Loaded) -> Engine:
     if part.continuous_batching:
         from pns.sampling.continuous import ContinuousEngine
 
-        return ContinuousEngine(path, device=device)
-    return TransformersEngine(path, device=device)
+        return ContinuousEngine(path, device=device, loaded=loaded)
+    return TransformersEngine(path, device=device, loaded=loaded)
 
 
-def _vllm(path: Path, part: EnginePart, device: str, stage: str) -> Engine:
+def _vllm(path: Path, part: EnginePart, device: str, stage: str, loaded: Loaded) -> Engine:
     from pns.sampling.vllm import VllmEngine
 
     return VllmEngine(path, part.vllm or VllmPart())
 
 
-def _server(path: Path, part: EnginePart, device: str, stage: str) -> Engine:
+def _server(path: Path, part: EnginePart, device: str, stage: str, loaded: Loaded) -> Engine:
     assert part.server is not None  # the recipe has seen to it
     from pns.sampling.server import ServerEngine
 
     return ServerEngine(path, part.server, stage)
 
 
-_ENGINES: dict[str, Callable[[Path, EnginePart, str, str], Engine]] = {
+_ENGINES: dict[str, Callable[[Path, EnginePart, str, str, Loaded], Engine]] = {
     "transformers": _transformers,
     "vllm": _vllm,
     "server": _server,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
+from pns.errors import UserError
+from pns.recipe import ModelPart
 from pns.sampling.engine import Engine, TransformersEngine
-from pns.sampling.make import make_engine
+from pns.sampling.make import Loaded, make_engine
 from pns.stages.context import Context
 
 log = logging.getLogger("pns.engines")
@@ -28,13 +31,52 @@ def sampler(
         own: a scorer of the same model, which samples too where that is what the recipe says: one copy in memory.
         pool: false: one engine in this process, for samples that depend on those before.
     """
-    part, runtime = context.recipe.engine, context.recipe.runtime
+    part = context.recipe.engine
     shared = part.kind == "transformers" and not part.continuous_batching and not (pool and part.ray_workers)
     if own is not None and shared:
         yield own
         return
+    with _made(context, context.model(stage), stage, pool=pool) as engine:
+        yield engine
+
+
+@contextmanager
+def other_sampler(context: Context, model: ModelPart, field: str) -> Iterator[Engine]:
+    """One engine that samples from a pretrained model which no stage has made, until the block ends.
+
+    Args:
+        field: of the recipe, that names the model.
+    Raises UserError where it cannot be loaded, or is no directory and the engine reads nothing else.
+    """
+    try:
+        path, loaded = _found(context, model)
+    except UserError as error:
+        raise UserError(error.message, file=error.file, field=field, remedy=error.remedy) from None
+    # Servers that run already may know it by the name of the stage at work (`served_model`).
+    with _made(context, path, context.name, pool=False, loaded=loaded) as engine:
+        yield engine
+
+
+def _found(context: Context, model: ModelPart) -> tuple[Path, Loaded]:
+    from pns.training.pretrained import find_model, load_pretrained
+
+    path, kind = Path(str(model.path)), context.recipe.engine.kind
+    if kind == "transformers":
+        return path, load_pretrained(model, device=context.recipe.runtime.device)
+    find_model(model)
+    if not path.expanduser().is_dir():
+        raise UserError(
+            f"engine.kind={kind} samples from a directory, and `{path}` is none",
+            remedy=f"hf download {path} --local-dir DIRECTORY, and name that; or engine.kind=transformers",
+        )
+    return path.expanduser(), None
+
+
+@contextmanager
+def _made(context: Context, path: Path, stage: str, *, pool: bool, loaded: Loaded = None) -> Iterator[Engine]:
+    part, runtime = context.recipe.engine, context.recipe.runtime
     made = make_engine(
-        context.model(stage), part, device=runtime.device, stage=stage, threads=runtime.threads, pool=pool
+        path, part, device=runtime.device, stage=stage, threads=runtime.threads, pool=pool, loaded=loaded
     )
     if not made.deterministic:
         log.warning("%s does not promise the same samples for the same seed", part.kind)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from pns.errors import StageStopped, UserError
 from pns.negatives.prompted import FIELD, MalformedReply, Prompt, Style, Unwritten, load_prompt, parse_reply, styles_of
 from pns.recipe import ModelPart, PromptedPart
 from pns.records import Gate, Problem, Response, read_jsonl, read_parquet, to_jsonl
 from pns.run import read_json, seed_of, write_atomic, write_json
-from pns.sampling.engine import Completion, TransformersEngine
+from pns.sampling.engine import Completion, Engine, TransformersEngine
 from pns.sampling.jobs import Job
+from pns.stages import engines
 from pns.stages.context import Context
+
+if TYPE_CHECKING:
+    from pns.sampling.server_writer import ServerWriter
 
 TOO_LONG = "longer than the policy reads"
 
@@ -29,13 +33,11 @@ class Writer(Protocol):
 
     def write(self, prompts: Sequence[str], shard: int) -> list[list[Completion | Unwritten]]: ...
 
-    def close(self) -> None: ...
-
 
 class EngineWriter:
-    """A model in this process. The same seed and shard give the same replies."""
+    """The recipe's engine. The same seed and shard give the same replies, as far as it promises that."""
 
-    def __init__(self, engine: TransformersEngine, part: PromptedPart, seed: int) -> None:
+    def __init__(self, engine: Engine, part: PromptedPart, seed: int) -> None:
         self.name, self.counts = engine.name, {"completion_tokens": 0}
         self._engine, self._part, self._seed = engine, part, seed
 
@@ -45,9 +47,6 @@ class EngineWriter:
         drawn = self._engine.generate(Job(prompts, part.n, part.temperature, part.top_p, part.max_new_tokens, seed))
         self.counts["completion_tokens"] += sum(one.n_tokens for ones in drawn for one in ones)
         return [list(ones) for ones in drawn]
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def written(context: Context) -> list[Response]:
     device = context.recipe.runtime.device
     policy = TransformersEngine(context.model("rlvr"), device=device, batch_size=part.batch_size)
     size, out = max(1, part.batch_size // (part.n * len(styles_of(part)))), list[Response]()
-    with closing(_writer(context, policy)) as writer:
+    with _writer(context, policy) as writer:
         desk = _Desk(context, part, prompt, problems, policy, writer)
         for number, at in enumerate(range(0, len(right), size)):
             path = _shards(context) / f"{number:05d}.jsonl"
@@ -120,19 +119,24 @@ def _total(context: Context) -> dict[str, Counter[str]]:
     return total
 
 
-def _writer(context: Context, policy: TransformersEngine) -> Writer:
-    part, device = context.recipe.negatives.prompted, context.recipe.runtime.device
-    if part.writer == "policy":
-        return EngineWriter(policy, part, context.seed)
-    if part.writer == "model":
-        from pns.training.pretrained import load_pretrained
+@contextmanager
+def _writer(context: Context, policy: TransformersEngine) -> Iterator[Writer]:
+    part = context.recipe.negatives.prompted
+    if part.writer == "server":
+        with closing(_server_writer(context)) as server:
+            yield server
+    elif part.writer == "policy":
+        # One engine, for shards are asked for one after another: a pool would load its models for each of them.
+        with engines.sampler(context, "rlvr", policy, pool=False) as engine:
+            yield EngineWriter(engine, part, context.seed)
+    else:
+        model = ModelPart(kind="pretrained", path=part.model, revision=part.revision)
+        with engines.other_sampler(context, model, f"{FIELD}.model") as engine:
+            yield EngineWriter(engine, part, context.seed)
 
-        name = str(part.model)
-        try:
-            loaded = load_pretrained(ModelPart(kind="pretrained", path=name, revision=part.revision), device=device)
-        except UserError as error:
-            raise UserError(error.message, file=error.file, field=f"{FIELD}.model", remedy=error.remedy) from None
-        return EngineWriter(TransformersEngine(name, device=device, loaded=loaded), part, context.seed)
+
+def _server_writer(context: Context) -> ServerWriter:
+    part = context.recipe.negatives.prompted
     try:
         from pns.sampling.server_writer import ServerWriter
     except ModuleNotFoundError as error:
