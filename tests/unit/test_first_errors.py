@@ -185,4 +185,4 @@ def test_on_negatives_by_rule_every_label_is_the_step_that_was_changed() -> None
             if label.step is not None:
                 assert label.step == next(i for i, (a, b) in enumerate(zip(chosen, steps, strict=False)) if a != b)
         shares[name] = (made, decided)
-    assert shares == {"flip": (100, 100), "corruption": (42, 26)}
+    assert shares == {"flip": (100, 100), "corruption": (73, 54)}

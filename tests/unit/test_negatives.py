@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
+from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -87,7 +90,7 @@ def test_the_corruption_rule_finds_something_nearly_always() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no box", "Step 1: 2 + 2 = 4\nThe answer is \\boxed{x}", "\\boxed{1/2}", "\\boxed{-3}"]
+    "text", ["", "no box", "Step 1: 2 + 2 = 4\nThe answer is \\boxed{x}", "\\boxed{x/2}", "\\boxed{\\sqrt3}"]
 )
 def test_rules_that_find_nothing_to_change_say_so(text: str) -> None:
     assert flip(text, random.Random(0), **HOW) is None
@@ -97,6 +100,109 @@ def test_rules_that_find_nothing_to_change_say_so(text: str) -> None:
 def test_a_corruption_leaves_text_alone_whose_steps_are_not_right() -> None:
     assert corruption("Step 1: 2 + 2 = 5\nThe answer is \\boxed{5}", random.Random(0), **HOW) is None
     assert corruption("The answer is \\boxed{5}", random.Random(0), **HOW) is None
+
+
+ANSWERS = st.one_of(
+    st.decimals(-99, 99, places=2).map(lambda d: f"{d:f}".replace("-0.00", "0.00")),
+    st.integers(-99, 99).map(str),
+    st.builds(
+        lambda form, a, b: form.format(a, b),
+        st.sampled_from(["{}/{}", "-{}/{}", r"\frac{{{}}}{{{}}}", r"-\dfrac{{{}}}{{{}}}"]),
+        st.integers(1, 40),
+        st.integers(1, 40),
+    ),
+    st.builds(lambda a, b: rf"\frac{a}{b}", st.integers(1, 9), st.integers(1, 9)),
+)
+
+
+@given(ANSWERS, seeds)
+@settings(max_examples=200, deadline=None)
+def test_a_flip_of_any_number_is_decidably_wrong_and_written_alike(answer: str, luck: int) -> None:
+    wrong = flip(f"So \\boxed{{{answer}}}", random.Random(luck), answer_format="boxed", top=None)
+    assert wrong is not None
+    new = extract(wrong, "boxed").answer or ""
+    shapes = [re.sub("[0-9]+", "9", text.partition(".")[0]) for text in (new, answer)]
+    assert shapes[0] == shapes[1] or (new, shapes[1]) == ("0", "9")
+    assert len(new.partition(".")[2]) == len(answer.partition(".")[2])
+    with Verifier("boxed") as verifier:
+        assert verifier.verify([answer], [wrong])[0].outcome == "wrong"
+
+
+def worked(draw: st.DrawFn) -> tuple[str, str]:
+    """A solution with decimals, numbers below 0 and a step of another form in its middle, and its answer."""
+    value = draw(st.decimals(-20, 20, places=draw(st.integers(0, 2))))
+    lines = ["Start: 1 + 2 + 3 = 6."] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 4))):
+        operator, other = draw(st.sampled_from("+-*")), draw(st.decimals(-9, 9, places=draw(st.integers(0, 1))))
+        result = {"+": value + other, "-": value - other, "*": value * other}[operator]
+        shown, money = [f"{abs(n):f}" if not n else f"{n:f}" for n in (value, other, result)], ""
+        if min(value, other, result) >= 0:
+            money = draw(st.sampled_from(["", "$"]))
+        second = f"({shown[1]})" if other < 0 else shown[1]
+        lines.append(f"Then {money}{shown[0]} {operator} {second} = {money}{shown[2]}.")
+        if draw(st.booleans()):
+            aside = draw(st.integers(90_000, 99_999))
+            lines.append(f"Aside: {aside} + 1 + 1 = {aside + 2}.")
+        value = result
+    return "\n".join([*lines, f"The answer is \\boxed{{{shown[2]}}}"]), shown[2]
+
+
+@given(st.composite(worked)(), seeds)
+@settings(max_examples=200, deadline=None)
+def test_a_corruption_of_decimals_and_signs_is_wrong_and_consistent_with_itself(
+    solution: tuple[str, str], luck: int
+) -> None:
+    right, answer = solution
+    wrong = corruption(right, random.Random(luck), answer_format="boxed", top=None)
+    if wrong is None:
+        return
+    assert all(step.right for step in find_steps(wrong))
+    before, after = (re.findall(r"Then \$?(\S+) (.) (\S+) = \$?(\S+)\.", text) for text in (right, wrong))
+    assert len(after) == len(before)
+    value = {"+": Fraction.__add__, "-": Fraction.__sub__, "*": Fraction.__mul__, "/": Fraction.__truediv__}
+    for left, operator, other, result in after:
+        assert value[operator](Fraction(left), Fraction(other.strip("()$"))) == Fraction(result)
+    assert all(two[0] == one[3] for one, two in pairwise(after)), "carried on"
+    assert after[-1][3] == extract(wrong, "boxed").answer, "the last step's result is the answer"
+    assert before != after
+    longest = max(len(m) for m in re.findall(r"\.([0-9]+)", right) or [""])
+    assert all(len(m) <= longest for m in re.findall(r"\.([0-9]+)", wrong))
+    with Verifier("boxed") as verifier:
+        assert verifier.verify([answer], [wrong])[0].outcome == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("text", "results"),
+    [
+        ("2 + 3 + 4 = 9\n9 * 2 = 18\n\\boxed{18}", {9}),  # a step of another form before
+        ("9 * 2 = 18\n1 + 1 + 1 = 3\n18 - 3 = 15\n\\boxed{15}", {3}),  # one after it, that mentions nothing changed
+        ("$2.50 * 3 = $7.50\n7.50+2=9.50\n\\boxed{9.50}", set()),
+        ("5 - 8 = -3\n-3 + 10 = 7\n\\boxed{7}", set()),
+        ("5 - 8.0 = -3.0\n2 - (-3.0) = 5.0\n\\boxed{5.0}", set()),
+    ],
+)
+def test_what_a_corruption_can_read(text: str, results: set[int]) -> None:
+    found = [corruption(text, random.Random(i), answer_format="boxed", top=None) for i in range(30)]
+    steps = [find_steps(wrong) for wrong in found if wrong is not None]
+    assert len({wrong for wrong in found if wrong}) > 5
+    assert all(step.right for some in steps for step in some)
+    assert all(results <= {step.result for step in some} for some in steps)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2 * 3 = 6\n6 + 1 + 1 = 8\n\\boxed{8}",  # the other form mentions what would change
+        "2 * 3 = 6\n1 + 1 + 4 = 2 * 3 = 6\n\\boxed{8}",  # no step leads to the answer
+        "9.5 * 2 = 19\nb = 19\n\\boxed{19}",  # an equation that is not read mentions it
+        "2 - 5.0 = -3.0\nlost: 3 + 4.5 + 1 = 8.5\n\\boxed{8.5}",
+        "48/2 = <<48/2=24>>24\n\\boxed{24}",  # a mark would be left beside another number
+        "1.5 * 3 = 5\n\\boxed{5}",
+        "10 / 3.0 = 3.33\n\\boxed{3.33}",
+    ],
+)
+def test_a_corruption_in_doubt_is_refused(text: str) -> None:
+    assert {corruption(text, random.Random(i), answer_format="boxed", top=None) for i in range(20)} == {None}
 
 
 @pytest.mark.parametrize("gate", ["malformed", "undecided", "correct", "unscored"])

@@ -158,6 +158,14 @@ def test_versions_are_raised_where_results_changed_and_nowhere_else() -> None:
     assert versions(*gated, *named) == [2, 2, 1, 3]
     control = [pipeline.stages(recipe(f"align.cut={cut}"))["align-sft_chosen"].version for cut in ("false", "true")]
     assert control == [1, 2], "it now cuts what it refused"
+    files = (
+        "problems.source=jsonl",
+        "problems.train_file=[a]",
+        "problems.benchmarks={b: b}",
+        "problems.misread_share=0",
+    )
+    assert versions(*files) == [2, 1, 2, 2], "rules read more forms of numbers"
+    assert versions("model={kind: pretrained, path: somewhere}") == [2, 1, 2, 2]
 
 
 @pytest.mark.parametrize(
