@@ -174,9 +174,8 @@ def _beating(path: Path | None, parent: list[Any]) -> Iterator[None]:
     if path is None:
         yield
         return
-    over = threading.Event()
 
-    def beat() -> None:
+    def beat(over: threading.Event) -> None:
         count = 0
         while not over.is_set():
             count += 1
@@ -184,22 +183,18 @@ def _beating(path: Path | None, parent: list[Any]) -> Iterator[None]:
                 write_json(path, {"parent": parent, "beat": count})
             over.wait(BEAT)
 
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
     try:
-        yield
+        with _meanwhile(beat):
+            yield
     finally:
-        over.set()
-        thread.join()
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def _followed(path: Path, progress: Progress) -> Iterator[None]:
     """Hand on what the first process writes of its progress."""
-    over = threading.Event()
 
-    def follow() -> None:
+    def follow(over: threading.Event) -> None:
         last: list[int] = []
         while not over.wait(0.5):
             try:
@@ -210,7 +205,15 @@ def _followed(path: Path, progress: Progress) -> Iterator[None]:
                 last = now
                 progress(*now)
 
-    thread = threading.Thread(target=follow, daemon=True)
+    with _meanwhile(follow):
+        yield
+
+
+@contextmanager
+def _meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Do this in a thread of its own, which is told by the event when to end."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), daemon=True)
     thread.start()
     try:
         yield
