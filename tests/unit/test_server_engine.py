@@ -193,17 +193,19 @@ def jobs(n: int, **how: Any) -> list[Job]:
 
 def test_several_jobs_keep_the_places_busy_while_one_completion_is_waited_for(make: Make) -> None:
     """The first completion is there only when the fifth job is asked for, and the sixth waits for the first."""
-    fifth, told, asked = threading.Event(), list[bool](), list[str]()
+    fifth, told = threading.Event(), list[bool]()
 
-    def script(n: int, request: Request) -> Answer:
-        asked.append(request.prompt)
+    def seen(n: int, request: Request) -> Answer:
         if request.prompt == "Up4A":
             fifth.set()
-        if n == 0:
-            told.append(fifth.wait(20))
         return echo(n, request)
 
-    with serving(script) as one, serving(echo) as other:
+    def script(n: int, request: Request) -> Answer:
+        if n == 0:
+            told.append(fifth.wait(20))
+        return seen(n, request)
+
+    with serving(script) as one, serving(seen) as other:
         engine = make(one, other, concurrency=2)
         found = engine.generate_all(jobs(9))
         assert next(found)[0] == 0
