@@ -1,16 +1,20 @@
 """The judge behind real servers on loopback: `transformers serve`, and llama.cpp with its grammar; a writer of negatives.
 
 An unconstrained small model writes no verdict, so with `transformers serve` every answer is malformed: what is tested
-there is the way to it and back, and that nothing is scored. The llama.cpp server holds a small model to the schema.
+there is the way to it and back, and that nothing is scored. The llama.cpp server holds a small model to the schema, and
+samples for the engine, too.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import sys
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +22,14 @@ import pytest
 from helpers.real_server import free_port, running
 from integration.conftest import GGUF_FILE, GGUF_PACKAGE
 from pns.negatives.prompted import load_prompt
+from pns.parts.engine import EnginePart, EngineServerPart
 from pns.recipe import JudgeServerPart, ModelPart, PromptedPart, RewardPart, ServerPart
 from pns.records import Problem, Scores
 from pns.rewards.build import build_composite
 from pns.rewards.judge import ServerJudge, parse_verdict
 from pns.sampling.engine import Completion
+from pns.sampling.jobs import Job
+from pns.sampling.make import make_engine
 from pns.sampling.server_writer import ServerWriter
 
 pytestmark = pytest.mark.slow
@@ -162,6 +169,34 @@ def test_a_llama_cpp_server_gives_verdicts_held_to_the_schema(llama_server: str,
     again, second = score(part)
     assert second.counts["cache_hits"] == len(scored)
     assert all(b.rubric == a.rubric for a, b in zip(scores, again, strict=True) if a.gate == "scored")
+
+
+def test_a_llama_cpp_server_samples_for_the_engine(llama_server: str, tmp_path: Path) -> None:
+    """Token ids go in, and every field of the dialect is taken; its tokenizer counts what ours does."""
+    from transformers import AutoTokenizer
+
+    file = gguf_file()
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(tmp_path / "model")
+    with urllib.request.urlopen(f"{llama_server}/v1/models", timeout=30) as reply:
+        name = json.load(reply)["data"][0]["id"]
+    served = EngineServerPart(
+        urls=(f"{llama_server}/v1",), dialect="llama.cpp", served_model={"rlvr": name}, concurrency=1
+    )
+    engine = make_engine(tmp_path / "model", EnginePart(kind="server", server=served), device="cpu", stage="rlvr")
+    texts = [p.problem for p in PROBLEMS[:2]]
+    greedy = Job(texts, 1, 0.0, 1.0, 8, 0)
+    try:
+        found = engine.generate(greedy)
+        assert [len(ones) for ones in found] == [1, 1]
+        assert all(one.text and one.n_tokens == 8 and one.finish == "length" for (one,) in found)
+        assert engine.generate(greedy) == found
+        begun = engine.generate(replace(greedy, prefixes=[one.text for (one,) in found], max_new_tokens=4))
+        longer = engine.generate(replace(greedy, max_new_tokens=12))
+        assert [a.text + b.text for (a,), (b,) in zip(found, begun, strict=True)] == [one.text for (one,) in longer]
+        (drawn,) = engine.generate(Job(texts[:1], 4, 1.5, 1.0, 8, 3))
+        assert len({one.text for one in drawn}) == 4, "each sample has a seed of its own"
+    finally:
+        engine.close()
 
 
 def test_a_llama_cpp_server_without_the_schema_writes_no_verdict(llama_server: str) -> None:
