@@ -194,7 +194,7 @@ def training_curve(
         if share:
             axes.set_ylim(-3, 103)
         axes.set_xlabel(along)
-        axes.locator_params(axis="x", integer=True)
+        axes.locator_params(axis="x", integer=True, min_n_ticks=1)
         axes.set_ylabel(what)
         axes.tick_params(axis="y", labelcolor=MUTED)
         if len(found) > 1:

@@ -59,7 +59,7 @@ def forest(results: Mapping[str, Any]) -> Markup | None:
                 hollow=row >= len(results["primary"]),
             )
         named_rows(axes, [f"{c['a']} − {c['b']}" for c in rows], 48)
-        axes.set_xlabel(f"difference in {metric} accuracy, points (ticks: seeds)")
+        axes.set_xlabel(f"difference in {metric} accuracy, points (ticks: seeds)", loc="right")
 
     return draw_svg(draw, "study contrasts", 0.55 + 0.3 * len(rows))
 
