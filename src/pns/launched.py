@@ -17,9 +17,9 @@ import psutil
 from pns.errors import StageStopped, UserError
 from pns.launch import STARTER
 from pns.pipeline import Stage, call
+from pns.processes import OtherProcess, is_main
 from pns.recipe import Recipe
 from pns.run import write_json
-from pns.training.processes import OtherProcess, is_main
 from pns.worker import held, launched_lock
 
 PATIENCE = 1.0

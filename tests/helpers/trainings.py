@@ -17,10 +17,10 @@ import torch
 
 from pns.parts.training import AlignPart, GrpoPart, RewardModelPart
 from pns.problems import embedded
+from pns.processes import OtherProcess
 from pns.recipe import RuntimePart
 from pns.records import Pair
 from pns.training import common
-from pns.training.processes import OtherProcess
 
 NAMES = ("sft", "reward_model", "dpo", "grpo")
 

@@ -13,9 +13,9 @@ import pytest
 from pns import pipeline
 from pns.errors import UserError
 from pns.launch import TRAININGS, Launcher, check_launcher
+from pns.processes import is_main, loading_device, own_device, world_size
 from pns.recipe_files import load_recipe
 from pns.training.batches import check_batches, divided, rows_of
-from pns.training.processes import is_main, loading_device, own_device, world_size
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "recipes" / "smoke.yaml"
@@ -343,8 +343,8 @@ def test_behind_a_training_no_model_is_divided_among_processes_that_have_ended(
     from torch import distributed
     from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+    from pns.processes import OtherProcess
     from pns.training import common
-    from pns.training.processes import OtherProcess
 
     monkeypatch.setenv("RANK", str(rank))
     (tmp_path / common.TRAINED).touch()

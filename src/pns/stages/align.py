@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pns.evaluation.lengths import lengths, told_by_length
+from pns.processes import loading_device, own_device
 from pns.recipe import Method, Regime
 from pns.records import Pair, read_parquet
 from pns.run import write_json
@@ -15,7 +16,6 @@ from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
 from pns.stages.context import Context
 from pns.training.common import train_dtype
 from pns.training.preference import align_steps, count_cut, train_preference
-from pns.training.processes import loading_device, own_device
 from pns.training.sft import train_sft
 
 LOG = logging.getLogger("pns")

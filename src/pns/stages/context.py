@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pns.processes import own_device
 from pns.recipe import SHARED_AMONG_ROUNDS, Recipe
 from pns.records import Problem, read_parquet
 from pns.rewards.build import build_composite, calibration_of
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
 from pns.run import JUDGE_SPENT, read_json, seed_of
-from pns.training.processes import own_device
 from pns.verify import Verifier
 
 

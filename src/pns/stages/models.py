@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from pns.errors import UserError
 from pns.evaluation.metrics import rank_auc
+from pns.processes import own_device
 from pns.recipe import RewardModelPart
 from pns.records import Pair, Problem, Response, read_parquet
 from pns.rewards.adapters.trl import composite_reward
@@ -15,7 +16,6 @@ from pns.rewards.reward_model import Calibration, RewardModel
 from pns.run import write_json
 from pns.stages.context import Context
 from pns.stages.policy import end_ids, grpo, with_references
-from pns.training.processes import own_device
 from pns.training.reward_model import TextPair, pairs_within, train_reward_model, worth
 
 

@@ -14,6 +14,7 @@ from transformers import set_seed
 from pns.errors import UserError
 from pns.parts.training import more_steps
 from pns.problems.files import to_boxed
+from pns.processes import OtherProcess, is_main, loading_device
 from pns.recipe import GrpoPart, Recipe, Reference, RuntimePart
 from pns.records import Problem, Response, write_parquet
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction, rlvr_reward, signed_reward
@@ -29,7 +30,6 @@ from pns.streams import by_problem, publish
 from pns.training.common import save_model, train_dtype
 from pns.training.grpo import train_grpo
 from pns.training.pretrained import as_field, based_on, load_pretrained
-from pns.training.processes import OtherProcess, is_main, loading_device
 from pns.training.sft import train_sft
 from pns.training.tiny import build_model, build_tokenizer
 

@@ -13,6 +13,7 @@ from pns.evaluation.processbench import Chain, evaluate
 from pns.evaluation.step_labels import chosen_chains, label_negatives, rejected_chains
 from pns.evaluation.step_verifier import StepVerifier
 from pns.evaluation.texts import split_steps
+from pns.processes import own_device
 from pns.records import Pair, Problem, Response, read_parquet
 from pns.rewards.adapters.trl import scored_reward
 from pns.rewards.arithmetic import find_steps
@@ -22,7 +23,6 @@ from pns.stages.context import Context
 from pns.stages.models import trained_on
 from pns.stages.policy import as_large_steps, end_ids, grpo, references
 from pns.streams import read_responses
-from pns.training.processes import own_device
 from pns.training.step_verifier import train_step_verifier
 
 SPLIT = "reward"

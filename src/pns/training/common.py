@@ -14,11 +14,11 @@ from transformers import TrainerCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from pns.errors import UserError
+from pns.processes import OtherProcess, is_main, world_size
 from pns.recipe import RuntimePart
 from pns.run import write_atomic
 from pns.sampling.engine import assistant, user
 from pns.training.batches import divided
-from pns.training.processes import OtherProcess, is_main, world_size
 
 Progress = Callable[[int, int], None]
 MARKER = "COMPLETE"

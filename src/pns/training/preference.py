@@ -25,12 +25,12 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
 from pns.errors import UserError
+from pns.processes import loading_device
 from pns.recipe import AlignPart, RuntimePart
 from pns.records import Pair
 from pns.sampling.engine import assistant, load_causal, load_tokenizer, user
 from pns.training.batches import rows_of
 from pns.training.common import Progress, arguments, check_lengths, over_length, train, train_dtype
-from pns.training.processes import loading_device
 
 REFERENCE_FREE = ("simpo", "orpo")
 

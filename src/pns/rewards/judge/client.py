@@ -20,8 +20,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from tenacity.wait import wait_base, wait_exponential, wait_random
 
 from pns.errors import UserError
+from pns.processes import world_size
 from pns.recipe import ServerPart
-from pns.training.processes import world_size
 
 MAX_BODY = 4 * 2**20
 MAX_SHOWN = 300
