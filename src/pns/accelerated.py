@@ -1,8 +1,9 @@
-"""How accelerate would have its processes train, for those that another launcher starts. (Interface: accelerate's.)"""
+"""accelerate's configuration, and how it would have processes train that another launcher starts. (Interface: accelerate's.)"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -10,6 +11,27 @@ from pns.errors import UserError
 
 _HOW_TO_TRAIN = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 """Beginnings of accelerate's variables, without those of rendezvous, devices and threads, which are the launcher's own."""
+
+
+def configuration(path: Path | None) -> dict[str, Any]:
+    """A configuration file of accelerate, YAML or JSON; empty where there is none. Raises UserError where it cannot be read."""
+    if path is None:
+        return {}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(
+            f"no configuration of accelerate ({type(error).__name__})", file=path, remedy="see recipes/accelerate"
+        ) from None
+    return found if isinstance(found, dict) else {}
+
+
+def machines(path: Path | None) -> int:
+    """How many machines a configuration is for, 1 or more. Raises UserError as `configuration`, and for no such number."""
+    found = configuration(path).get("num_machines") or 1
+    if type(found) is not int or found < 1:
+        raise UserError("num_machines is no whole number above 0", file=path, remedy="see recipes/accelerate")
+    return found
 
 
 def training_variables(config: Path, processes: int) -> dict[str, str]:

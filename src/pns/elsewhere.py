@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import yaml
 
+from pns.accelerated import machines
 from pns.errors import UserError
 from pns.launch import STARTER, Files, command
 
@@ -33,13 +33,10 @@ _END = 60.0  # seconds in which the launcher ends its processes; it gives them 3
 
 def check_rank(config: Path, rank: int) -> None:
     """Raises UserError where a configuration of accelerate has no further machine of that number."""
-    try:
-        machines = yaml.safe_load(config.read_text(encoding="utf-8")).get("num_machines", 1)
-    except (ValueError, AttributeError, yaml.YAMLError):
-        raise UserError("not valid YAML of accelerate's", file=config, remedy="see recipes/accelerate") from None
-    if not 1 <= rank < machines:
+    found = machines(config)
+    if not 1 <= rank < found:
         raise UserError(
-            f"this file has {machines} machines, and no further one of number {rank}", file=config,
+            f"this file has {found} machine{'s' * (found != 1)}, and no further one of number {rank}", file=config,
             field="--machine-rank", remedy="the driver's machine is 0; the others count from 1 to num_machines - 1",
         )  # fmt: skip
 

@@ -262,7 +262,6 @@ def launcher_of(kind: str, config: Path | None) -> Launcher | None:
         raise UserError("no such file", file=config, remedy="see recipes/accelerate, or `accelerate config`")
     if kind == "ray" and missing(["ray"]):
         raise UserError("Ray is not installed", field="--launcher", remedy=f"install it: {install('ray')}")
-    told = None if config is None else config.resolve()
-    if kind == "accelerate":
-        return Launcher("accelerate", told)
-    return Launcher("ray", told) if kind == "ray" else None
+    if kind == "none":
+        return None
+    return Launcher("ray" if kind == "ray" else "accelerate", None if config is None else config.resolve())

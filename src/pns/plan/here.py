@@ -5,11 +5,9 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pns.accelerated import configuration, machines
 from pns.errors import UserError
 from pns.launch import Launcher, check_launcher
 from pns.plan.checks import Check
@@ -24,7 +22,8 @@ GROUP_PORT = 51216
 def here_checks(recipe: Recipe, launcher: Launcher | None) -> Iterator[Check]:
     """Checks of this machine, for a run that is started on it. Raises UserError for a configuration that is no YAML."""
     runtime = recipe.runtime
-    config = _config(launcher)
+    file = None if launcher is None else launcher.config
+    config = configuration(file)
     if launcher is not None:
         try:
             check_launcher(recipe, launcher)
@@ -43,21 +42,7 @@ def here_checks(recipe: Recipe, launcher: Launcher | None) -> Iterator[Check]:
     if recipe.engine.server is not None and recipe.engine.server.start:
         yield _program(recipe.engine.server.start)
     if runtime.device == "cuda" and runtime.processes > 1 and (launcher is None or launcher.kind == "accelerate"):
-        yield _gpus(-(-runtime.processes // max(1, int(config.get("num_machines") or 1))))
-
-
-def _config(launcher: Launcher | None) -> dict[str, Any]:
-    """accelerate's configuration, YAML or JSON; empty where there is none."""
-    path: Path | None = None if launcher is None else launcher.config
-    if path is None:
-        return {}
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"no configuration of accelerate ({type(error).__name__})", file=path, remedy="see recipes/accelerate"
-        ) from None
-    return found if isinstance(found, dict) else {}
+        yield _gpus(-(-runtime.processes // machines(file)))
 
 
 def _port(name: str, port: Any, remedy: str) -> Check:

@@ -43,7 +43,7 @@ class Cell:
     @property
     def is_sft(self) -> bool:
         """Whether it learns from the chosen side alone."""
-        return self.objective is not None and self.model.startswith(SFT)
+        return self.model.startswith(SFT)
 
     @property
     def stage(self) -> str:
