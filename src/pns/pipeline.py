@@ -46,13 +46,12 @@ _LATER: dict[str, Any] = {
     "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "max_model_len": None,
+    "lora": False,
 }  # fmt: skip
 
-# The same for whole recipes in protocols that were written before.
+# Parts that came later than protocols which still hold.
 _AFTER_PROTOCOLS: dict[str, Any] = {
-    "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "gradient_checkpointing": False,
-    "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32", "uses": UsesPart().model_dump(mode="json"),
-    "engine": EnginePart().model_dump(mode="json"), "lora": False,
+    "uses": UsesPart().model_dump(mode="json"), "engine": EnginePart().model_dump(mode="json"),
 }  # fmt: skip
 
 # Of `runtime` what says how the work is done on a machine, and changes no result.
@@ -323,14 +322,9 @@ def of_protocol(recipe: Mapping[str, Any]) -> dict[str, Any]:
     protocols which still hold, where they say nothing new.
     """
     runtime = {k: v for k, v in recipe.get("runtime", {}).items() if k not in _MACHINE}
-    found: dict[str, Any] = _without_reach(_without(_AFTER_PROTOCOLS, {**recipe, "runtime": runtime}))
+    kept = {k: v for k, v in recipe.items() if k not in _AFTER_PROTOCOLS or v != _AFTER_PROTOCOLS[k]}
+    found: dict[str, Any] = _without_reach({**kept, "runtime": runtime})
     return found
-
-
-def _without(defaults: Mapping[str, Any], value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {k: _without(defaults, v) for k, v in value.items() if k not in defaults or v != defaults[k]}
 
 
 def _is_later(key: str, value: Any) -> bool:
