@@ -503,7 +503,8 @@ def test_rounds_go_on_from_the_aligned_policy_with_fresh_problems() -> None:
     assert not any("generator" in one for one in rejection)
 
 
-def test_a_study_with_one_vllm_server_has_one_training_at_a_time(tmp_path: Path) -> None:
+def test_studies_and_rounds_with_one_vllm_server_have_one_training_at_a_time(tmp_path: Path) -> None:
+    from pns.study import iterate
     from pns.study.run import execute
 
     nothing: Any = None
@@ -512,3 +513,6 @@ def test_a_study_with_one_vllm_server_has_one_training_at_a_time(tmp_path: Path)
     with pytest.raises(UserError, match="side by side would send their weights") as caught:
         execute(told, nothing, nothing, until="tuning", jobs=2)
     assert caught.value.field == "runtime.vllm"
+    alone = with_settings(told.base, {"runtime.jobs": 2, "references": (), "negatives.methods": ("pns",)})
+    with pytest.raises(UserError, match="side by side would send their weights"):
+        iterate.execute(alone, nothing, nothing, seeds=[1, 2], rounds=1, methods=["pns"])

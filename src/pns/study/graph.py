@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pns import pipeline
+from pns.errors import UserError
 from pns.pipeline import Stage
 from pns.recipe import REFERENCES, Method, Recipe
 from pns.run import fingerprint
@@ -117,6 +118,16 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
                 f"{kind}-{model}", f"evaluate:{kind}", needs, keys, args=(model,), version=2
             )
     return nodes
+
+
+def check_side_by_side(recipe: Recipe, jobs: int) -> None:
+    """Raises UserError where trainings of several cells or rounds at a time would send their weights to one vLLM server."""
+    vllm = recipe.runtime.vllm
+    if jobs > 1 and vllm is not None and vllm.mode == "server":
+        raise UserError(
+            "GRPO trainings side by side would send their weights to one vLLM server",
+            field="runtime.vllm", remedy="runtime.jobs=1 (of a study: --jobs 1), or mode: colocate",
+        )  # fmt: skip
 
 
 def widest(methods: Sequence[Method]) -> Method:

@@ -16,7 +16,7 @@ from pns.recipe import Recipe
 from pns.run import STUDY, Run, read_json, seed_of, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.stages.summary import environment
-from pns.study.graph import Graph
+from pns.study.graph import Graph, check_side_by_side
 from pns.study.results import KINDS, benchmarks, scores_of, warned
 from pns.study.rounds import IteratedMethod, add_rounds, aligned_by, for_rounds, negatives_of
 from pns.study.spec import with_settings
@@ -48,6 +48,7 @@ def execute(
     Raises:
         UserError, StageStopped, StageFailed, KeyboardInterrupt: the same command goes on from there.
     """
+    check_side_by_side(recipe, recipe.runtime.jobs)
     graph, found = add_all(recipe, seeds, rounds, methods)
     data = recipe.model_dump(mode="json")
     told = {"recipe": data, "methods": list(methods), "rounds": rounds, "seeds": list(seeds)}

@@ -16,7 +16,7 @@ from pns.run import STUDY, Run, read_json, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.study import protocol as protocols
 from pns.study.cells import Recipes, Tuned, add_cell, add_extras, cells
-from pns.study.graph import Graph
+from pns.study.graph import Graph, check_side_by_side
 from pns.study.plan import Share, plan
 from pns.study.spec import Study
 from pns.study.tuning import STEPS, Step, Trial, add_step, choose, read_trials, stand_in
@@ -143,12 +143,7 @@ def execute(
         UserError: also where the protocol is not the one that the test split was opened under, or was committed.
         StageStopped, StageFailed, KeyboardInterrupt: the same command goes on from there.
     """
-    vllm = recipes.base.runtime.vllm
-    if jobs > 1 and vllm is not None and vllm.mode == "server":
-        raise UserError(
-            "GRPO trainings side by side would send their weights to one vLLM server",
-            field="runtime.vllm", remedy="--jobs 1, or mode: colocate",
-        )  # fmt: skip
+    check_side_by_side(recipes.base, jobs)
     with run.lock():
         work = Work(recipes)
         protocols.check_opened(run, recipes)
