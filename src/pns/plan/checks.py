@@ -369,8 +369,9 @@ def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:
         drawn.append(("generator", recipe.generator.max_new_tokens, recipe.negatives.sample.max_new_tokens))
     for key, training in (("engine.vllm", False), ("runtime.vllm", True)):
         part = vllm_of(recipe, setting, training=training)
-        for model, in_grpo, elsewhere in drawn if part is not None else ():
-            assert part is not None
+        if part is None:
+            continue
+        for model, in_grpo, elsewhere in drawn:
             new = in_grpo if training else elsewhere
             yield _share(f"{key}: {model}", key, part, setting, model, round(setting.given.prompt_tokens) + new)
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 from pns.plan.machine import Machine
 from pns.plan.shapes import Shape
+from pns.rewards.reward_model import MAX_TOKENS
+from pns.sampling.engine import MAX_LOGITS
 
 STATE_NUMBERS = 4
 """Of a trained parameter: weight, gradient and two moments of Adam, in float32 16 bytes (arXiv 1910.02054, 3.1)."""
@@ -30,10 +32,6 @@ USABLE = 0.9
 """Share of a device's memory that a continuous engine may fill where nothing says which (vLLM is told)."""
 READ_AT_ONCE = 128
 """Most rows that a reward model reads in one forward pass."""
-TOKENS_AT_ONCE = 2**16
-"""Most tokens of it (`pns.rewards.reward_model.MAX_TOKENS`)."""
-LOGITS_AT_ONCE = 2**28
-"""Numbers that one forward pass gives for log-probabilities (`pns.sampling.engine.MAX_LOGITS`)."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ def read_bytes(shape: Shape, machine: Machine, *, rows: int, longest: float, hea
     A layer has its input and its norm, and three of the feed-forward. Logits are there as they come, in float32, and once
     more under the sum of their exponentials.
     """
-    most = LOGITS_AT_ONCE / shape.vocab if head else TOKENS_AT_ONCE
+    most = MAX_LOGITS / shape.vocab if head else MAX_TOKENS
     tokens = min(min(rows, READ_AT_ONCE) * longest, max(most, longest))
     layer = machine.width * (2 * shape.hidden + 3 * shape.feed_forward)
     return tokens * (layer + (shape.vocab * (machine.width + 8) if head else 0))
