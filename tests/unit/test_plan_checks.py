@@ -291,6 +291,14 @@ def test_every_stage_of_a_recipe_is_counted() -> None:
         assert idle <= {"start", "start-generator", "start-reward_model", "sft", "negatives-pns", "pairs", "report"}
 
 
+def test_prompted_negatives_are_drawn_by_the_engine_of_the_recipe() -> None:
+    methods = "negatives.methods=[rejection, prompted]"
+    for engine, expected in (("vllm", True), ("transformers", False)):
+        recipe = paper(methods, f"engine.kind={engine}")
+        (drawn,) = work_of(stages(recipe)["negatives-prompted"], recipe, assumptions(recipe)).samples
+        assert drawn.continuous is expected
+
+
 def test_rows_and_verdicts_of_the_paper_recipe_by_hand() -> None:
     recipe = paper()
     found = {e.name: e.work for e in estimates(recipe, setting(recipe))}

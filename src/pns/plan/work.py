@@ -348,8 +348,7 @@ def _written(desk: Desk, method: str, pairs: int) -> Work:
     if method == "prompted":
         told = part.prompted
         rows = pairs * told.n * (2 if told.style == "both" else 1)
-        # By transformers, whatever the engine.
-        drawn = Sample("policy", rows, desk.answer(told.max_new_tokens), told.max_new_tokens, told.batch_size)
+        drawn = desk.sample("policy", rows, told.max_new_tokens, told.batch_size)
         return Work(rows=rows, samples=[drawn] if told.writer == "policy" else [])
     return Work(rows=pairs)
 
