@@ -293,8 +293,8 @@ def test_every_stage_of_a_recipe_is_counted() -> None:
 
 def test_prompted_negatives_are_drawn_by_the_engine_of_the_recipe() -> None:
     methods = "negatives.methods=[rejection, prompted]"
-    for engine, expected in (("vllm", True), ("transformers", False)):
-        recipe = paper(methods, f"engine.kind={engine}")
+    for engine, expected in (("vllm", True), ("transformers, vllm: null", False)):
+        recipe = paper(methods, f"engine={{kind: {engine}}}")
         (drawn,) = work_of(stages(recipe)["negatives-prompted"], recipe, assumptions(recipe)).samples
         assert drawn.continuous is expected
 
