@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py [--rows 100000 1000000] [--out FILE]
 
-Each step runs in a process of its own, whose peak resident memory is what is reported: `score` is the command itself, on
+Each step runs in a process of its own (a stage in a copy of one that has imported the libraries), whose peak resident memory is
+what is reported, and the stage's own seconds: `score` is the command itself, on
 four responses a problem, one of them wrong in each way; `select` picks the negatives of the scored rows; `rollouts` and
 `evaluate` are the stages, 64 responses a problem, with an engine that writes them at once, a verifier that looks at their
 numbers and no log-probabilities; `rejection` draws the wrong ones of the rollouts. What grows with the rows would show as a
@@ -59,7 +60,7 @@ assert yield_of(rows, floor=0.0, min_rubric=9)["wrong"] > 0
 """
 
 STAGES = """
-import sys
+import json, os, resource, sys, time
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +70,7 @@ from pns.run import write_json
 from pns.sampling.prompts import Completion
 from pns.stages import evaluate, negatives, policy
 from pns.stages.context import Context
-step, rows, out = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+rows, out = int(sys.argv[1]), Path(sys.argv[2])
 TEXT = "Ada adds the two numbers, and has as many plums as they are together.\\n"
 class Engine:
     name, deterministic = "written", True
@@ -94,17 +95,29 @@ recipe = SimpleNamespace(
     evaluate=EvaluatePart(k=64),
 )
 out.mkdir(exist_ok=True)
-here = Here(recipe, step, out, {"rollouts-pairs": out, "problems": out}, lambda *_: None)
-if step == "rollouts":
-    policy.rollouts(here, "pairs")
-elif step == "rejection":
-    found = negatives._wrong_rollouts(here, SimpleNamespace(failures=lambda *_: ()), "rejection")
-    assert len(found) >= rows // 64
-else:
-    write_json(out / "summary.json", {"benchmarks": ["one"]})
-    evaluate.evaluate(here, "policy")
+def run(step):
+    here = Here(recipe, step, out, {"rollouts-pairs": out, "problems": out}, lambda *_: None)
+    if step == "rollouts":
+        policy.rollouts(here, "pairs")
+    elif step == "rejection":
+        found = negatives._wrong_rollouts(here, SimpleNamespace(failures=lambda *_: ()), "rejection")
+        assert len(found) >= rows // 64
+    else:
+        write_json(out / "summary.json", {"benchmarks": ["one"]})
+        evaluate.evaluate(here, "policy")
+# Each in a copy of this process, which has imported the libraries: what they take is in every peak.
+for step in sys.argv[3:]:
+    child = os.fork()
+    if not child:
+        begin = time.perf_counter()
+        run(step)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(json.dumps({"bytes": peak, "seconds": round(time.perf_counter() - begin, 1)}), flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, step
 """
-STEPS = ("score", "select", "rollouts", "rejection", "evaluate")
+IN_STAGES = ("rollouts", "rejection", "evaluate")
+STEPS = ("score", "select", *IN_STAGES)
 
 
 def write_rows(path: Path, rows: int) -> None:
@@ -122,16 +135,22 @@ def write_rows(path: Path, rows: int) -> None:
                 out.write(json.dumps({"problem": problem, "answer": str(a + b), "response": text}) + "\n")
 
 
-def child(code: str, *arguments: str) -> dict[str, float]:
-    """Peak bytes and seconds of a process that runs the code."""
+def output(code: str, *arguments: str) -> list[str]:
+    """The lines that a process prints which runs the code."""
     env = {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
-    begin = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code + PEAK, *arguments], env=env, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(done.stderr)
-    return {"bytes": float(done.stdout.split()[-1]), "seconds": round(time.perf_counter() - begin, 1)}
+    return done.stdout.splitlines()
+
+
+def child(code: str, *arguments: str) -> dict[str, float]:
+    """Peak bytes and seconds of a process that runs the code."""
+    begin = time.perf_counter()
+    lines = output(code + PEAK, *arguments)
+    return {"bytes": float(lines[-1]), "seconds": round(time.perf_counter() - begin, 1)}
 
 
 def measure(rows: int, folder: Path, before: str = "") -> dict[str, Any]:
@@ -141,8 +160,8 @@ def measure(rows: int, folder: Path, before: str = "") -> dict[str, Any]:
     recipe.write_text(RECIPE)
     score = child(before + SCORE, str(given), str(recipe), str(scored))
     select = child(before + SELECT, str(scored), str(given), str(folder / "negatives.parquet"))
-    stages = {step: child(before + STAGES, step, str(rows), str(folder / "stage")) for step in STEPS[2:]}
-    return {"rows": rows, "score": score, "select": select, **stages}
+    found = output(before + STAGES, str(rows), str(folder / "stage"), *IN_STAGES)[-len(IN_STAGES) :]
+    return {"rows": rows, "score": score, "select": select, **dict(zip(IN_STAGES, map(json.loads, found), strict=True))}
 
 
 def main() -> None:
