@@ -1,12 +1,13 @@
-"""Where the time of a training step goes: GRPO of the generator and DPO, at the shape of a published model.
+"""Where the time of a training step goes: GRPO of the generator and DPO, at the shape of a published model; and of a draw.
 
     python benchmarks/steps.py --device cuda [--shape qwen2.5-0.5b qwen2.5-1.5b] [--variant base bfloat16 ...] [--out FILE]
-    python benchmarks/steps.py --shape tiny --variant base micro precomputed lora          # what a CPU can do
+    python benchmarks/steps.py --shape tiny --variant base copy micro precomputed lora continuous    # what a CPU can do
     bash studies/with_wheels.sh python3 benchmarks/steps.py --device cuda           # a machine without TRL and datasets
 
 Weights are random and the texts are random words: a step takes as long, and nothing has to be downloaded. `train_grpo` and
 `train_preference` are called as the stages call them, each time in a process of its own; a clock around TRL's own methods
-splits the step (each part without those inside it). Completions of random weights hardly ever end, so all have the full length.
+splits the step (each part without those inside it). `draw` is a lot of completions by the engine of stages that do not train.
+Completions of random weights hardly ever end, so all have the full length.
 The reward is a random number: verification, reward model and judge are measured by `benchmarks/pipeline.py`.
 
 Model-FLOPs utilisation (MFU) is over the matrix product that this machine reaches in the same run (8192 x 8192, bfloat16; on a
@@ -14,15 +15,16 @@ CPU 768 x 768, float32): 2N operations a token forward and 6N in training, causa
 completion's tokens alone. What checkpointing computes again does not count. The first steps of each training (--warm) are left out.
 `decode bandwidth` is the weights and the cache, once a new token, over the copy that the machine reaches.
 
-The variants, each compared with `base` in the same run: `bfloat16` weights in training, `checkpointing` of activations, `micro`
-batches of a quarter, `precomputed` log-probabilities of DPO's reference, `lora`, `vllm` inside GRPO.
+The variants, each compared with `base` in the same run: GRPO sampling by TRL with the weights that it trains (`trl`), from a
+`copy` of them (a GPU's default) or through torch.compile (`compiled`), `bfloat16` weights in training, `checkpointing` of
+activations, `micro` batches of a quarter, `precomputed` log-probabilities of DPO's reference, `lora`, `vllm` inside GRPO,
+`continuous` batching of a draw.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import resource
@@ -62,7 +64,11 @@ class Variant:
 
 
 VARIANTS = {
-    "base": Variant(),
+    "base": Variant(("grpo", "dpo", "draw")),
+    "trl": Variant(("grpo",), runtime={"sampler": "trl"}),
+    "copy": Variant(("grpo",), runtime={"sampler": "copy"}),
+    "compiled": Variant(("grpo",), runtime={"sampler": "compiled"}),
+    "continuous": Variant(("draw",)),
     "bfloat16": Variant(runtime={"train_dtype": "bfloat16"}),
     "checkpointing": Variant(runtime={"gradient_checkpointing": True}),
     "micro": Variant(split=4),
@@ -70,7 +76,7 @@ VARIANTS = {
     "lora": Variant(("dpo",), align={"lora": {"r": 16, "target_modules": "all-linear"}}),
     "vllm": Variant(("grpo",), runtime={"vllm": {}}),
 }
-TRAININGS = ("grpo", "dpo")
+TRAININGS = ("grpo", "dpo", "draw")
 SPECIAL = ("<pad>", "<unk>", "<end>", "<user>", "<assistant>")
 
 
@@ -186,6 +192,23 @@ def clocked(clock: Clock, training: str) -> ExitStack:
     return stack
 
 
+def draw(given: argparse.Namespace, model: Path, shape: Shape, variant: str, clock: Clock) -> None:
+    """The completions of a GRPO step, by an engine."""
+    from pns.sampling.continuous import ContinuousEngine
+    from pns.sampling.engine import TransformersEngine
+    from pns.sampling.jobs import Job
+
+    engine = (ContinuousEngine if variant == "continuous" else TransformersEngine)(model, device=given.device)
+    clock.step(0, 0)
+    for step in range(given.warm + given.steps):
+        problems = tuple(words(given.prompt_tokens - 2, i, shape.vocab) for i in range(given.prompts))
+        job = Job(problems, n=given.generations, temperature=1.0, top_p=1.0, max_new_tokens=given.new_tokens, seed=step)
+        with clock.part("sampling"):
+            drawn = engine.generate(job)
+        assert all(len(rows) == given.generations for rows in drawn)
+        clock.step(step + 1, 0)
+
+
 def words(count: int, seed: int, vocab: int) -> str:
     import random
 
@@ -229,6 +252,9 @@ def train(
         with clocked(clock, training):
             train_grpo(model, problems, reward, out, part=part, runtime=runtime, seed=0, progress=clock.step)
         mean_new = statistics.mean(lengths)
+    elif training == "draw":
+        rows, mean_new = given.prompts * given.generations, float(new)
+        draw(given, model, shape, variant, clock)
     else:
         from pns.training.preference import train_preference
 
@@ -271,11 +297,13 @@ def rates(row: dict[str, Any], shape: Shape, product: float, moved: float, devic
     # Reading a row forward: logits are needed for the completion alone.
     forward = rows * (shape.forward_flops(length, head=False) + 2 * new * shape.vocab * shape.hidden)
     learning = sum(parts.get(name, 0.0) for name in ("reference", "forward", "backward", "optimizer", "other"))
-    found = {
-        "train_tokens_a_second": rows * length / learning,
-        "train_mfu": (3 + ("reference" in parts)) * forward / learning / product,
+    found: dict[str, Any] = {
+        "train_tokens_a_second": None, "train_mfu": None,
         "samples_tokens_a_second": None, "decode_bandwidth": None,
     }  # fmt: skip
+    if row["training"] != "draw":
+        found["train_tokens_a_second"] = rows * length / learning
+        found["train_mfu"] = (3 + ("reference" in parts)) * forward / learning / product
     if "sampling" in parts:
         width = 4 if device == "cpu" else 2
         read = new * width * shape.parameters() + rows * new * shape.kv_bytes(width) * (row["prompt_tokens"] + new / 2)
@@ -296,8 +324,7 @@ def _child(queue: Any, log: Path, *args: Any) -> None:
 
 def apart(log: Path, *args: Any) -> dict[str, Any]:
     """`train` in a process of its own, so that its peak memory is its own."""
-    server()  # the environment that stages have
-    context = multiprocessing.get_context("spawn")
+    context = server()  # as stages are
     queue = context.Queue()
     process = context.Process(target=_child, args=(queue, log, *args))
     process.start()
@@ -320,16 +347,18 @@ def show(row: dict[str, Any]) -> None:
     ratio = "" if row["ratio"] is None else f", {row['ratio']:.2f} x base"
     parts = ", ".join(f"{name} {seconds:.3g}" for name, seconds in sorted(row["parts"].items(), key=lambda p: -p[1]))
     print(f"{what} {row['seconds']:.3g} s a step ({low:.3g} to {high:.3g}{ratio}): {parts}")
-    print(f"{'':19} trains {row['train_tokens_a_second']:,.0f} tokens/s, MFU {row['train_mfu']:.1%}", end="")
+    said = [f"peak {row['peak_bytes'] / 1e9:.3g} GB"]
     if row["samples_tokens_a_second"] is not None:
-        print(
-            f"; samples {row['samples_tokens_a_second']:,.0f} tokens/s, decode bandwidth {row['decode_bandwidth']:.0%}",
-            end="",
+        said.insert(
+            0, f"samples {row['samples_tokens_a_second']:,.0f} tokens/s, decode bandwidth {row['decode_bandwidth']:.0%}"
         )
-    print(f"; peak {row['peak_bytes'] / 1e9:.3g} GB", flush=True)
+    if row["train_tokens_a_second"] is not None:
+        said.insert(0, f"trains {row['train_tokens_a_second']:,.0f} tokens/s, MFU {row['train_mfu']:.1%}")
+    print(f"{'':19} {'; '.join(said)}", flush=True)
 
 
-def measure(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(name: str, given: argparse.Namespace, folder: Path, result: dict[str, Any]) -> None:
+    """One shape, added to the result, which is written after every row: a machine may be taken away."""
     import torch
 
     from pns.plan.calibrate import copy, matmul
@@ -343,6 +372,9 @@ def measure(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any
         f"{name}: {shape.parameters():,} parameters; matrix product {product / 1e12:.3g} TFLOP/s, copy {moved / 1e9:.3g} GB/s"
     )
     rows: list[dict[str, Any]] = []
+    result["shapes"].append(
+        {"shape": name, "parameters": shape.parameters(), "product_flops": product, "copy_bytes": moved, "rows": rows}
+    )
     for training in given.training:
         base: float | None = None
         for variant in given.variant:
@@ -359,13 +391,9 @@ def measure(name: str, given: argparse.Namespace, folder: Path) -> dict[str, Any
                 row["ratio"] = None if base is None or variant == "base" else row["seconds"] / base
             rows.append(row)
             show(row)
-    return {
-        "shape": name,
-        "parameters": shape.parameters(),
-        "product_flops": product,
-        "copy_bytes": moved,
-        "rows": rows,
-    }
+            if given.out:
+                given.out.parent.mkdir(parents=True, exist_ok=True)
+                given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -374,7 +402,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=["qwen2.5-0.5b", "qwen2.5-1.5b"])
     parser.add_argument("--training", nargs="+", choices=TRAININGS, default=list(TRAININGS))
     parser.add_argument(
-        "--variant", nargs="+", choices=VARIANTS, default=["base", "bfloat16", "checkpointing", "micro"]
+        "--variant",
+        nargs="+",
+        choices=VARIANTS,
+        default=["base", "trl", "compiled", "continuous", "bfloat16", "precomputed"],
     )
     parser.add_argument("--steps", type=int, default=4, help="measured")
     parser.add_argument("--warm", type=int, default=2, help="steps before them")
@@ -400,13 +431,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     machine = (
         torch.cuda.get_device_name(0) if given.device == "cuda" else f"{platform.machine()}, {given.threads} threads"
     )
-    with tempfile.TemporaryDirectory() as folder:
-        found = [measure(name, given, Path(folder)) for name in given.shape]
     settings = {k: v for k, v in vars(given).items() if k != "out"}
-    result = {"machine": machine, "torch": torch.__version__, "settings": settings, "shapes": found}
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result: dict[str, Any] = {"machine": machine, "torch": torch.__version__, "settings": settings, "shapes": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in given.shape:
+            measure(name, given, Path(folder), result)
     return result
 
 

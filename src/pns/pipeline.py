@@ -30,7 +30,7 @@ _FORM = ("reward.answer_format", "reward.max_chars")
 _RUN = ("runtime.device", "runtime.threads")
 TRAIN = (*_RUN, "runtime.processes", "runtime.train_dtype")
 """What every training depends on besides its part."""
-GRPO = ("runtime.processes", "runtime.vllm", "runtime.train_dtype")
+GRPO = ("runtime.processes", "runtime.vllm", "runtime.train_dtype", "runtime.sampler")
 """What a GRPO training depends on besides."""
 _SAMPLE = "engine"
 
@@ -42,7 +42,7 @@ _AS_DEFAULT: dict[str, Any] = {"max_unscored": 0.05, "url": None, "gpu_memory_ut
 
 # Keys that came later than results which are still good: they count where they say something else than this.
 _LATER: dict[str, Any] = {
-    "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32",
+    "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32", "sampler": "auto",
     "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "max_model_len": None,

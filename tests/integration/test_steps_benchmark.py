@@ -22,15 +22,17 @@ def test_a_step_is_taken_apart_where_its_time_goes(
     module.main(
         ["--shape", "tiny", "--variant", "base", "precomputed", "--threads", "1", "--out", str(file), *sizes.split()]
     )
-    grpo, dpo, precomputed = json.loads(file.read_text())["shapes"][0]["rows"]
+    grpo, dpo, precomputed, draw = json.loads(file.read_text())["shapes"][0]["rows"]
 
     assert set(grpo["parts"]) == {"sampling", "reference", "forward", "backward", "optimizer", "other"}
     assert set(dpo["parts"]) == {"reference", "forward", "backward", "optimizer", "other"}
     assert set(precomputed["parts"]) == {"forward", "backward", "optimizer", "other"}
-    for row in (grpo, dpo, precomputed):
+    assert set(draw["parts"]) == {"sampling", "other"}
+    for row in (grpo, dpo, precomputed, draw):
         assert all(seconds > 0 for seconds in row["parts"].values())
         assert row["rows"] == 4
         assert row["prompt_tokens"] + row["new_tokens"] == 14
-        assert 0 < row["train_mfu"] < 1
+        assert row is draw or 0 < row["train_mfu"] < 1
     assert grpo["samples_tokens_a_second"] > 0
+    assert draw["samples_tokens_a_second"] > 0
     assert precomputed["ratio"] == pytest.approx(precomputed["seconds"] / dpo["seconds"])

@@ -183,6 +183,12 @@ class RuntimePart(Part):
         description="of weights while a GPU trains them (they are published in bfloat16); bfloat16 halves their memory, and "
         "rounds steps away that are small beside a weight. On a CPU a model keeps its own",
     )
+    sampler: Literal["auto", "trl", "copy", "compiled"] = Field(
+        "auto",
+        description="how GRPO trainings without vllm sample: `trl`, with the weights that are trained; `copy`, with a copy in "
+        "bfloat16; `compiled`, with a copy through torch.compile (device: cuda; costs a minute, then decodes faster). `auto`: "
+        "copy on GPUs that hold a whole model, else trl",
+    )
     gradient_checkpointing: bool = Field(
         False, description="activations are computed again in the backward pass: a third more work, far less memory"
     )
@@ -190,7 +196,11 @@ class RuntimePart(Part):
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
 
     @model_validator(mode="after")
-    def _vllm(self) -> RuntimePart:
+    def _samplers(self) -> RuntimePart:
         if self.vllm is not None and self.device != "cuda":
             raise ValueError("vllm needs device: cuda")
+        if self.vllm is not None and self.sampler != "auto":
+            raise ValueError("sampler says how to sample without vllm: leave one of the two out")
+        if self.sampler == "compiled" and self.device != "cuda":
+            raise ValueError("sampler: compiled needs device: cuda")
         return self

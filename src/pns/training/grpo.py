@@ -23,6 +23,7 @@ from pns.sampling.prompts import prompt_texts, token_ids
 from pns.training.batches import rows_of
 from pns.training.common import Progress, arguments, train, train_dtype
 from pns.training.reinforce import ReinforceTrainer
+from pns.training.sampler import set_sampler
 
 
 def train_grpo(
@@ -66,6 +67,8 @@ def train_grpo(
         processing_class=tokenizer,
         **own,
     )
+    if runtime.vllm is None:
+        set_sampler(trainer, runtime, start, room() - part.max_new_tokens)
     return train(trainer, out, progress)
 
 
