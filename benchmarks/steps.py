@@ -16,9 +16,9 @@ completion's tokens alone. What checkpointing computes again does not count. The
 `decode bandwidth` is the weights and the cache, once a new token, over the copy that the machine reaches.
 
 The variants, each compared with `base` in the same run: GRPO sampling by TRL with the weights that it trains (`trl`), from a
-`copy` of them (a GPU's default) or through torch.compile (`compiled`), `bfloat16` weights in training, `checkpointing` of
-activations, `micro` batches of a quarter, `precomputed` log-probabilities of DPO's reference, `lora`, `vllm` inside GRPO,
-`continuous` batching of a draw.
+`copy` of them (a GPU's default) or through torch.compile (`compiled`, which a draw has too), `bfloat16` weights in training,
+`checkpointing` of activations, `micro` batches of a quarter and `wide` ones of twice the rows, `precomputed` log-probabilities
+of DPO's reference, `lora`, `vllm` inside GRPO, `continuous` batching of a draw.
 """
 
 from __future__ import annotations
@@ -60,18 +60,19 @@ class Variant:
     trainings: tuple[str, ...] = ("grpo", "dpo")
     runtime: dict[str, Any] = field(default_factory=dict)
     align: dict[str, Any] = field(default_factory=dict)
-    split: int = 1  # a forward pass has this part of the rows
+    rows: float = 1  # of a forward pass, over those that were asked for
 
 
 VARIANTS = {
     "base": Variant(("grpo", "dpo", "draw")),
     "trl": Variant(("grpo",), runtime={"sampler": "trl"}),
     "copy": Variant(("grpo",), runtime={"sampler": "copy"}),
-    "compiled": Variant(("grpo",), runtime={"sampler": "compiled"}),
+    "compiled": Variant(("grpo", "draw"), runtime={"sampler": "compiled"}),
     "continuous": Variant(("draw",)),
     "bfloat16": Variant(runtime={"train_dtype": "bfloat16"}),
     "checkpointing": Variant(runtime={"gradient_checkpointing": True}),
-    "micro": Variant(split=4),
+    "micro": Variant(rows=1 / 4),
+    "wide": Variant(rows=2),
     "precomputed": Variant(("dpo",), align={"precompute_reference": True}),
     "lora": Variant(("dpo",), align={"lora": {"r": 16, "target_modules": "all-linear"}}),
     "vllm": Variant(("grpo",), runtime={"vllm": {}}),
@@ -198,7 +199,10 @@ def draw(given: argparse.Namespace, model: Path, shape: Shape, variant: str, clo
     from pns.sampling.engine import TransformersEngine
     from pns.sampling.jobs import Job
 
-    engine = (ContinuousEngine if variant == "continuous" else TransformersEngine)(model, device=given.device)
+    if variant == "continuous":
+        engine: TransformersEngine = ContinuousEngine(model, device=given.device)
+    else:
+        engine = TransformersEngine(model, device=given.device, compiled=variant == "compiled")
     clock.step(0, 0)
     for step in range(given.warm + given.steps):
         problems = tuple(words(given.prompt_tokens - 2, i, shape.vocab) for i in range(given.prompts))
@@ -235,10 +239,10 @@ def train(
         from pns.training.grpo import train_grpo
 
         rows = given.prompts * given.generations
-        micro = min(given.micro, rows)
+        micro = min(rows, max(1, round(given.micro * change.rows)))
         part = GrpoPart(
             steps=steps, prompts_per_step=given.prompts, num_generations=given.generations, learning_rate=1e-6, beta=0.05,
-            micro_batch=max(1, micro // change.split), max_new_tokens=new,
+            micro_batch=micro, max_new_tokens=new,
         )  # fmt: skip
         lengths: list[int] = []
 
@@ -259,7 +263,7 @@ def train(
         from pns.training.preference import train_preference
 
         rows, mean_new = 2 * given.pairs, float(new)
-        several = given.accumulate * change.split
+        several = max(1, round(given.accumulate / change.rows))
         align = AlignPart.model_validate(
             {
                 "learning_rate": 1e-6,

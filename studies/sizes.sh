@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Does pns - rejection rise with size? From-scratch models of about 1M and 10M parameters on harder instances of the embedded
-# families, three seeds of each, all side by side on one GPU, for so many seconds: a round of pns, of rejection and of the
+# families, three seeds of each, side by side on one GPU, for so many seconds: a round of pns, of rejection and of the
 # chosen side alone for each seed. Nothing is tuned: step sizes are scaled from what the embedded study chose.
 #
 #   studies/sizes.sh 420 [KEY=VALUE ...]          # small result files go to OUT (default: results/sizes)
+#   SIZES=10m SEEDS=1,2 studies/sizes.sh 420
 #
 # The machine may have no network (see with_wheels.sh) and may be taken away: what is done by then is in OUT as well.
 set -euo pipefail
@@ -13,15 +14,15 @@ shift
 out=${OUT:-results/sizes}
 runs=${RUNS:-runs}
 mkdir -p "$out" "$runs"
-splits="sft=48000 rlvr=2560 reward=1500 audit=300 generator=1536 pairs=4000 dev=300"
+splits="sft=24000 rlvr=2048 reward=1500 audit=300 generator=1536 pairs=4000 dev=300"
 
 # of NAME HIDDEN LAYERS FEED_FORWARD SFT_RATE RL_RATE ALIGN_RATE [KEY=VALUE ...]
 of() {
     local name=$1
     local keys=(model.hidden="$2" model.layers="$3" model.feed_forward="$4" sft.learning_rate="$5" rlvr.learning_rate="$6"
         generator.learning_rate="$6" reward_model.learning_rate="$6" align.learning_rate="$7" align.batch_size=32
-        sft.steps=1000 sft.batch_size=96 rlvr.steps=40 reward_model.steps=150 generator.steps=24 pairs.n=2500
-        rollouts.batch_size=2048 negatives.sample.batch_size=2048 evaluate.batch_size=2048 runtime.jobs=8 runtime.threads=1)
+        sft.steps=800 sft.batch_size=96 rlvr.steps=32 reward_model.steps=150 generator.steps=24 pairs.n=2500
+        rollouts.batch_size=2048 negatives.sample.batch_size=2048 evaluate.batch_size=2048 runtime.jobs=12 runtime.threads=1)
     for split in $splits; do keys+=("problems.splits.$split"); done
     # INT ends it in good order.
     timeout --signal=INT --kill-after=20 "$seconds" bash studies/with_wheels.sh python3 -m pns iterate recipes/harder.yaml \
@@ -34,11 +35,15 @@ of() {
         printf '%s ' "${file%/stage.json}" && tr -d '\n' <"$file" && echo
     done) >"$out/$name.stages.txt" || true
     # What the benchmarks were answered, for a report where there was no time for one.
-    (cd "$runs/sizes-$name/stages" && tar czf - ./*-test-*[0-9a-f]) >"$out/$name.tests.tar.gz" || true
+    (cd "$runs/sizes-$name/stages" && tar czf - ./*-test-*[0-9a-f] ./*/summary.json) >"$out/$name.tests.tar.gz" || true
     tail -n 5 "$out/$name.log"
 }
 
 [ ! -d .whl ] || bash studies/with_wheels.sh true
-of 1m 144 4 384 3e-3 3e-4 2e-4 "$@" &
-of 10m 352 7 960 1e-3 1.5e-4 1e-4 "$@" &
+for size in ${SIZES:-1m 10m}; do
+    case $size in
+        1m) of 1m 144 4 384 3e-3 3e-4 2e-4 "$@" & ;;
+        10m) of 10m 352 7 960 1e-3 1.5e-4 1e-4 "$@" & ;;
+    esac
+done
 wait

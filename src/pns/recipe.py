@@ -195,6 +195,12 @@ class Recipe(Part):
             raise ValueError("sft.steps: 0 needs an instruct model (model.kind: pretrained)")
         return self
 
+    @model_validator(mode="after")
+    def _on_a_gpu(self) -> Recipe:
+        if self.engine.compiled and self.runtime.device != "cuda":
+            raise ValueError("engine.compiled needs runtime.device: cuda")
+        return self
+
     @field_validator("references")
     @classmethod
     def _once(cls, value: tuple[Reference, ...]) -> tuple[Reference, ...]:

@@ -89,6 +89,11 @@ class EnginePart(Part):
     continuous_batching: bool = Field(
         False, description="transformers: a new sequence takes the place of one that has ended (paged attention)"
     )
+    compiled: bool = Field(
+        False,
+        description="transformers on a GPU: decode through torch.compile; costs a minute a stage, and again for a last shard of "
+        "fewer rows, then is several times faster for small models",
+    )
     vllm: VllmPart | None = None
     server: EngineServerPart | None = None
 
@@ -100,6 +105,8 @@ class EnginePart(Part):
             raise ValueError(f"engine.vllm says nothing to kind: {self.kind}; leave it out")
         if self.continuous_batching and self.kind != "transformers":
             raise ValueError(f"continuous_batching says nothing to kind: {self.kind}, which does it anyway")
+        if self.compiled and (self.kind != "transformers" or self.continuous_batching):
+            raise ValueError("compiled is for kind: transformers without continuous_batching; leave it out")
         if self.ray_workers and self.server is not None and self.server.start:
             raise ValueError("server.start and ray_workers: use server.replicas, whose requests need no actors")
         return self
@@ -119,6 +126,6 @@ def engine_marks(data: Mapping[str, Any]) -> dict[str, Any] | None:
     """What of the engine part (as JSON-able values) changes the samples, for fingerprints; None for the default."""
     kind = data["kind"]
     if kind == "transformers":
-        return {"continuous_batching": True} if data["continuous_batching"] else None
+        return {key: True for key in ("continuous_batching", "compiled") if data.get(key)} or None
     part = data[kind] if data[kind] is not None else VllmPart().model_dump(mode="json")
     return {"kind": kind} | {k: v for k, v in part.items() if k not in _FREE and not (k in _LATER and v == _LATER[k])}

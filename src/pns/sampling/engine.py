@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pns.compute import batches, turn
 from pns.errors import UserError
 from pns.records import Problem
+from pns.sampling.compiled import CompiledDecoder, padded
 from pns.sampling.jobs import Drawn, Job
 from pns.sampling.prompts import (
     Completion,
@@ -74,16 +76,23 @@ class TransformersEngine:
         path: model directory with its tokenizer. The model is read when it is first needed.
         batch_size: sequences in one forward pass of `log_probabilities`.
         loaded: model and tokenizer, where they are in memory already; the path only names them then.
+        compiled: decode through `torch.compile` (see `pns.sampling.compiled`).
     """
 
     deterministic = True
 
     def __init__(
-        self, path: str | Path, *, device: str = "cpu", batch_size: int = 256, loaded: tuple[Any, Any] | None = None
+        self,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        batch_size: int = 256,
+        loaded: tuple[Any, Any] | None = None,
+        compiled: bool = False,
     ) -> None:
         self.path, self.name = Path(path), Path(path).name
         self.device, self.batch_size = device, batch_size
-        self._loaded = loaded
+        self._loaded, self.compiled = loaded, compiled
         self.tokenizer = load_tokenizer(path) if loaded is None else loaded[1]
         self.tokenizer.padding_side = "left"
 
@@ -91,6 +100,10 @@ class TransformersEngine:
     def model(self) -> Any:
         """The model in evaluation mode. Raises UserError when it cannot be loaded."""
         return (load_causal(self.path, self.device) if self._loaded is None else self._loaded[0]).eval()
+
+    @cached_property
+    def _decoder(self) -> CompiledDecoder:
+        return CompiledDecoder(self.model)
 
     @cached_property
     def eos_ids(self) -> set[int]:
@@ -106,19 +119,30 @@ class TransformersEngine:
 
         torch.manual_seed(job.seed)
         prompts = self._prompts(job.problems, job.prefixes)
-        batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left").to(self.device)
         how: dict[str, Any] = {"do_sample": False}
         if job.temperature > 0:
             how = {"do_sample": True, "temperature": job.temperature, "top_p": job.top_p, "top_k": 0}
             how["num_return_sequences"] = job.n
-        # A growing cache is copied at every token; a static one is not, and gives the same samples (1.2 to 1.5 times faster).
-        how |= {"cache_implementation": "static", "disable_compile": True}
-        with turn(self.device), torch.inference_mode():
-            out = self.model.generate(
-                **batch, max_new_tokens=job.max_new_tokens, pad_token_id=self.tokenizer.pad_token_id, **how
-            )
-        rows = [self._completion(row) for row in out[:, batch["input_ids"].shape[1] :].tolist()]
+        how |= {"max_new_tokens": job.max_new_tokens, "pad_token_id": self.tokenizer.pad_token_id}
+        with turn(self.device):
+            new = self._compiled(prompts, how) if self.compiled else self._plain(prompts, how)
+        rows = [self._completion(row) for row in new]
         return [rows[i * job.n : (i + 1) * job.n] for i in range(len(job.problems))]
+
+    def _plain(self, prompts: list[list[int]], how: dict[str, Any]) -> list[list[int]]:
+        import torch
+
+        batch = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left").to(self.device)
+        # A growing cache is copied at every token; a static one is not, and gives the same samples (1.2 to 1.5 times faster).
+        with torch.inference_mode():
+            out = self.model.generate(**batch, cache_implementation="static", disable_compile=True, **how)
+        rows: list[list[int]] = out[:, batch["input_ids"].shape[1] :].tolist()
+        return rows
+
+    def _compiled(self, prompts: list[list[int]], how: dict[str, Any]) -> list[list[int]]:
+        config = copy.deepcopy(self.model.generation_config)
+        config.update(**how)
+        return self._decoder.generate(self.tokenizer, prompts, padded(max(map(len, prompts))), config)
 
     def _completion(self, ids: list[int]) -> Completion:
         return completion(self.tokenizer, self.eos_ids, ids)

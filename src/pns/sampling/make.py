@@ -62,7 +62,7 @@ def _transformers(path: Path, part: EnginePart, device: str, stage: str, loaded:
         from pns.sampling.continuous import ContinuousEngine
 
         return ContinuousEngine(path, device=device, loaded=loaded)
-    return TransformersEngine(path, device=device, loaded=loaded)
+    return TransformersEngine(path, device=device, loaded=loaded, compiled=part.compiled)
 
 
 def _vllm(path: Path, part: EnginePart, device: str, stage: str, loaded: Loaded) -> Engine:

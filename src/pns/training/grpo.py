@@ -117,7 +117,8 @@ def _sampler(runtime: RuntimePart, room: Callable[[], int]) -> dict[str, Any]:
     """
     part = runtime.vllm
     if part is None:
-        return {"cache_implementation": "static"}  # as in pns.sampling.engine
+        # A static cache, as in pns.sampling.engine; on a GPU it would have the dtype of the weights, float32, and be given bfloat16.
+        return {"cache_implementation": "static"} if runtime.device == "cpu" else {}
     if part.mode == "server":
         return {"use_vllm": True, "vllm_mode": "server", "vllm_server_base_url": part.url}
     return {

@@ -2,8 +2,7 @@
 
 On a GPU a training keeps its weights in float32 and computes in bfloat16. TRL samples with those very weights, so each token
 reads four bytes a weight and casts them all, layer by layer. A copy in bfloat16 is half as large and is cast once a draw.
-`compiled` decodes through `torch.compile`, which replays one CUDA graph a token in place of hundreds of small launches. For
-that, shapes stay the same: prompts are padded to the longest one of the training, and one cache serves all draws.
+`compiled` decodes through `torch.compile` (see `pns.sampling.compiled`).
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import Any
 
 import torch
 from accelerate import DistributedType
-from transformers import StaticCache
 
 from pns.errors import UserError
 from pns.recipe import RuntimePart
+from pns.sampling.compiled import CompiledDecoder
 from pns.sampling.engine import load_causal
 
 DIVIDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
@@ -38,29 +37,25 @@ class CopySampler:
     def __init__(self, start: Path, *, prompt_tokens: int, compiled: bool) -> None:
         self.start, self.prompt_tokens, self.compiled = start, prompt_tokens, compiled
         self._model: Any = None
-        self._cache: Any = None
+        self._decoder: CompiledDecoder | None = None
 
     def __call__(self, prompts: list[Any], trainer: Any) -> dict[str, Any]:
         tokenizer, device = trainer.processing_class, trainer.accelerator.device
         ids = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, tokenize=True, return_dict=True)[
             "input_ids"
         ]
-        model = self._newest(trainer)
-        batch = tokenizer.pad(
-            {"input_ids": ids}, padding="max_length", max_length=self.prompt_tokens, padding_side="left", return_tensors="pt"
-        ) if self.compiled else tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt")  # fmt: skip
-        batch = batch.to(device)
-        config = copy.deepcopy(trainer.generation_config)
-        how: dict[str, Any] = {}
-        if self.compiled:
-            config.disable_compile, config.cache_implementation = False, None
-            how["past_key_values"] = self._emptied(model, config.max_new_tokens)
+        model, config = self._newest(trainer), copy.deepcopy(trainer.generation_config)
         # What stands at its default in a config that is passed to it, transformers takes from the model's own, for a published
         # model perhaps another temperature; so that is the same one.
         model.generation_config = config
-        with torch.no_grad():
-            out = model.generate(**batch, generation_config=config, **how)
-        new = out[:, batch["input_ids"].shape[1] :].tolist()
+        if self.compiled:
+            self._decoder = self._decoder or CompiledDecoder(model)
+            new = self._decoder.generate(tokenizer, ids, self.prompt_tokens, config)
+        else:
+            batch = tokenizer.pad({"input_ids": ids}, padding_side="left", return_tensors="pt").to(device)
+            config.cache_implementation = "static"  # as in pns.sampling.engine
+            with torch.no_grad():
+                new = model.generate(**batch, generation_config=config)[:, batch["input_ids"].shape[1] :].tolist()
         return {
             "prompt_ids": ids,
             "completion_ids": [_to_end(row, config.eos_token_id) for row in new],
@@ -78,14 +73,6 @@ class CopySampler:
             for name, own in self._model.named_parameters():
                 own.copy_(theirs[name])
         return self._model
-
-    def _emptied(self, model: Any, new_tokens: int) -> Any:
-        """The one cache: a new one at every draw would have other addresses, and its graph to be recorded again."""
-        if self._cache is None:
-            self._cache = StaticCache(config=model.config, max_cache_len=self.prompt_tokens + new_tokens)
-        else:
-            self._cache.reset()
-        return self._cache
 
 
 def _to_end(row: list[int], end: int | list[int]) -> list[int]:
