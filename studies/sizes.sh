@@ -5,6 +5,8 @@
 #
 #   studies/sizes.sh 420 [KEY=VALUE ...]          # small result files go to OUT (default: results/sizes)
 #   SIZES=10m SEEDS=1,2 studies/sizes.sh 420
+#   SIZES=0.4m studies/sizes.sh 7200 runtime.device=cpu runtime.jobs=2 rollouts.batch_size=256 negatives.sample.batch_size=256 \
+#       evaluate.batch_size=256                # about the embedded model's size, on two CPU cores
 #
 # The machine may have no network (see with_wheels.sh) and may be taken away: what is done by then is in OUT as well.
 set -euo pipefail
@@ -42,6 +44,7 @@ of() {
 [ ! -d .whl ] || bash studies/with_wheels.sh true
 for size in ${SIZES:-1m 10m}; do
     case $size in
+        0.4m) of 0.4m 96 3 256 4e-3 4e-4 3e-4 "$@" & ;;
         1m) of 1m 144 4 384 3e-3 3e-4 2e-4 "$@" & ;;
         10m) of 10m 352 7 960 1e-3 1.5e-4 1e-4 "$@" & ;;
     esac
