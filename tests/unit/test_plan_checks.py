@@ -138,6 +138,61 @@ def test_memory_of_stages_side_by_side_is_not_known_on_gpus(tmp_path: Path) -> N
     assert checked(load_recipe(SMOKE, ["runtime.jobs=2"])[0], tmp_path)["memory"].state == "ok", "on a CPU"
 
 
+def test_wider_passes_are_advised_where_they_fit_and_gain(tmp_path: Path) -> None:
+    small = "model.path=Qwen/Qwen2.5-0.5B-Instruct", "runtime.gradient_checkpointing=false", "runtime.vllm=null"
+
+    def advice(*overrides: str, **how: Any) -> str | None:
+        found = checked(paper(*small, *overrides), tmp_path, gpus=1, **how).get("passes")
+        assert found is None or found.state == "ok"
+        return None if found is None else found.detail
+
+    said = advice("align.gradient_accumulation=32")
+    assert said is not None
+    key = next(word for word in said.split() if word.startswith("align.gradient_accumulation="))
+    value = int(key.partition("=")[2])
+    assert value < 32
+
+    def training(overrides: list[str]) -> tuple[float, float]:
+        recipe = paper(*small, *overrides)
+        worst = max(
+            (e for e in estimates(recipe, setting(recipe, gpus=1)) if e.name.startswith("align")),
+            key=lambda e: e.memory,
+        )
+        return worst.memory, worst.seconds["train"]
+
+    memory, seconds = training([key])
+    assert memory <= 0.9 * 80e9
+    assert seconds < 0.9 * training(["align.gradient_accumulation=32"])[1]
+    assert training([f"align.gradient_accumulation={value // 2}"])[0] > 0.9 * 80e9, "the widest that fits"
+    assert f"{key} takes about {size(memory)}" in said
+    assert "align" not in str(advice(key)), "nothing wider fits"
+    assert "align" not in str(advice("align.gradient_accumulation=32", "runtime.jobs=16")), "so many share the GPU"
+    assert "passes" not in checked(load_recipe(SMOKE, ["align.gradient_accumulation=2"])[0], tmp_path), "on a CPU"
+
+
+def test_a_copy_that_samples_stays_on_the_gpu_of_a_training() -> None:
+    def memory(*overrides: str, gpus: int = 1) -> float:
+        recipe = paper("runtime.vllm=null", "rlvr.max_new_tokens=16", *overrides)
+        return {e.name: e for e in estimates(recipe, setting(recipe, gpus=gpus))}["rlvr"].memory
+
+    weights = 2 * shapes_of(paper())[0]["policy"].parameters()
+    assert memory() - memory("runtime.sampler=trl") == pytest.approx(weights)
+    assert memory(gpus=8) == memory("runtime.sampler=trl", gpus=8), "divided weights are sampled by TRL itself"
+
+
+def test_compiled_decoding_is_planned_as_faster() -> None:
+    def decode(stage: str, *overrides: str) -> float:
+        recipe = paper("engine={kind: transformers}", "runtime.vllm=null", *overrides)
+        return {e.name: e for e in estimates(recipe, setting(recipe))}[stage].seconds["decode"]
+
+    for key, stage, other in (
+        ("engine.compiled=true", "samples-pns", "rlvr"),
+        ("runtime.sampler=compiled", "rlvr", "samples-pns"),
+    ):
+        assert decode(stage, key) < decode(stage)
+        assert decode(other, key) == decode(other)
+
+
 def test_one_gpu_has_no_room_for_the_optimizer(tmp_path: Path) -> None:
     assert checked(paper(), tmp_path, gpus=1)["memory"].state == "failed"
 

@@ -79,13 +79,13 @@ def test_a_shape_is_read_from_a_configuration() -> None:
 
 
 def test_a_decoding_step_is_bound_by_memory_or_by_work() -> None:
-    machine = H100.model_copy(update={"graph_seconds": 0.0, "token_seconds": 0.001})
-    bandwidth = 3350e9 * machine.decode_bandwidth_share
-    one = cost.decode_step(QWEN, machine, 1, 1000, graph=True)
+    machine = H100
+    bandwidth = machine.bandwidth_gbs * 1e9 * machine.decode_bandwidth_share
+    one = cost.decode_step(QWEN, machine, 1, 1000, layer_seconds=0)
     assert one == pytest.approx((2 * QWEN.active() + 1000 * 57_344) / bandwidth)
-    assert cost.decode_step(QWEN, machine, 1, 1000) == pytest.approx(one + 28 * 0.001)
+    assert cost.decode_step(QWEN, machine, 1, 1000, layer_seconds=0.001) == pytest.approx(one + 28 * 0.001)
     slow = machine.model_copy(update={"matmul_tflops": 0.001})
-    assert cost.decode_step(QWEN, slow, 4, 10, graph=True) == pytest.approx(
+    assert cost.decode_step(QWEN, slow, 4, 10, layer_seconds=0) == pytest.approx(
         4 * QWEN.decode_flops(10) / (1e9 * slow.decode_share)
     )
 
@@ -94,10 +94,15 @@ def test_static_batches_decode_until_their_longest_ends_and_continuous_ones_do_n
     how: dict[str, Any] = {"rows": 512, "batch": 256, "prompt": 100, "mean": 500, "longest": 2000}
     static = cost.sample_seconds(QWEN, H100, Spread(), **how)
     read = cost.read_seconds(QWEN, H100, Spread(), rows=512, length=100, batch=256)
-    assert static == pytest.approx(read + 2 * 2000 * cost.decode_step(QWEN, H100, 256, 2100))
+    assert static == pytest.approx(
+        read + 2 * 2000 * cost.decode_step(QWEN, H100, 256, 2100, layer_seconds=H100.token_seconds)
+    )
     alone = cost.sample_seconds(QWEN, H100, Spread(), **{**how, "rows": 300})
     assert alone < static, "the last batch is a small one"
     assert cost.sample_seconds(QWEN, H100, Spread(continuous=True), **how, room=56e9) < static / 3
+    each = H100.token_seconds - H100.compiled_seconds
+    compiled = cost.sample_seconds(QWEN, H100, Spread(compiled=True), **how)
+    assert static - compiled == pytest.approx(2 * 2000 * QWEN.layers * each)
 
 
 def test_the_cache_has_room_for_so_many_rows() -> None:
@@ -121,7 +126,7 @@ def test_a_step_takes_its_operations_at_the_rate_of_the_machine() -> None:
     machine = H100.model_copy(update={"pass_seconds": 0.0, "step_seconds": 0.0})
     how: dict[str, Any] = {"rows": 64, "accumulation": 16, "length": 1000}
     one = cost.step_seconds(QWEN, machine, Spread(), **how)
-    assert one == pytest.approx(64 * QWEN.train_flops(1000) / (650e12 * machine.train_share))
+    assert one == pytest.approx(64 * QWEN.train_flops(1000) / (machine.matmul_tflops * 1e12 * machine.train_share))
     assert cost.step_seconds(QWEN, machine, Spread(8), **how) == pytest.approx(one / 8)
     # 64 rows find no work for more than 64 devices, and gradients still go between the nodes.
     assert cost.step_seconds(QWEN, machine, Spread(512), **how) > cost.step_seconds(QWEN, machine, Spread(64), **how)

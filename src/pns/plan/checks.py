@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,8 @@ from pns.doctor.needs import Asked, needs_of
 from pns.errors import UserError
 from pns.extras import TRAINING, install, missing
 from pns.parts.base import ServerPart
-from pns.plan.estimate import Estimate, Setting, totals, vllm_of
+from pns.plan.cost import USABLE
+from pns.plan.estimate import Estimate, Setting, estimate, totals, vllm_of
 from pns.plan.models import cached, config_file
 from pns.plan.words import size
 from pns.plan.work import Which, rows_of
@@ -58,6 +59,7 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
         lambda: _lengths(recipe, setting),
         lambda: _batches(recipe, setting),
         lambda: _memory(recipe, found, setting),
+        lambda: _passes(recipe, found, setting),
         lambda: _shares(recipe, setting),
         lambda: _disk(recipe, found, setting, run_dir),
     ]
@@ -358,6 +360,39 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
         yield Check("memory", "unchecked", detail)
     else:
         yield Check("memory", "ok", detail)
+
+
+def _passes(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[Check]:
+    """Where passes of more rows would fit: a GPU is slow at small ones, whose layers take as long to launch as large ones'.
+
+    A piece of advice, so it holds always; on a CPU small passes are the faster ones.
+    """
+    if recipe.runtime.device == "cpu":
+        return
+    room = USABLE * setting.machine.memory_gb * 1e9 / recipe.runtime.jobs
+    said: dict[str, str] = {}
+    for one in sorted(found, key=lambda e: -e.memory):
+        train, part = one.work.train, one.name.split("-")[0].removesuffix("_more")
+        if train is None or part in said or part not in _PASSES:
+            continue
+        said[part] = ""
+        for several in (n for n in range(1, train.accumulation) if train.accumulation % n == 0):
+            wide = estimate(one.name, replace(one.work, train=replace(train, accumulation=several)), recipe, setting)
+            share = wide.seconds["train"] / one.seconds["train"]
+            if wide.memory <= room and share < 0.9:
+                value = several if _PASSES[part] == "gradient_accumulation" else train.rows // several
+                said[part] = (
+                    f"{part}.{_PASSES[part]}={value} takes about {size(wide.memory)} and {share:.0%} of the time in training"
+                )
+                break
+    if advice := [text for text in said.values() if text]:
+        yield Check("passes", "ok", f"wider ones would fit: {'; '.join(advice)}")
+
+
+# What says how many rows a pass has, of each part that trains.
+_PASSES = dict.fromkeys(("sft", "reward_model", "align"), "gradient_accumulation") | dict.fromkeys(
+    ("rlvr", "generator"), "micro_batch"
+)
 
 
 def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:

@@ -36,11 +36,17 @@ READ_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class Spread:
-    """Devices, and how many of them share the state of a training. `continuous`: vLLM, else static batches."""
+    """Devices, and how many of them share the state of a training.
+
+    Attributes:
+        continuous: vLLM draws, else static batches.
+        compiled: those are decoded through torch.compile.
+    """
 
     gpus: int = 1
     shard: int = 8
     continuous: bool = False
+    compiled: bool = False
 
     @property
     def sharing(self) -> int:
@@ -48,13 +54,16 @@ class Spread:
         return min(self.gpus, self.shard)
 
 
-def decode_step(shape: Shape, machine: Machine, rows: float, context: float, *, graph: bool = False) -> float:
-    """Seconds for one new token of each of `rows` rows that have `context` tokens each, on one device."""
+def decode_step(shape: Shape, machine: Machine, rows: float, context: float, *, layer_seconds: float) -> float:
+    """Seconds for one new token of each of `rows` rows that have `context` tokens each, on one device.
+
+    Args:
+        layer_seconds: of a layer whatever its size: one of the machine's constants.
+    """
     compute = rows * shape.decode_flops(context) / (machine.matmul_tflops * 1e12 * machine.decode_share)
     moved = (shape.active() + 0.0) * machine.width + rows * context * shape.kv_bytes(machine.width)
     memory = moved / (machine.bandwidth_gbs * 1e9 * machine.decode_bandwidth_share)
-    each = machine.graph_seconds if graph else machine.token_seconds
-    return max(compute, memory) + shape.layers * each
+    return max(compute, memory) + shape.layers * layer_seconds
 
 
 def cache_rows(shape: Shape, machine: Machine, context: float, room: float) -> int:
@@ -80,13 +89,15 @@ def sample_seconds(
     read = read_seconds(shape, machine, Spread(1), rows=mine, length=prompt, batch=batch)
     if spread.continuous:
         at_once = min(mine, cache_rows(shape, machine, prompt + mean, room))
-        full = mine * mean / at_once * decode_step(shape, machine, at_once, prompt + mean / 2, graph=True)
-        tail = (longest - mean) * decode_step(shape, machine, 1, prompt + longest, graph=True)
+        each = machine.graph_seconds
+        full = mine * mean / at_once * decode_step(shape, machine, at_once, prompt + mean / 2, layer_seconds=each)
+        tail = (longest - mean) * decode_step(shape, machine, 1, prompt + longest, layer_seconds=each)
         return read + full + tail
     whole, rest = divmod(mine, batch)
-    steps = whole * decode_step(shape, machine, batch, prompt + longest)
+    each = machine.compiled_seconds if spread.compiled else machine.token_seconds
+    steps = whole * decode_step(shape, machine, batch, prompt + longest, layer_seconds=each)
     if rest:
-        steps += decode_step(shape, machine, rest, prompt + longest)
+        steps += decode_step(shape, machine, rest, prompt + longest, layer_seconds=each)
     return read + longest * steps
 
 

@@ -143,7 +143,7 @@ def _loaded(recipe: Recipe, setting: Setting) -> int:
 
 def _spread(sample: Sample, setting: Setting) -> Spread:
     flag = sample.continuous if setting.continuous is None else setting.continuous
-    return replace(setting.spread, continuous=flag)
+    return replace(setting.spread, continuous=flag, compiled=sample.compiled)
 
 
 def _sample_seconds(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float:
@@ -193,9 +193,23 @@ def _sample_bytes(sample: Sample, work: Work, recipe: Recipe, setting: Setting) 
     return cost.sample_bytes(
         setting.shapes[sample.model], setting.machine, spread, rows=sample.rows, batch=sample.batch,
         context=context, beside=_resident(work, recipe, setting), share=_share(sample, work, recipe, setting),
-        # Where transformers samples in the stage's process, it is the model that gives log-probabilities, too.
-        shared=not spread.continuous and not recipe.engine.ray_workers and work.train is None and sample.model in work.beside,
+        shared=not spread.continuous and _shared(sample, work, recipe, setting),
     )  # fmt: skip
+
+
+def _shared(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> bool:
+    """Whether transformers samples with weights that are there anyway: those that are trained, or read in the same process."""
+    if work.train is not None:
+        return not _copied(recipe, setting)
+    return not recipe.engine.ray_workers and sample.model in work.beside
+
+
+def _copied(recipe: Recipe, setting: Setting) -> bool:
+    """Whether a training by transformers samples from a copy of its weights (`runtime.sampler`)."""
+    how = recipe.runtime.sampler
+    return how in ("copy", "compiled") or (
+        how == "auto" and recipe.runtime.device == "cuda" and setting.spread.sharing == 1
+    )
 
 
 def _resident(work: Work, recipe: Recipe, setting: Setting) -> float:
@@ -215,10 +229,14 @@ def _held(work: Work, setting: Setting) -> float:
 
 
 def _awake(work: Work, recipe: Recipe, setting: Setting) -> float:
-    """Bytes that vLLM keeps for its weights and cache while a training that samples computes its step."""
+    """Bytes that what samples keeps while a training computes its step: vLLM's weights and cache, or a copy of the weights."""
     part = vllm_of(recipe, setting, training=True) if work.samples else None
-    asleep = isinstance(part, GrpoVllmPart) and part.sleep
-    return 0.0 if part is None or asleep else part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
+    if part is not None:
+        asleep = isinstance(part, GrpoVllmPart) and part.sleep
+        return 0.0 if asleep else part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
+    if recipe.runtime.vllm is not None or not _copied(recipe, setting):
+        return 0.0
+    return sum(setting.machine.width * setting.shapes[sample.model].parameters() for sample in work.samples)
 
 
 def _read_seconds(read: Read, setting: Setting) -> float:

@@ -33,6 +33,9 @@ class Machine(BaseModel):
     decode_bandwidth_share: float = Field(gt=0, le=2, description="of bandwidth_gbs, in decoding")
     pass_seconds: float = Field(ge=0, description="a layer, forward and backward, whatever its size: launches, Python")
     token_seconds: float = Field(ge=0, description="a layer and decoded token of a batch, whatever its size, eager")
+    compiled_seconds: float = Field(
+        0.00023, ge=0, description="the same through torch.compile, with what generate does to the logits of each token"
+    )
     graph_seconds: float = Field(ge=0, description="the same under vLLM, with CUDA graphs")
     step_seconds: float = Field(ge=0, description="an optimizer step, whatever its size: data, logging")
     stage_seconds: float = Field(ge=0, description="a stage, whatever its size: a process, a model to load")
@@ -44,11 +47,11 @@ class Machine(BaseModel):
 
 H100 = Machine(
     name="H100 SXM, 80 GB",
-    source="defaults: data sheet (989 TFLOP/s dense bfloat16, 3.35 TB/s, NVLink 450 GB/s one way) and our assumptions of "
-    "what is reached of it; not measured",
-    width=2, memory_gb=80.0, process_gb=1.0, matmul_tflops=650.0, bandwidth_gbs=3350.0,
-    train_share=0.55, forward_share=0.6, decode_share=0.5, decode_bandwidth_share=0.65,
-    pass_seconds=0.0015, token_seconds=0.0008, graph_seconds=0.00005, step_seconds=0.2, stage_seconds=90.0,
+    source="defaults: matrix products, copies and times of a layer, token and step measured on one H100 (docs/scale.md); the "
+    "shares, vLLM's decoding, start-up, verification, disk and links are assumptions or from the data sheet",
+    width=2, memory_gb=80.0, process_gb=1.0, matmul_tflops=770.0, bandwidth_gbs=2950.0,
+    train_share=0.6, forward_share=0.6, decode_share=0.5, decode_bandwidth_share=0.7,
+    pass_seconds=0.0025, token_seconds=0.001, graph_seconds=0.00005, step_seconds=0.05, stage_seconds=90.0,
     verify_seconds=0.02, link_gbs=300.0, network_gbs=40.0, disk_gbs=2.0,
 )  # fmt: skip
 

@@ -82,7 +82,12 @@ def assume(recipe: Recipe, given: Sequence[str]) -> Assumptions:
 
 @dataclass(frozen=True)
 class Sample:
-    """Completions drawn, in `rounds` equal lots one after the other. `continuous`: as vLLM does it, else static batches."""
+    """Completions drawn, in `rounds` equal lots one after the other.
+
+    Attributes:
+        continuous: as vLLM does it, else in static batches.
+        compiled: these through torch.compile.
+    """
 
     model: Which
     rows: int
@@ -91,6 +96,7 @@ class Sample:
     batch: int
     rounds: int = 1
     continuous: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,8 @@ class Desk:
     def sample(self, model: Which, rows: int, longest: int, batch: int) -> Sample:
         """Of a stage that does not train."""
         flag = continuous(self.recipe, training=False)
-        return Sample(model, rows, self.answer(longest), longest, batch, continuous=flag)
+        compiled = self.recipe.engine.compiled
+        return Sample(model, rows, self.answer(longest), longest, batch, continuous=flag, compiled=compiled)
 
     @property
     def longest_answer(self) -> int:
@@ -257,7 +264,8 @@ def _grpo(desk: Desk, part: GrpoPart, model: Which, steps: int | None = None) ->
     accumulation = rows // (part.micro_batch or rows)
     work = Work(rows=steps * rows, verified=steps * rows, models=(model,))
     flag = continuous(desk.recipe, training=True)
-    work.samples.append(Sample(model, rows, mean, part.max_new_tokens, rows, steps, flag))
+    compiled = desk.recipe.runtime.sampler == "compiled"
+    work.samples.append(Sample(model, rows, mean, part.max_new_tokens, rows, steps, flag, compiled))
     if part.beta:
         work.reads.append(Read(model, rows, length, steps, inside=True))
     work.train = Train(model, steps, rows, length, longest, accumulation, reference=part.beta > 0)
