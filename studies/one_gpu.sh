@@ -4,7 +4,7 @@
 #
 #   studies/one_gpu.sh studies/size-1m.yaml 540
 #
-# Packages that the machine lacks travel as wheels, see with_wheels.sh. Not run yet: no GPU was at hand.
+# Packages that the machine lacks travel as wheels, see with_wheels.sh. Not run yet.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 study=${1:?the study, such as studies/size-1m.yaml}
