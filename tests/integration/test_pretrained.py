@@ -84,6 +84,15 @@ def test_a_directory_without_a_file_says_which(tmp_path: Path, missing: str, wor
     assert caught.value.remedy
 
 
+def test_an_adapter_is_told_from_a_whole_model(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "a/base"}')
+    with pytest.raises(UserError, match="a PEFT adapter, not a whole model") as caught:
+        load_pretrained(part(folder))
+    assert "merge_and_unload" in (caught.value.remedy or "")
+
+
 @pytest.mark.parametrize("broken", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_a_broken_file_is_a_user_error(tmp_path: Path, broken: str) -> None:
     folder = save_tiny(tmp_path / "m")

@@ -173,6 +173,14 @@ def _need_gguf_reader() -> None:
 
 
 def _check_folder(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise UserError(
+            "a PEFT adapter, not a whole model",
+            file=folder,
+            field="model.path",
+            remedy="merge it into its base: AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload(), then save_pretrained "
+            "of model and tokenizer into a directory of their own",
+        )
     if not (folder / "config.json").is_file():
         ggufs = sorted(path.name for path in folder.glob("*.gguf"))
         remedy = (
