@@ -19,7 +19,8 @@ MEASURED = {
 # Of every other field what the source says of it.
 DEFAULT = {
     "process_gb": "what libraries take of memory", "decode_bandwidth_share": "the share of bandwidth in decoding",
-    "graph_seconds": "graph", "step_seconds": "fixed times of steps", "stage_seconds": "stages", "link_gbs": "link",
+    "graph_seconds": "graph", "compiled_seconds": "compiled", "step_seconds": "fixed times of steps",
+    "stage_seconds": "stages", "link_gbs": "link",
     "network_gbs": "network", "disk_gbs": "disk",
 }  # fmt: skip
 

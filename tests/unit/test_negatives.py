@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.selection import pick
@@ -148,6 +148,7 @@ def worked(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(st.composite(worked)(), seeds)
+@example(("Then 0 - 1 = -1.\nThen -1 + 0 = -1.\nThe answer is \\boxed{-1}", "-1"), 0)
 @settings(max_examples=200, deadline=None)
 def test_a_corruption_of_decimals_and_signs_is_wrong_and_consistent_with_itself(
     solution: tuple[str, str], luck: int

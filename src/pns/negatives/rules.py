@@ -95,7 +95,7 @@ def corruption(text: str, rng: random.Random, *, answer_format: str, top: int | 
     """One operand or operator of one step is changed, and the change is carried through the later steps to the answer.
 
     Every later operand that was the result of a changed step becomes the new result. Where every step has two whole
-    operands and a whole result, new results are whole and at least 0. Otherwise only steps written `a * b = c` are
+    operands and a whole result of at least 0, new results are so, too. Otherwise only steps written `a * b = c` are
     changed; new results have no more decimal places than these have, and are below 0 only where one of their numbers is;
     and no later step of another form, or equation that is not read, mentions a number that has changed. Results are
     within `top`. None where a step is false, or no change leads to another answer.
@@ -174,8 +174,8 @@ def _carried(
 
 
 def _whole_step(text: str, step: Statement) -> _Step | None:
-    """A step of two whole operands and a whole result, units or not; those without a sign or a calculator's mark."""
-    whole = all(v.denominator == 1 for v in (*step.operands, step.result))
+    """A step of two whole operands and a whole result of at least 0, units or not; those without a sign or a calculator's mark."""
+    whole = all(v.denominator == 1 for v in (*step.operands, step.result)) and step.result >= 0
     if len(step.operands) != 2 or not whole or step.percents or "<<" in text[step.start : step.end]:
         return None
     (left, right), operator = map(_Number, step.operands), step.operators[0]

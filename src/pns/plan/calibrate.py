@@ -61,7 +61,7 @@ def calibrate(device: str) -> Machine:
         update={
             "name": torch.cuda.get_device_name(0) if device == "cuda" else "one thread of this machine's CPU",
             "source": f"measured by `pns plan --calibrate` on {time.strftime('%Y-%m-%d', time.gmtime())}; link, network, "
-            "disk, graph and fixed times of steps and stages, the share of bandwidth in decoding and what libraries take of "
+            "disk, graph, compiled and fixed times of steps and stages, the share of bandwidth in decoding and what libraries take of "
             "memory are defaults",
             "memory_gb": round(memory, 2),
             "matmul_tflops": _two(product / 1e12),
