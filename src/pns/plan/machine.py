@@ -34,7 +34,7 @@ class Machine(BaseModel):
     pass_seconds: float = Field(ge=0, description="a layer, forward and backward, whatever its size: launches, Python")
     token_seconds: float = Field(ge=0, description="a layer and decoded token of a batch, whatever its size, eager")
     compiled_seconds: float = Field(
-        0.00023, ge=0, description="the same through torch.compile, with what generate does to the logits of each token"
+        0.00023, ge=0, description="the same through torch.compile, with what generate does for each token"
     )
     graph_seconds: float = Field(ge=0, description="the same under vLLM, with CUDA graphs")
     step_seconds: float = Field(ge=0, description="an optimizer step, whatever its size: data, logging")
