@@ -220,6 +220,12 @@ def words(count: int, seed: int, vocab: int) -> str:
     return " ".join(f"w{rng.randrange(vocab - len(SPECIAL))}" for _ in range(count))
 
 
+def told_apart(change: Variant, differs: bool) -> None:
+    """Raises ValueError where a variant of other passes has those of `base`, for these sizes."""
+    if change.rows != 1 and not differs:
+        raise ValueError("its passes are those of base: choose other --micro, --accumulate or rows")
+
+
 def train(
     given: argparse.Namespace, training: str, model: Path, shape: Shape, variant: str, out: Path
 ) -> dict[str, Any]:
@@ -239,7 +245,8 @@ def train(
         from pns.training.grpo import train_grpo
 
         rows = given.prompts * given.generations
-        micro = min(rows, max(1, round(given.micro * change.rows)))
+        micro = min(rows, max(1, round(min(given.micro, rows) * change.rows)))
+        told_apart(change, micro != min(given.micro, rows))
         part = GrpoPart(
             steps=steps, prompts_per_step=given.prompts, num_generations=given.generations, learning_rate=1e-6, beta=0.05,
             micro_batch=micro, max_new_tokens=new,
@@ -264,6 +271,7 @@ def train(
 
         rows, mean_new = 2 * given.pairs, float(new)
         several = max(1, round(given.accumulate / change.rows))
+        told_apart(change, several != given.accumulate)
         align = AlignPart.model_validate(
             {
                 "learning_rate": 1e-6,

@@ -20,7 +20,7 @@ splits="sft=24000 rlvr=2048 reward=1500 audit=300 generator=1536 pairs=4000 dev=
 
 # of NAME HIDDEN LAYERS FEED_FORWARD SFT_RATE RL_RATE ALIGN_RATE [KEY=VALUE ...]
 of() {
-    local name=$1
+    local name=$1 code=0
     local keys=(model.hidden="$2" model.layers="$3" model.feed_forward="$4" sft.learning_rate="$5" rlvr.learning_rate="$6"
         generator.learning_rate="$6" reward_model.learning_rate="$6" align.learning_rate="$7" align.batch_size=32
         sft.steps=800 sft.batch_size=96 rlvr.steps=32 reward_model.steps=150 generator.steps=24 pairs.n=2500
@@ -29,7 +29,8 @@ of() {
     # INT ends it in good order.
     timeout --signal=INT --kill-after=20 "$seconds" bash studies/with_wheels.sh python3 -m pns iterate recipes/harder.yaml \
         "${keys[@]}" "${@:8}" --rounds 1 --seeds "${SEEDS:-1,2,3}" --method pns --method rejection --method sft_chosen \
-        --run-dir "$runs/sizes-$name" >"$out/$name.log" 2>&1 || echo "$name: ended with $?"
+        --run-dir "$runs/sizes-$name" >"$out/$name.log" 2>&1 || code=$?
+    [ "$code" -eq 0 ] || echo "$name: ended with $code"
     for file in results.json index.html; do
         [ ! -f "$runs/sizes-$name/report/$file" ] || cp "$runs/sizes-$name/report/$file" "$out/$name.$file"
     done
@@ -39,14 +40,20 @@ of() {
     # What the benchmarks were answered, for a report where there was no time for one.
     (cd "$runs/sizes-$name/stages" && tar czf - ./*-test-*[0-9a-f] ./*/summary.json) >"$out/$name.tests.tar.gz" || true
     tail -n 5 "$out/$name.log"
+    return "$code"
 }
 
 [ ! -d .whl ] || bash studies/with_wheels.sh true
+begun=()
 for size in ${SIZES:-1m 10m}; do
     case $size in
         0.4m) of 0.4m 96 3 256 4e-3 4e-4 3e-4 "$@" & ;;
         1m) of 1m 144 4 384 3e-3 3e-4 2e-4 "$@" & ;;
         10m) of 10m 352 7 960 1e-3 1.5e-4 1e-4 "$@" & ;;
+        *) echo "no size $size: there are 0.4m, 1m and 10m" >&2 && exit 2 ;;
     esac
+    begun+=($!)
 done
-wait
+status=0
+for one in "${begun[@]}"; do wait "$one" || status=$?; done
+exit "$status"

@@ -175,12 +175,13 @@ def _other_model(recipe: Recipe) -> bool:
 
 
 def _version(recipe: Recipe, method: str) -> int:
-    """2 where results are others than they once were: by the M gate (see `_other_model`); and `rejection` draws from the
+    """2 or 3 where results are others than they once were: by the M gate (see `_other_model`); and `rejection` draws from the
     well-formed, distinct ones where it does not gate them all; and rules change decimals, numbers below 0 and solutions with
-    steps of other forms, which no model from scratch writes for embedded problems.
+    steps of other forms, which no model from scratch writes for embedded problems; corruption once more, with results below 0.
     """
     if method in ("flip", "corruption"):
-        return 1 if recipe.problems.source == "embedded" and recipe.model.kind == "scratch" else 2
+        plain = recipe.problems.source == "embedded" and recipe.model.kind == "scratch"
+        return 1 if plain else 2 if method == "flip" else 3
     gated = recipe.negatives.gate_all
     if method == "rejection":
         return 2 if not gated or _other_model(recipe) else 1

@@ -13,6 +13,7 @@ from accelerate import DistributedType
 
 from helpers.small import save_small_model
 from pns.errors import UserError
+from pns.launch import Launcher, check_launcher
 from pns.parts.engine import EnginePart, engine_marks
 from pns.problems import embedded
 from pns.recipe import GrpoPart, RuntimePart
@@ -22,22 +23,25 @@ from pns.sampling.compiled import CompiledDecoder, padded
 from pns.sampling.engine import TransformersEngine
 from pns.sampling.jobs import Job
 from pns.sampling.make import make_engine
+from pns.stages import engines
+from pns.stages.engines import scorer
 from pns.training import sampler
 from pns.training.grpo import _sampler, train_grpo
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
 PROBLEMS = embedded.training_problems("pairs", 24, 0)
 PART = GrpoPart(
-    steps=3, prompts_per_step=2, num_generations=4, learning_rate=1e-2, beta=0.1, max_new_tokens=8, micro_batch=4
+    steps=3, prompts_per_step=2, num_generations=4, learning_rate=1e-2, beta=0.1, max_new_tokens=40, micro_batch=4
 )
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model whose own generation config would sample otherwise than the training says."""
+    """A model whose own generation config would sample otherwise than the training says, and ends with any of several tokens."""
     folder = save_small_model(tmp_path_factory.mktemp("start"))
     config = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(config | {"do_sample": True, "top_k": 1, "top_p": 0.5}))
+    own = {"do_sample": True, "top_k": 1, "top_p": 0.5, "eos_token_id": [config["eos_token_id"], *range(20, 32)]}
+    (folder / "generation_config.json").write_text(json.dumps(config | own))
     return folder
 
 
@@ -59,6 +63,7 @@ def test_a_copy_draws_what_trl_draws_and_trains_the_same_model(start: Path, tmp_
     assert ours == theirs
     assert len({str(step) for step in theirs}) == PART.steps
     assert len({tuple(ids) for ids in theirs[0]}) > 2  # it is sampled, not the likeliest token
+    assert len({len(ids) for step in theirs for ids in step}) > 2  # some end, others do not
     assert digest_of(tmp_path / "copy" / "model") == digest_of(tmp_path / "trl" / "model")
 
 
@@ -136,8 +141,25 @@ def test_prompts_are_padded_to_whole_pages(longest: int, whole: int) -> None:
     assert padded(longest) == whole
 
 
-def fake(kind: DistributedType) -> Any:
-    return SimpleNamespace(accelerator=SimpleNamespace(distributed_type=kind), rollout_func=None)
+@pytest.mark.parametrize(
+    ("row", "end", "kept"),
+    [
+        ([5, 6, 2, 0, 0], 2, [5, 6, 2]),
+        ([5, 6, 7], 2, [5, 6, 7]),
+        ([2, 2, 2], [2], [2]),
+        ([5, 3, 2, 0], [2, 3], [5, 3]),
+        ([5, 0, 0, 0], [0], [5, 0]),
+        ([], 2, []),
+    ],
+)
+def test_a_completion_ends_with_its_first_end_token(row: list[int], end: Any, kept: list[int]) -> None:
+    assert sampler._to_end(row, end) == kept
+
+
+def fake(kind: DistributedType, zero: int = 3) -> Any:
+    plugin = SimpleNamespace(zero_stage=zero)
+    state = SimpleNamespace(deepspeed_plugin=plugin)
+    return SimpleNamespace(accelerator=SimpleNamespace(distributed_type=kind, state=state), rollout_func=None)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +184,44 @@ def test_by_itself_a_copy_is_made_on_gpus_that_hold_a_whole_model(
 def test_a_copy_that_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match=r"runtime\.sampler: copy needs a whole model in each process"):
         sampler.set_sampler(fake(DistributedType.FSDP), RuntimePart(device="cuda", sampler="copy"), Path("start"), 9)
+    with pytest.raises(UserError, match="FSDP or DeepSpeed divides it"):
+        sampler.set_sampler(fake(DistributedType.DEEPSPEED), RuntimePart(device="cuda", sampler="copy"), Path("s"), 9)
+    whole = fake(DistributedType.DEEPSPEED, zero=2)
+    sampler.set_sampler(whole, RuntimePart(device="cuda", sampler="copy"), Path("start"), 9)
+    assert whole.rollout_func is not None
     trainer = fake(DistributedType.FSDP)
     sampler.set_sampler(trainer, RuntimePart(device="cuda", sampler="trl"), Path("start"), 9)
     assert trainer.rollout_func is None
+
+
+@pytest.mark.parametrize(("name", "refused"), [("fsdp2", True), ("zero3", True), ("zero2", False), ("one_gpu", False)])
+def test_a_copy_is_refused_before_anything_is_trained(name: str, refused: bool) -> None:
+    recipe, _ = load_recipe(SMOKE, ["runtime.device=cuda", "runtime.sampler=copy"])
+    launcher = Launcher("accelerate", SMOKE.parent / "accelerate" / f"{name}.yaml")
+    if refused:
+        with pytest.raises(UserError, match="copy needs a whole model in each process"):
+            check_launcher(recipe, launcher)
+    else:
+        check_launcher(recipe, launcher)
+
+
+def test_what_samples_and_scores_with_one_model_decodes_as_the_recipe_says(start: Path) -> None:
+    """Rollouts and the generator's samples: one model in memory for both."""
+    for overrides, compiled in (([], False), (["runtime.device=cuda", "engine.compiled=true"], True)):
+        recipe, _ = load_recipe(SMOKE, overrides)
+        context: Any = SimpleNamespace(recipe=recipe, model=lambda stage: start)
+        own = scorer(context, "rlvr")
+        with engines.sampler(context, "rlvr", own) as engine:
+            assert engine is own
+        assert own.compiled is compiled
+        assert own.deterministic is not compiled
+
+
+def test_a_cache_that_the_model_names_is_no_second_one(start: Path) -> None:
+    plain, compiled = TransformersEngine(start), TransformersEngine(start, compiled=True)
+    compiled.model.generation_config.cache_implementation = "static"
+    job = Job([PROBLEMS[0].problem], n=2, temperature=1.0, top_p=1.0, max_new_tokens=6, seed=1)
+    assert compiled.generate(job) == plain.generate(job)
 
 
 def test_the_recipe_refuses_samplers_that_say_nothing() -> None:

@@ -168,15 +168,30 @@ def test_wider_passes_are_advised_where_they_fit_and_gain(tmp_path: Path) -> Non
     assert "align" not in str(advice(key)), "nothing wider fits"
     assert "align" not in str(advice("align.gradient_accumulation=32", "runtime.jobs=16")), "so many share the GPU"
     assert "passes" not in checked(load_recipe(SMOKE, ["align.gradient_accumulation=2"])[0], tmp_path), "on a CPU"
+    more = str(
+        advice(
+            "rlvr.micro_batch=null",
+            "generator.micro_batch=1",
+            "references=[rlvr_more]",
+            "generator.base.path=Qwen/Qwen2.5-0.5B-Instruct",
+        )
+    )
+    assert "generator.micro_batch=" in more
+    assert "rlvr.micro_batch=" not in more, "`rlvr_more` has the generator's passes"
 
 
 def test_a_copy_that_samples_stays_on_the_gpu_of_a_training() -> None:
     def memory(*overrides: str, gpus: int = 1) -> float:
-        recipe = paper("runtime.vllm=null", "rlvr.max_new_tokens=16", *overrides)
+        recipe = paper("runtime.vllm=null", "rlvr.max_new_tokens=16", "rlvr.micro_batch=null", *overrides)
         return {e.name: e for e in estimates(recipe, setting(recipe, gpus=gpus))}["rlvr"].memory
 
-    weights = 2 * shapes_of(paper())[0]["policy"].parameters()
+    shape = shapes_of(paper())[0]["policy"]
+    weights = 2 * shape.parameters()
     assert memory() - memory("runtime.sampler=trl") == pytest.approx(weights)
+    recipe = paper()
+    rows = recipe.rlvr.prompts_per_step * recipe.rlvr.num_generations
+    cache = rows * (assumptions(recipe).prompt_tokens + 16) * shape.kv_bytes(2)
+    assert memory("runtime.sampler=compiled") - memory() == pytest.approx(cache), "its cache stays, too"
     assert memory(gpus=8) == memory("runtime.sampler=trl", gpus=8), "divided weights are sampled by TRL itself"
 
 

@@ -372,7 +372,7 @@ def _passes(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
     room = USABLE * setting.machine.memory_gb * 1e9 / recipe.runtime.jobs
     said: dict[str, str] = {}
     for one in sorted(found, key=lambda e: -e.memory):
-        train, part = one.work.train, one.name.split("-")[0].removesuffix("_more")
+        train, part = one.work.train, one.name.split("-")[0]
         if train is None or part in said or part not in _PASSES:
             continue
         said[part] = ""

@@ -229,14 +229,21 @@ def _held(work: Work, setting: Setting) -> float:
 
 
 def _awake(work: Work, recipe: Recipe, setting: Setting) -> float:
-    """Bytes that what samples keeps while a training computes its step: vLLM's weights and cache, or a copy of the weights."""
+    """Bytes that what samples keeps while a training computes its step: vLLM's weights and cache, or a copy's."""
     part = vllm_of(recipe, setting, training=True) if work.samples else None
     if part is not None:
         asleep = isinstance(part, GrpoVllmPart) and part.sleep
         return 0.0 if asleep else part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
     if recipe.runtime.vllm is not None or not _copied(recipe, setting):
         return 0.0
-    return sum(setting.machine.width * setting.shapes[sample.model].parameters() for sample in work.samples)
+    kept = 0.0
+    for sample in work.samples:
+        shape, width = setting.shapes[sample.model], setting.machine.width
+        kept += width * shape.parameters()
+        if sample.compiled:  # one cache for all draws
+            rows = math.ceil(sample.rows / setting.spread.gpus)
+            kept += rows * (setting.given.prompt_tokens + sample.longest) * shape.kv_bytes(width)
+    return kept
 
 
 def _read_seconds(read: Read, setting: Setting) -> float:

@@ -26,6 +26,8 @@ class CompiledDecoder:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        # A cache that is named there would stand beside the one that `generate` is given, which transformers refuses.
+        model.generation_config.cache_implementation = None
         self._shape: tuple[int, int] | None = None
         self._cache: Any = None
 

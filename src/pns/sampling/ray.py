@@ -33,7 +33,7 @@ class RayEngine:
 
     def __init__(self, path: str | Path, part: EnginePart, *, device: str, stage: str, threads: int) -> None:
         self.name = Path(path).name
-        self.deterministic = part.kind == "transformers" and not part.continuous_batching
+        self.deterministic = part.kind == "transformers" and not (part.continuous_batching or part.compiled)
         if part.vllm is not None:
             self.deterministic = part.vllm.batch_invariant
         self._workers = part.ray_workers

@@ -17,8 +17,12 @@ log = logging.getLogger("pns.engines")
 
 
 def scorer(context: Context, stage: str) -> TransformersEngine:
-    """Log-probabilities under the model of a stage: by transformers whatever samples, since stages compare models by them."""
-    return TransformersEngine(context.model(stage), device=context.recipe.runtime.device)
+    """Log-probabilities under the model of a stage: by transformers whatever samples, since stages compare models by them.
+
+    It may sample, too (see `sampler`), so it decodes as the recipe's engine does.
+    """
+    recipe = context.recipe
+    return TransformersEngine(context.model(stage), device=recipe.runtime.device, compiled=recipe.engine.compiled)
 
 
 @contextmanager
@@ -34,6 +38,7 @@ def sampler(
     part = context.recipe.engine
     shared = part.kind == "transformers" and not part.continuous_batching and not (pool and part.ray_workers)
     if own is not None and shared:
+        _warn(own, part.kind)
         yield own
         return
     with _made(context, context.model(stage), stage, pool=pool) as engine:
@@ -78,7 +83,11 @@ def _made(context: Context, path: Path, stage: str, *, pool: bool, loaded: Loade
     made = make_engine(
         path, part, device=runtime.device, stage=stage, threads=runtime.threads, pool=pool, loaded=loaded
     )
-    if not made.deterministic:
-        log.warning("%s does not promise the same samples for the same seed", part.kind)
+    _warn(made, part.kind)
     with closing(made) as engine:
         yield engine
+
+
+def _warn(engine: Engine, kind: str) -> None:
+    if not engine.deterministic:
+        log.warning("%s does not promise the same samples for the same seed", kind)

@@ -19,8 +19,6 @@ from pns.recipe import RuntimePart
 from pns.sampling.compiled import CompiledDecoder
 from pns.sampling.engine import load_causal
 
-DIVIDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-
 
 class CopySampler:
     """TRL's `rollout_func`: completions of a step's prompts, drawn with the newest weights.
@@ -87,14 +85,21 @@ def set_sampler(trainer: Any, runtime: RuntimePart, start: Path, prompt_tokens: 
 
     Raises UserError where the recipe asks for a copy and the weights are divided among processes.
     """
-    how = runtime.sampler
+    how, kind = runtime.sampler, trainer.accelerator.distributed_type
     if how == "auto":
-        whole = trainer.accelerator.distributed_type not in DIVIDED
-        how = "copy" if whole and runtime.device == "cuda" and runtime.vllm is None else "trl"
-    elif how != "trl" and trainer.accelerator.distributed_type in DIVIDED:
+        plain = kind not in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        how = "copy" if plain and runtime.device == "cuda" and runtime.vllm is None else "trl"
+    elif how != "trl" and _divided(trainer.accelerator):
         raise UserError(
             f"{how} needs a whole model in each process, and FSDP or DeepSpeed divides it", field="runtime.sampler",
             remedy="leave it out, or sample with runtime.vllm",
         )  # fmt: skip
     if how != "trl":
         trainer.rollout_func = CopySampler(start, prompt_tokens=prompt_tokens, compiled=how == "compiled")
+
+
+def _divided(accelerator: Any) -> bool:
+    """Whether each process has a part of the weights alone; ZeRO-1 and -2 divide only what the optimizer holds."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return bool(accelerator.state.deepspeed_plugin.zero_stage == 3)
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
