@@ -411,3 +411,15 @@ def test_the_reading_claims_only_what_both_intervals_say(ci: Any, t: Any, words:
     said = reading({"primary": [c], "metric": "greedy"})
     assert said[0].startswith(words)
     assert (len(said) == 2) == ("not clear" in words)
+
+
+def test_seeds_that_agree_to_the_digit_are_told_of_where_an_interval_would_stand() -> None:
+    def found(*by_seed: float) -> dict[str, Any]:
+        spread = None if len(by_seed) == 1 else max(by_seed) - min(by_seed)
+        t = [0.1, 0.6] if spread else None
+        return {"difference": by_seed[0], "ci95": [0.0, 0.9], "ci95_t": t, "by_seed": list(by_seed), "seed_sd": spread}
+
+    row = {"a": "pns", "b": "rejection", "round": 1, "greedy": found(0.5, 0.5), "sampled": found(0.5, 0.25)}
+    ((_, _, _, alike, _, spread),) = rounds.contrasts_of({"contrasts": [row]})
+    assert (alike, spread) == ("all seeds alike", "+10.0 to +60.0")
+    assert rounds.contrasts_of({"contrasts": [{**row, "greedy": found(0.5)}]})[0][3] == "", "one seed has no spread"

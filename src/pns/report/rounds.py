@@ -68,7 +68,8 @@ def _difference(c: Mapping[str, Any] | None) -> list[str]:
     """In points with the bootstrap's interval; the t interval."""
     if c is None:
         return ["", ""]
-    t = words.span(c["ci95_t"], signed=True) if c["ci95_t"] else ""
+    alike = len(c["by_seed"]) > 1 and c["seed_sd"] == 0  # then there is no interval, and a blank would not say why
+    t = words.span(c["ci95_t"], signed=True) if c["ci95_t"] else "all seeds alike" if alike else ""
     return [f"{words.points(c['difference'])} ({words.span(c['ci95'], signed=True)})", t]
 
 
