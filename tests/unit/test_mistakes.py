@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from pns.problems import embedded
-from pns.problems.families import Event, Story, misreadings, render, solve
+from pns.problems.families import BENCHMARKS, Event, Story, misreadings, render, solve
 from pns.problems.mistakes import mistake
+from pns.recipe_files import load_recipe
+from pns.records import Response, write_parquet
 from pns.run import Run
 
 ROOT = Path(__file__).parents[2]
@@ -79,3 +82,51 @@ def test_the_program_says_what_it_needs(tmp_path: Path) -> None:
     )  # fmt: skip
     assert found.returncode == 2
     assert "tuning is not over, so there is nothing to report" in found.stderr
+
+
+def mistakes_rounds(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, ROOT / "studies" / "mistakes_rounds.py", ROOT / "recipes" / "smoke.yaml", *words],
+        capture_output=True, text=True, cwd=ROOT, check=False, env={"PYTHONPATH": str(ROOT / "src")},
+    )  # fmt: skip
+
+
+def test_models_of_rounds_are_compared_by_kind(tmp_path: Path) -> None:
+    """pns answers all rightly with both seeds; rejection reads nothing rightly with the second."""
+    size = load_recipe(ROOT / "recipes" / "smoke.yaml")[0].problems.benchmark_size
+    labels = {"policy": "test-rlvr", "pns": "r1-test-align-pns-own", "rejection": "r1-test-align-rejection-own"}
+    for seed in (1, 2):
+        for name, label in labels.items():
+            folder = tmp_path / "stages" / f"s{seed}-{label}-0123456789"
+            folder.mkdir(parents=True)
+            for benchmark in BENCHMARKS:
+                problems = embedded.benchmark_problems(benchmark, size, seed)
+                wrong = name == "rejection" and seed == 2
+                rows = [
+                    Response(
+                        problem_id=p.id,
+                        text="no answer" if wrong else p.solution or "",
+                        index=0,
+                        source="s",
+                        model=name,
+                    )
+                    for p in problems
+                ]
+                write_parquet(folder / f"sampled-{benchmark}.parquet", rows)
+    out = tmp_path / "out.json"
+    found = mistakes_rounds(tmp_path, "--json", out)
+    assert found.returncode == 0, found.stderr
+    told = json.loads(out.read_text())
+    assert told["seeds"] == [1, 2]
+    assert told["shares"]["pns"] == told["shares"]["policy"] == {"right": 1.0}
+    assert told["shares"]["rejection"]["right"] == 0.5
+    right = told["pns_minus_rejection"]["right"]
+    assert right["difference"] == 0.5
+    assert right["ci95_t"] == [pytest.approx(0.5 - 12.706 * 0.5, abs=1e-2), pytest.approx(0.5 + 12.706 * 0.5, abs=1e-2)]
+    assert "sft_chosen" not in told["shares"], "it was not tested"
+
+
+def test_rounds_that_answered_nothing_are_told(tmp_path: Path) -> None:
+    found = mistakes_rounds(tmp_path)
+    assert found.returncode == 2
+    assert "no policy has answered the benchmarks there" in found.stderr
