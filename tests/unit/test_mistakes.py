@@ -86,7 +86,7 @@ def test_the_program_says_what_it_needs(tmp_path: Path) -> None:
 
 def mistakes_rounds(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, ROOT / "studies" / "mistakes_rounds.py", ROOT / "recipes" / "smoke.yaml", *words],
+        [sys.executable, ROOT / "studies" / "mistakes_rounds.py", ROOT / "recipes" / "smoke.yaml", *map(str, words)],
         capture_output=True, text=True, cwd=ROOT, check=False, env={"PYTHONPATH": str(ROOT / "src")},
     )  # fmt: skip
 
