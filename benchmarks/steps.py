@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from pns.parts.engine import EnginePart
 from pns.parts.training import AlignPart, GrpoPart
 from pns.plan.shapes import KNOWN, Shape
 from pns.recipe import RuntimePart
@@ -60,6 +61,7 @@ class Variant:
     trainings: tuple[str, ...] = ("grpo", "dpo")
     runtime: dict[str, Any] = field(default_factory=dict)
     align: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] = field(default_factory=dict)
     rows: float = 1  # of a forward pass, over those that were asked for
 
 
@@ -67,8 +69,8 @@ VARIANTS = {
     "base": Variant(("grpo", "dpo", "draw")),
     "trl": Variant(("grpo",), runtime={"sampler": "trl"}),
     "copy": Variant(("grpo",), runtime={"sampler": "copy"}),
-    "compiled": Variant(("grpo", "draw"), runtime={"sampler": "compiled"}),
-    "continuous": Variant(("draw",)),
+    "compiled": Variant(("grpo", "draw"), runtime={"sampler": "compiled"}, engine={"compiled": True}),
+    "continuous": Variant(("draw",), engine={"continuous_batching": True}),
     "bfloat16": Variant(runtime={"train_dtype": "bfloat16"}),
     "checkpointing": Variant(runtime={"gradient_checkpointing": True}),
     "micro": Variant(rows=1 / 4),
@@ -195,14 +197,10 @@ def clocked(clock: Clock, training: str) -> ExitStack:
 
 def draw(given: argparse.Namespace, model: Path, shape: Shape, variant: str, clock: Clock) -> None:
     """The completions of a GRPO step, by an engine."""
-    from pns.sampling.continuous import ContinuousEngine
-    from pns.sampling.engine import TransformersEngine
     from pns.sampling.jobs import Job
+    from pns.sampling.make import make_engine
 
-    if variant == "continuous":
-        engine: TransformersEngine = ContinuousEngine(model, device=given.device)
-    else:
-        engine = TransformersEngine(model, device=given.device, compiled=variant == "compiled")
+    engine = make_engine(model, EnginePart.model_validate(VARIANTS[variant].engine), device=given.device)
     clock.step(0, 0)
     for step in range(given.warm + given.steps):
         problems = tuple(words(given.prompt_tokens - 2, i, shape.vocab) for i in range(given.prompts))

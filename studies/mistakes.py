@@ -29,6 +29,7 @@ from pns.errors import UserError
 from pns.problems import embedded
 from pns.problems.families import BENCHMARKS, Story
 from pns.problems.mistakes import RIGHT, mistake
+from pns.recipe import ProblemsPart
 from pns.recipe_files import load_recipe
 from pns.records import Pair, Response, read_parquet
 from pns.run import Run
@@ -46,12 +47,16 @@ def stories_of(study: Study, seed: int) -> tuple[dict[str, Story], dict[str, Sto
     """The stories of the pairs' problems and of the benchmarks, by the problems' ids."""
     part = with_settings(load_recipe(study.recipe)[0], study.set).problems
     pairs = {p.id: s for s, p in embedded.training_stories("pairs", part.splits.pairs, seed, more=part.more_events)}
-    tests = {
+    return pairs, tested_stories(part, seed)
+
+
+def tested_stories(part: ProblemsPart, seed: int) -> dict[str, Story]:
+    """The stories of the benchmarks, by the problems' ids."""
+    return {
         p.id: s
         for name in BENCHMARKS
         for s, p in embedded.benchmark_stories(name, part.benchmark_size, seed, part.more_events)
     }
-    return pairs, tests
 
 
 def shares(kinds: Iterable[str]) -> dict[str, float]:

@@ -13,18 +13,17 @@ import json
 import statistics
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mistakes import changes, mean, show
+from mistakes import changes, mean, show, tested_stories
 from rich.console import Console
-from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 
 from pns.errors import UserError
-from pns.problems import embedded
-from pns.problems.families import BENCHMARKS
+from pns.problems.families import BENCHMARKS, Story
 from pns.problems.mistakes import RIGHT, mistake
-from pns.recipe import Recipe
 from pns.recipe_files import load_recipe
 from pns.records import Response, read_parquet
 
@@ -39,34 +38,23 @@ def seeds_of(stages: Path) -> list[int]:
     return found
 
 
-def answers(stages: Path, seed: int, label: str, recipe: Recipe, how: str) -> dict[str, float] | None:
+def answers(stages: Path, seed: int, label: str, stories: Mapping[str, Story], how: str) -> dict[str, float] | None:
     """Answers of a model to all benchmarks by kind, as shares of all; None where it was not tested."""
     folders = [path for path in stages.glob(f"s{seed}-{label}-*") if path.suffix != ".work"]
     if not folders:
         return None
-    part = recipe.problems
-    stories = {
-        p.id: s
-        for name in BENCHMARKS
-        for s, p in embedded.benchmark_stories(name, part.benchmark_size, seed, part.more_events)
-    }
     rows = [r for name in BENCHMARKS for r in read_parquet(folders[0] / f"{how}-{name}.parquet", Response)]
     counts = Counter(mistake(stories[r.problem_id], r.text) for r in rows)
     return {kind: n / counts.total() for kind, n in counts.items()}
 
 
 def between(a: list[dict[str, float]], b: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Mean over seeds of the difference of each kind's share, with its 95 % t interval."""
+    """Mean over seeds of the difference of each kind's share, with its 95 % t interval where there are several."""
     out = {}
     for kind in sorted({kind for row in [*a, *b] for kind in row}):
         by_seed = [x.get(kind, 0.0) - y.get(kind, 0.0) for x, y in zip(a, b, strict=True)]
-        middle = statistics.fmean(by_seed)
-        reach = (
-            float(student.ppf(0.975, len(by_seed) - 1)) * statistics.stdev(by_seed) / len(by_seed) ** 0.5
-            if len(by_seed) > 1
-            else None
-        )
-        out[kind] = {"difference": middle, "ci95_t": None if reach is None else [middle - reach, middle + reach]}
+        t = [float(x) for x in ttest_1samp(by_seed, 0.0).confidence_interval()] if len(by_seed) > 1 else None
+        out[kind] = {"difference": statistics.fmean(by_seed), "ci95_t": t}
     return out
 
 
@@ -82,9 +70,10 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     recipe, stages = load_recipe(given.recipe, given.overrides)[0], given.run / "stages"
     seeds = seeds_of(stages)
     labels = {"policy": "test-rlvr"} | {m: f"r{given.round}-test-{stage}" for m, stage in METHODS.items()}
+    stories = {seed: tested_stories(recipe.problems, seed) for seed in seeds}
     found: dict[str, list[dict[str, float]]] = {}
     for name, label in labels.items():
-        rows = [answers(stages, seed, label, recipe, given.how) for seed in seeds]
+        rows = [answers(stages, seed, label, stories[seed], given.how) for seed in seeds]
         if all(row is not None for row in rows):
             found[name] = [row for row in rows if row is not None]
     means = {name: mean(rows) for name, rows in found.items()}

@@ -34,6 +34,24 @@ def machines(path: Path | None) -> int:
     return found
 
 
+def divides(path: Path | None) -> bool:
+    """Whether a configuration gives each process a part of the weights alone, as far as the file says; ZeRO-1 and -2 divide
+    only what the optimizer holds.
+    """
+    found = configuration(path)
+    kind, deepspeed = str(found.get("distributed_type")).upper(), found.get("deepspeed_config")
+    zero = deepspeed.get("zero_stage") if isinstance(deepspeed, dict) else None
+    return kind == "FSDP" or (kind == "DEEPSPEED" and zero == 3)
+
+
+def no_copy(sampler: str) -> UserError:
+    """The refusal of a `runtime.sampler` that copies weights which no process has whole."""
+    return UserError(
+        f"{sampler} needs a whole model in each process, and FSDP or ZeRO-3 divides it", field="runtime.sampler",
+        remedy="leave it out, or sample with runtime.vllm",
+    )  # fmt: skip
+
+
 def training_variables(config: Path, processes: int) -> dict[str, str]:
     """The variables by which accelerate's launcher tells processes of FSDP, DeepSpeed, sharding and precision.
 

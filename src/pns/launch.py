@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from pns.accelerated import configuration, training_variables
+from pns.accelerated import divides, no_copy, training_variables
 from pns.cluster import connect
 from pns.errors import StageStopped, UserError
 from pns.extras import install, missing
@@ -252,19 +252,8 @@ def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
             "on a CPU nothing reads a configuration of accelerate: each process holds a whole model",
             field="--launcher-config", remedy="leave it out, or set runtime.device=cuda",
         )  # fmt: skip
-    if runtime.sampler in ("copy", "compiled") and launcher is not None and _divides(launcher.config):
-        raise UserError(
-            f"{runtime.sampler} needs a whole model in each process, and FSDP or ZeRO-3 divides it",
-            field="runtime.sampler", remedy="leave it out, or sample with runtime.vllm",
-        )  # fmt: skip
-
-
-def _divides(config: Path | None) -> bool:
-    """Whether a configuration of accelerate gives each process a part of the weights alone, as far as the file says."""
-    found = configuration(config)
-    kind, deepspeed = str(found.get("distributed_type")).upper(), found.get("deepspeed_config")
-    zero = deepspeed.get("zero_stage") if isinstance(deepspeed, dict) else None
-    return kind == "FSDP" or (kind == "DEEPSPEED" and zero == 3)
+    if launcher is not None and divides(launcher.config) and runtime.copies(divided=True):
+        raise no_copy(runtime.sampler)
 
 
 def launcher_of(kind: str, config: Path | None) -> Launcher | None:

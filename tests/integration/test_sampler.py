@@ -176,21 +176,25 @@ def test_by_itself_a_copy_is_made_on_gpus_that_hold_a_whole_model(
     kind: DistributedType, device: Any, how: bool | None
 ) -> None:
     trainer = fake(kind)
-    sampler.set_sampler(trainer, RuntimePart(device=device), Path("start"), 9)
+    sampler.set_sampler(trainer, RuntimePart(device=device), Path("start"), lambda: 9)
     made = trainer.rollout_func
     assert (None if made is None else made.compiled) is how
 
 
 def test_a_copy_that_cannot_be_is_refused() -> None:
     with pytest.raises(UserError, match=r"runtime\.sampler: copy needs a whole model in each process"):
-        sampler.set_sampler(fake(DistributedType.FSDP), RuntimePart(device="cuda", sampler="copy"), Path("start"), 9)
-    with pytest.raises(UserError, match="FSDP or DeepSpeed divides it"):
-        sampler.set_sampler(fake(DistributedType.DEEPSPEED), RuntimePart(device="cuda", sampler="copy"), Path("s"), 9)
+        sampler.set_sampler(
+            fake(DistributedType.FSDP), RuntimePart(device="cuda", sampler="copy"), Path("start"), lambda: 9
+        )
+    with pytest.raises(UserError, match="FSDP or ZeRO-3 divides it"):
+        sampler.set_sampler(
+            fake(DistributedType.DEEPSPEED), RuntimePart(device="cuda", sampler="copy"), Path("s"), lambda: 9
+        )
     whole = fake(DistributedType.DEEPSPEED, zero=2)
-    sampler.set_sampler(whole, RuntimePart(device="cuda", sampler="copy"), Path("start"), 9)
+    sampler.set_sampler(whole, RuntimePart(device="cuda", sampler="copy"), Path("start"), lambda: 9)
     assert whole.rollout_func is not None
     trainer = fake(DistributedType.FSDP)
-    sampler.set_sampler(trainer, RuntimePart(device="cuda", sampler="trl"), Path("start"), 9)
+    sampler.set_sampler(trainer, RuntimePart(device="cuda", sampler="trl"), Path("start"), lambda: 9)
     assert trainer.rollout_func is None
 
 

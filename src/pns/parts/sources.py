@@ -195,6 +195,12 @@ class RuntimePart(Part):
     vllm: GrpoVllmPart | None = Field(None, description="sample with vLLM in GRPO trainings (device: cuda)")
     report_to: tuple[Literal["tensorboard", "trackio", "wandb", "mlflow"], ...] = ()
 
+    def copies(self, divided: bool) -> bool:
+        """Whether GRPO trainings sample from a copy of their weights; `divided`: each process has a part of them alone."""
+        if self.vllm is not None or self.sampler == "trl":
+            return False
+        return self.sampler != "auto" or (self.device == "cuda" and not divided)
+
     @model_validator(mode="after")
     def _samplers(self) -> RuntimePart:
         if self.vllm is not None and self.device != "cuda":

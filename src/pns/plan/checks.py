@@ -362,6 +362,13 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
         yield Check("memory", "ok", detail)
 
 
+# What says how many rows a pass has, of each part that trains.
+_PASSES = {
+    "sft": "gradient_accumulation", "reward_model": "gradient_accumulation", "align": "gradient_accumulation",
+    "rlvr": "micro_batch", "generator": "micro_batch",
+}  # fmt: skip
+
+
 def _passes(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[Check]:
     """Where passes of more rows would fit: a GPU is slow at small ones, whose layers take as long to launch as large ones'.
 
@@ -369,30 +376,28 @@ def _passes(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
     """
     if recipe.runtime.device == "cpu":
         return
-    room = USABLE * setting.machine.memory_gb * 1e9 / recipe.runtime.jobs
-    said: dict[str, str] = {}
+    worst: dict[str, Estimate] = {}  # of the stages of each part the one that takes the most memory
     for one in sorted(found, key=lambda e: -e.memory):
-        train, part = one.work.train, one.name.split("-")[0]
-        if train is None or part in said or part not in _PASSES:
-            continue
-        said[part] = ""
-        for several in (n for n in range(1, train.accumulation) if train.accumulation % n == 0):
-            wide = estimate(one.name, replace(one.work, train=replace(train, accumulation=several)), recipe, setting)
-            share = wide.seconds["train"] / one.seconds["train"]
-            if wide.memory <= room and share < 0.9:
-                value = several if _PASSES[part] == "gradient_accumulation" else train.rows // several
-                said[part] = (
-                    f"{part}.{_PASSES[part]}={value} takes about {size(wide.memory)} and {share:.0%} of the time in training"
-                )
-                break
-    if advice := [text for text in said.values() if text]:
+        part = one.name.split("-")[0]
+        if one.work.train is not None and part in _PASSES:
+            worst.setdefault(part, one)
+    advice = [text for part, one in worst.items() if (text := _wider(part, one, recipe, setting))]
+    if advice:
         yield Check("passes", "ok", f"wider ones would fit: {'; '.join(advice)}")
 
 
-# What says how many rows a pass has, of each part that trains.
-_PASSES = dict.fromkeys(("sft", "reward_model", "align"), "gradient_accumulation") | dict.fromkeys(
-    ("rlvr", "generator"), "micro_batch"
-)
+def _wider(part: str, one: Estimate, recipe: Recipe, setting: Setting) -> str:
+    """The widest passes of a training that fit, where they save a tenth of its time; else empty."""
+    train, room = one.work.train, USABLE * setting.machine.memory_gb * 1e9 / recipe.runtime.jobs
+    assert train is not None, "it trains"
+    for several in (n for n in range(1, train.accumulation) if train.accumulation % n == 0):
+        wide = estimate(one.name, replace(one.work, train=replace(train, accumulation=several)), recipe, setting)
+        share = wide.seconds["train"] / one.seconds["train"]
+        if wide.memory <= room and share < 0.9:
+            key = _PASSES[part]
+            value = several if key == "gradient_accumulation" else train.rows // several
+            return f"{part}.{key}={value} takes about {size(wide.memory)} and {share:.0%} of the time in training"
+    return ""
 
 
 def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:

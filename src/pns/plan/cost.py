@@ -61,7 +61,7 @@ def decode_step(shape: Shape, machine: Machine, rows: float, context: float, *, 
         layer_seconds: of a layer whatever its size: one of the machine's constants.
     """
     compute = rows * shape.decode_flops(context) / (machine.matmul_tflops * 1e12 * machine.decode_share)
-    moved = (shape.active() + 0.0) * machine.width + rows * context * shape.kv_bytes(machine.width)
+    moved = shape.active() * machine.width + rows * context * shape.kv_bytes(machine.width)
     memory = moved / (machine.bandwidth_gbs * 1e9 * machine.decode_bandwidth_share)
     return max(compute, memory) + shape.layers * layer_seconds
 

@@ -200,16 +200,8 @@ def _sample_bytes(sample: Sample, work: Work, recipe: Recipe, setting: Setting) 
 def _shared(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> bool:
     """Whether transformers samples with weights that are there anyway: those that are trained, or read in the same process."""
     if work.train is not None:
-        return not _copied(recipe, setting)
+        return not recipe.runtime.copies(setting.spread.sharing > 1)
     return not recipe.engine.ray_workers and sample.model in work.beside
-
-
-def _copied(recipe: Recipe, setting: Setting) -> bool:
-    """Whether a training by transformers samples from a copy of its weights (`runtime.sampler`)."""
-    how = recipe.runtime.sampler
-    return how in ("copy", "compiled") or (
-        how == "auto" and recipe.runtime.device == "cuda" and setting.spread.sharing == 1
-    )
 
 
 def _resident(work: Work, recipe: Recipe, setting: Setting) -> float:
@@ -234,7 +226,7 @@ def _awake(work: Work, recipe: Recipe, setting: Setting) -> float:
     if part is not None:
         asleep = isinstance(part, GrpoVllmPart) and part.sleep
         return 0.0 if asleep else part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
-    if recipe.runtime.vllm is not None or not _copied(recipe, setting):
+    if not recipe.runtime.copies(setting.spread.sharing > 1):
         return 0.0
     kept = 0.0
     for sample in work.samples:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pns.compute import turn
@@ -20,9 +19,7 @@ class ContinuousEngine(TransformersEngine):
     It changes the attention of its model while it runs, so the model must not be shared with another engine.
     """
 
-    def __init__(self, path: str | Path, **how: Any) -> None:
-        super().__init__(path, **how)
-        self.deterministic = False
+    deterministic = False
 
     def generate(self, job: Job) -> Drawn:
         """See `TransformersEngine.generate`. Raises UserError where transformers or the model cannot do it."""

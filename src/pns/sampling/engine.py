@@ -79,6 +79,8 @@ class TransformersEngine:
         compiled: decode through `torch.compile` (see `pns.sampling.compiled`).
     """
 
+    deterministic = True
+
     def __init__(
         self,
         path: str | Path,
@@ -91,7 +93,8 @@ class TransformersEngine:
         self.path, self.name = Path(path), Path(path).name
         self.device, self.batch_size = device, batch_size
         self._loaded, self.compiled = loaded, compiled
-        self.deterministic = not compiled
+        if compiled:
+            self.deterministic = False
         self.tokenizer = load_tokenizer(path) if loaded is None else loaded[1]
         self.tokenizer.padding_side = "left"
 

@@ -54,10 +54,10 @@ def train_grpo(
         raise UserError("vLLM is not installed", field="runtime.vllm", remedy=f"install it: {install('vllm')}")
     tokenizer = load_tokenizer(start)
 
-    def room() -> int:
-        return _longest(tokenizer, problems[:need]) + part.max_new_tokens
+    def longest() -> int:
+        return _longest(tokenizer, problems[:need])
 
-    config = GRPOConfig(**grpo_arguments(out, part, runtime, seed, room))
+    config = GRPOConfig(**grpo_arguments(out, part, runtime, seed, lambda: longest() + part.max_new_tokens))
     own = {} if positive_weight is None else {"positive_weight": positive_weight}
     trainer = (GRPOTrainer if positive_weight is None else ReinforceTrainer)(
         model=str(start),
@@ -67,8 +67,7 @@ def train_grpo(
         processing_class=tokenizer,
         **own,
     )
-    if runtime.vllm is None:
-        set_sampler(trainer, runtime, start, room() - part.max_new_tokens)
+    set_sampler(trainer, runtime, start, longest)
     return train(trainer, out, progress)
 
 

@@ -8,13 +8,14 @@ reads four bytes a weight and casts them all, layer by layer. A copy in bfloat16
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import DistributedType
 
-from pns.errors import UserError
+from pns.accelerated import no_copy
 from pns.recipe import RuntimePart
 from pns.sampling.compiled import CompiledDecoder
 from pns.sampling.engine import load_causal
@@ -80,22 +81,20 @@ def _to_end(row: list[int], end: int | list[int]) -> list[int]:
     return row[: at + 1]
 
 
-def set_sampler(trainer: Any, runtime: RuntimePart, start: Path, prompt_tokens: int) -> None:
+def set_sampler(trainer: Any, runtime: RuntimePart, start: Path, prompt_tokens: Callable[[], int]) -> None:
     """Let the trainer sample as `runtime.sampler` says; `auto`: from a copy on a GPU, by TRL itself on a CPU.
 
+    Args:
+        prompt_tokens: of the longest prompt; asked for where a copy samples.
     Raises UserError where the recipe asks for a copy and the weights are divided among processes.
     """
-    how, kind = runtime.sampler, trainer.accelerator.distributed_type
-    if how == "auto":
-        plain = kind not in (DistributedType.FSDP, DistributedType.DEEPSPEED)
-        how = "copy" if plain and runtime.device == "cuda" and runtime.vllm is None else "trl"
-    elif how != "trl" and _divided(trainer.accelerator):
-        raise UserError(
-            f"{how} needs a whole model in each process, and FSDP or DeepSpeed divides it", field="runtime.sampler",
-            remedy="leave it out, or sample with runtime.vllm",
-        )  # fmt: skip
-    if how != "trl":
-        trainer.rollout_func = CopySampler(start, prompt_tokens=prompt_tokens, compiled=how == "compiled")
+    kind = trainer.accelerator.distributed_type
+    if not runtime.copies(divided=kind in (DistributedType.FSDP, DistributedType.DEEPSPEED)):
+        return
+    if _divided(trainer.accelerator):
+        raise no_copy(runtime.sampler)
+    compiled = runtime.sampler == "compiled"
+    trainer.rollout_func = CopySampler(start, prompt_tokens=prompt_tokens(), compiled=compiled)
 
 
 def _divided(accelerator: Any) -> bool:
