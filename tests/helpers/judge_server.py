@@ -96,8 +96,7 @@ class ScriptedServer:
         return [r for r in self.requests if r.body and r.probe]
 
     def __enter__(self) -> ScriptedServer:
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._http.daemon_threads = True
+        self._http = _Listener(("127.0.0.1", 0), _handler(self))
         self.root = f"http://127.0.0.1:{self._http.server_address[1]}"
         self.url = f"{self.root}/v1"
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
@@ -125,6 +124,11 @@ class ScriptedServer:
     def count_connection(self) -> None:
         with self._lock:
             self.connections += 1
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # of 5, a busy machine refuses connections that no script refused
 
 
 def _handler(server: ScriptedServer) -> type[BaseHTTPRequestHandler]:

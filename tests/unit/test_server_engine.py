@@ -156,6 +156,19 @@ def test_a_dead_replica_costs_nothing_but_time(make: Make) -> None:
         assert len(dead.verdicts) <= 30
 
 
+def test_a_hiccup_of_the_last_live_replica_sends_nothing_to_the_dead_one(make: Make) -> None:
+    """The dead one has failed first, then the live one once: both rest, and the next tries are the live one's."""
+    with (
+        serving(lambda n, r: Answer(status=503) if n == 4 else echo(n, r)) as live,
+        serving(lambda n, r: Answer(drop=True)) as dead,
+    ):
+        engine = make(dead, live, retries=2, concurrency=1)
+        found = engine.generate(Job([str(i) for i in range(20)], **HOW))
+    assert [len(ones) for ones in found] == [2] * 20
+    assert len(live.verdicts) == 41
+    assert len(dead.verdicts) <= 3
+
+
 def test_what_a_busy_server_refuses_is_asked_again(make: Make) -> None:
     with serving(lambda n, r: Answer(status=503) if n < 2 else echo(n, r)) as server:
         assert len(make(server).generate(Job(["p"], **HOW))[0]) == 2

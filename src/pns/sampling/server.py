@@ -257,11 +257,15 @@ def _tries(retries: int) -> AsyncRetrying:
 
 
 class _Replicas:
-    """Posts to the least busy of several replicas; after a failure, to another one. Use it on one event loop."""
+    """Posts to the least busy of several replicas; after a failure, to another one. Use it on one event loop.
+
+    One that failed is asked last for a while. Where all have, the one with the fewest failures in a row is asked: a dead
+    one is always the least busy, and a single hiccup of its neighbour would send everything there.
+    """
 
     def __init__(self, clients: Sequence[Client], part: EngineServerPart) -> None:
         self._clients, self._retries = clients, part.retries
-        self._busy, self._rests = [0] * len(clients), [0.0] * len(clients)
+        self._busy, self._rests, self._failed = [0] * len(clients), [0.0] * len(clients), [0] * len(clients)
         # More requests than this wait here, so that a shard of any size holds few connections.
         self._places = asyncio.Semaphore(part.concurrency * len(clients))
 
@@ -274,17 +278,27 @@ class _Replicas:
         raise AssertionError("tenacity raises what the last try raised")
 
     async def _once(self, path: str, body: Any) -> Any:
-        now = asyncio.get_running_loop().time()
-        i = min(range(len(self._clients)), key=lambda j: (self._rests[j] > now, self._busy[j], j))
+        i = self._next()
         self._busy[i] += 1
         try:
-            return await self._clients[i].send("POST", path, body(i))
+            reply = await self._clients[i].send("POST", path, body(i))
         except ServerFailed as error:
-            if error.again:  # it is asked last for a while, or it would be the least busy at once
-                self._rests[i] = now + _REST_SECONDS
+            if error.again:
+                self._rests[i] = asyncio.get_running_loop().time() + _REST_SECONDS
+                self._failed[i] += 1
             raise
         finally:
             self._busy[i] -= 1
+        self._failed[i] = 0
+        return reply
+
+    def _next(self) -> int:
+        now = asyncio.get_running_loop().time()
+
+        def rank(i: int) -> tuple[int, int, int]:
+            return (self._failed[i] if self._rests[i] > now else 0), self._busy[i], i
+
+        return min(range(len(self._clients)), key=rank)
 
 
 def _settings(url: str, part: EngineServerPart) -> ServerPart:
