@@ -18,7 +18,7 @@ from pns.parts.base import unnamed_server
 from pns.parts.engine import EnginePart, engine_marks
 from pns.parts.uses import UsesPart
 from pns.problems.registry import identity
-from pns.recipe import ALL_METHODS, REFERENCES, Recipe
+from pns.recipe import ALL_METHODS, GENERATED, REFERENCES, Recipe
 from pns.rewards.callables import source_of
 from pns.rewards.version import RULES
 from pns.run import file_hash, fingerprint
@@ -160,9 +160,9 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
             *(["negatives.mixture"] if method == "mixture" else []),
         )
         return Stage(name, call, needs, keys, args=(method,))
-    if method == "pns":
+    if method in GENERATED:
         keys = (*_selection_keys(recipe, method), "reward.calibrated")
-        needs = ("rollouts-pairs", "reward_model", "samples-pns")
+        needs = ("rollouts-pairs", "reward_model", f"samples-{method}")
         return Stage(name, call, needs, keys, args=(method,), version=3 if _other_model(recipe) else 2)
     needs = ("problems", "rlvr", "rollouts-pairs", "reward_model")
     keys = (*_selection_keys(recipe, method), "reward", *_RUN)
@@ -196,7 +196,7 @@ def _rollouts(split: str, *extra: str) -> Stage:
 def _bases(recipe: Recipe) -> list[Stage]:
     """Other pretrained models than the policy that trainings start from, brought into the form of the policy's start."""
     given = {"generator": recipe.generator.base, "reward_model": recipe.reward_model.base}
-    if "pns" not in recipe.negatives.sources():
+    if not recipe.negatives.generates():
         given.pop("generator")
     return [
         Stage(
@@ -219,20 +219,27 @@ def _reward_model(recipe: Recipe, name: str, split: str) -> Stage:
 
 
 def _generator(recipe: Recipe) -> list[Stage]:
-    if "pns" not in recipe.negatives.sources():
+    if not recipe.negatives.generates():
         return []
     keys = ("reward", *_RUN)
     start = recipe.generator.start_stage
     needs = ("problems", "rlvr", "reward_model", "generator")
-    return [
-        Stage(
-            "generator",
-            "models:generator",
-            ("problems", *dict.fromkeys(("rlvr", start)), "reward_model"),
-            ("generator", *GRPO, *keys),
+    trained = Stage(
+        "generator",
+        "models:generator",
+        ("problems", *dict.fromkeys(("rlvr", start)), "reward_model"),
+        ("generator", *GRPO, *keys),
+    )
+    samples = {
+        "pns": Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", _SAMPLE, *keys), version=2),
+        "pns_prefix": Stage(
+            "samples-pns_prefix",
+            "negatives:prefix_samples",
+            (*needs, "rollouts-pairs"),
+            ("negatives.prefix", _SAMPLE, *keys),
         ),
-        Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", _SAMPLE, *keys), version=2),
-    ]
+    }
+    return [trained, *(samples[m] for m in GENERATED if m in recipe.negatives.sources())]
 
 
 def _references(recipe: Recipe) -> list[Stage]:
@@ -259,6 +266,7 @@ def _selection_keys(recipe: Recipe, method: str) -> tuple[str, ...]:
     own = {
         "pns": gates,
         "prefix": ("negatives.prefix", _SAMPLE),
+        "pns_prefix": gates,
         "prompted": ("negatives.prompted", *by_engine, *given),
         "rejection": given,
     }
@@ -346,7 +354,12 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
         if folder is not None and (file := folder / recipe.model.gguf_file).is_file():
             model = [file]
     scoring, methods = _scoring_files(recipe), recipe.negatives.sources()
-    every = [("problems", data), ("start", model), ("generator", scoring), ("samples-pns", scoring)]
+    every = [
+        ("problems", data),
+        ("start", model),
+        ("generator", scoring),
+        *((f"samples-{m}", scoring) for m in GENERATED),
+    ]
     for name, base in (("generator", recipe.generator.base), ("reward_model", recipe.reward_model.base)):
         if base is not None:
             every.append((f"start-{name}", _model_files(base.path)))

@@ -12,6 +12,7 @@ from pns.parts.base import BasePart, Part, SamplePart, ServerPart
 from pns.parts.engine import EnginePart, EngineServerPart, VllmPart
 from pns.parts.negatives import (
     ALL_METHODS,
+    GENERATED,
     METHODS,
     REGIMES,
     Method,
@@ -51,6 +52,7 @@ from pns.problems.families import BENCHMARKS as EMBEDDED
 
 __all__ = [
     "ALL_METHODS",
+    "GENERATED",
     "METHODS",
     "REFERENCES",
     "REGIMES",
@@ -235,7 +237,7 @@ class Recipe(Part):
         part, base = self.runtime.vllm, self.generator.base
         if part is None or part.mode != "server":
             return self
-        own = ["generator"] if "pns" in self.negatives.sources() else []
+        own = ["generator"] if self.negatives.generates() else []
         beside = [*own, *self.references]
         if self.runtime.jobs > 1 and len(beside) > 1:
             raise ValueError(

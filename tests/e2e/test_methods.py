@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from e2e.conftest import SMOKE, Micro
-from pns.records import Pair, Response, read_parquet
+from pns.records import Pair, Problem, Response, read_parquet
+from pns.sampling.engine import TransformersEngine
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-METHODS = ("rejection", "rejection_hard", "prefix", "mixture", "fill")
+METHODS = ("rejection", "rejection_hard", "prefix", "pns_prefix", "mixture", "fill")
 
 
 def folder_of(run: Path, stage: str) -> Path:
@@ -26,7 +27,7 @@ def test_prefixes_favourites_mixtures_and_filled_gaps(here: Any, smoke: Micro) -
     run = smoke.copy(here.folder / "run").folder
     here(
         "run", SMOKE, "--run-dir", run, "--until", "pairs", f"negatives.methods=[{', '.join(METHODS)}]",
-        "negatives.mixture={flip: 1, rejection: 1}", "negatives.prefix.max_new_tokens=32", "pairs.min_pairs=1",
+        "negatives.mixture={flip: 1, rejection: 1}", "negatives.prefix.max_new_tokens=32", "pairs.min_pairs=1", "negatives.min_rubric=3",
     )  # fmt: skip
     found = {
         m: {r.problem_id: r for r in read_parquet(folder_of(run, f"negatives-{m}") / "negatives.parquet", Response)}
@@ -48,9 +49,40 @@ def test_prefixes_favourites_mixtures_and_filled_gaps(here: Any, smoke: Micro) -
     stats = json.loads((folder_of(run, "negatives-fill") / "stats.json").read_text())
     assert stats["sources"]["rejection"] == len(found["rejection"])
     chosen = {r.problem_id: r for r in read_parquet(folder_of(run, "rollouts-pairs") / "chosen.parquet", Response)}
-    for identity, row in found["prefix"].items():
-        assert chosen[identity].text.startswith(row.text[: row.sampling["cut"]])
-        assert row.policy_logp is not None
+    for method in ("prefix", "pns_prefix"):
+        for identity, row in found[method].items():
+            assert chosen[identity].text.startswith(row.text[: row.sampling["cut"]])
+            assert row.policy_logp is not None
+            assert row.source == method
+    _generator_went_on(run, found["pns_prefix"])
     pairs = {m: read_parquet(folder_of(run, "pairs") / f"own-{m}.parquet", Pair) for m in METHODS}
     assert all(rows for rows in pairs.values())
     assert Counter(p.method for rows in pairs.values() for p in rows).keys() == set(METHODS)
+
+
+def _generator_went_on(run: Path, found: dict[str, Response]) -> None:
+    """log p of the prefix by the policy and of the rest by the generator, and the gates on what it wrote."""
+    statements = {p.id: p.problem for p in read_parquet(folder_of(run, "problems") / "pairs.parquet", Problem)}
+    policy, generator = (TransformersEngine(folder_of(run, stage) / "model") for stage in ("rlvr", "generator"))
+    rows = list(found.values())
+    assert rows
+    asked, whole = [statements[r.problem_id] for r in rows], [r.text for r in rows]
+    begun = [r.text[: r.sampling["cut"]] for r in rows]
+    of_policy, of_generator = (
+        [
+            (all_of, first)
+            for (all_of, _), (first, _) in zip(
+                engine.log_probabilities(asked, whole),
+                engine.log_probabilities(asked, begun, [False] * len(rows)),
+                strict=True,
+            )
+        ]
+        for engine in (policy, generator)
+    )
+    for r, (p, p_first), (q, q_first) in zip(rows, of_policy, of_generator, strict=True):
+        assert r.policy_logp == pytest.approx(p, abs=1e-3)
+        assert r.sampling["generator_logp"] == pytest.approx(p_first + q - q_first, abs=1e-3)
+        assert r.scores is not None
+        assert r.scores.rubric is not None
+        assert r.scores.rubric.total >= 3
+    assert any(abs(q - p) > 1e-3 for (p, _), (q, _) in zip(of_policy, of_generator, strict=True)), "two models"

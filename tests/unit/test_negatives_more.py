@@ -110,6 +110,9 @@ def test_rounds_rise_in_temperature_until_the_answer_is_decidably_wrong() -> Non
     assert [r.sampling["round"] for r in rows] == [0, 1, 1]
     again = wrong_continuations(problems, chosen, part, Policy(policy.answers), verify, seed=1)
     assert again == rows
+    named = wrong_continuations(problems, chosen, part, Policy(policy.answers), verify, seed=1, source="pns_prefix")
+    assert [r.model_copy(update={"source": "prefix"}) for r in named] == rows
+    assert {r.source for r in named} == {"pns_prefix"}
 
 
 def scored(identity: str, index: int, raw: float | None, source: str = "rejection_hard") -> Response:

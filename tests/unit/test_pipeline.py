@@ -72,6 +72,29 @@ def test_what_mixtures_draw_from_is_made_and_not_compared() -> None:
     assert {n for n in touched if n.startswith("negatives-")} == {"negatives-prefix"}
 
 
+def test_the_generator_goes_on_from_prefixes_without_samples_of_its_own() -> None:
+    alone = pipeline.stages(recipe("negatives.methods=[rejection, pns_prefix]"))
+    assert "generator" in alone
+    assert not {"samples-pns", "negatives-pns"} & set(alone)
+    assert "generator" in alone["samples-pns_prefix"].needs
+    assert pipeline.upstream(["report"], alone) == set(alone), "a stage that nothing reads"
+    both = ("negatives.methods=[prefix, pns, pns_prefix]",)
+    nodes = pipeline.stages(recipe(*both))
+
+    def touched(key: str) -> set[str]:
+        marks = [pipeline.fingerprints(recipe(*both, *extra), nodes) for extra in ((), (key,))]
+        return {
+            n.removeprefix("negatives-") for n in nodes if n.startswith("negatives-") and marks[0][n] != marks[1][n]
+        }
+
+    assert touched("negatives.prefix.rise=0.3") == {"prefix", "pns_prefix"}
+    assert touched("negatives.min_rubric=3") == {"pns", "pns_prefix"}, "the policy's continuations pass no gates"
+    assert touched("generator.beta=0.7") == {"pns", "pns_prefix"}
+    assert touched("negatives.sample.n=3") == {"pns"}
+    gates = [pipeline.fingerprints(recipe(*both, *extra), nodes) for extra in ((), ("negatives.min_rubric=3",))]
+    assert gates[0]["samples-pns_prefix"] == gates[1]["samples-pns_prefix"], "other gates need no new samples"
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -355,6 +355,9 @@ def test_the_protocol_names_the_whole_family(tmp_path: Path) -> None:
     rivals = ({"pns", "mixture"}, {"pns", "fill"}, {"rl_pns", "rl_mixture"}, {"rl_pns", "rl_fill"})
     assert [pair for pair in mixed if set(pair) in rivals] == [], "a mixture that contains pns is no rival to it"
     assert ["mixture", "sft_chosen"] in mixed
+    begun = told(methods=["rejection", "pns", "pns_prefix"], regimes=["matched"])
+    assert ["pns", "pns_prefix"] not in begun, "the same generator's"
+    assert ["pns_prefix", "sft_chosen"] in begun
     other = told(**methods, set={"negatives.mixture": {"rejection": 1, "flip": 1}})
     assert ["pns", "mixture"] in other
     assert ["rl_pns", "rl_mixture"] in other

@@ -14,8 +14,6 @@ from pns.records import Pair, Problem, Response, Scores, read_parquet
 from pns.rows import KINDS, Row, column_names, message, missing_column, read_rows, text
 from pns.run import STUDY, Run
 
-GENERATED = ("pns", "rejection", "prompted")
-"""Methods whose negatives pass the gates on M and C; the last two only with `negatives.gate_all`."""
 _USUAL = {"prompt": ("prompt", "problem", "question"), "chosen": ("chosen",), "rejected": ("rejected",)}
 _METHOD = ("method", "source")
 _SHOWN = 10
@@ -124,7 +122,7 @@ def _gates(recipe: Any, method: str) -> Iterable[str]:
     part, reward = recipe.negatives, recipe.reward
     yield f"well-formed ({reward.answer_format})"
     yield "answer decided wrong by the verifier"
-    if method == "pns" or (method in GENERATED and part.gate_all):
+    if part.gated(method):
         if part.reward_model_quantile is not None:
             # As `Calibration.quantile`: flat outside of what it stores.
             quantile = min(max(part.reward_model_quantile, QUANTILES[0]), QUANTILES[-1])

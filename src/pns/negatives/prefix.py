@@ -46,13 +46,14 @@ def cut_at(text: str, place: int) -> str:
 
 def wrong_continuations(
     problems: Sequence[Problem], chosen: Sequence[Response], part: PrefixPart, go_on: Continue, verify: Verify,
-    *, seed: int, answer_format: str = "boxed",
+    *, seed: int, source: str = "prefix", answer_format: str = "boxed",
 ) -> list[Response]:  # fmt: skip
     """All decidedly wrong continuations of the last round that each problem needed; none where no round gave one.
 
     Args:
         problems, chosen: a correct response of each problem.
-        go_on, verify: sample from the policy, and decide the whole texts.
+        go_on, verify: sample from the policy (or a generator), and decide the whole texts.
+        source: the name of the method, which the responses bear.
     Returns:
         responses with their verdict and, under `sampling`, `cut` (characters of the prefix), `temperature`, `round`.
     """
@@ -69,7 +70,7 @@ def wrong_continuations(
         drawn = go_on(some, prefixes, temperature, number)
         rows = [
             Response(
-                problem_id=problem.id, text=prefix + one.text, index=index, source="prefix", finish=one.finish,
+                problem_id=problem.id, text=prefix + one.text, index=index, source=source, finish=one.finish,
                 sampling={"cut": len(prefix), "temperature": round(temperature, 6), "round": number},
             )
             for problem, prefix, ones in zip(some, prefixes, drawn, strict=True)

@@ -9,7 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from pns.parts.base import Part, SamplePart, ServerPart
 
-Method = Literal["rejection", "rejection_hard", "prefix", "prompted", "flip", "corruption", "pns", "mixture", "fill"]
+Method = Literal[
+    "rejection", "rejection_hard", "prefix", "prompted", "flip", "corruption", "pns", "pns_prefix", "mixture", "fill"
+]
 
 Regime = Literal["matched", "own"]
 
@@ -20,9 +22,15 @@ ALL_METHODS: tuple[Method, ...] = get_args(Method)
 
 REGIMES: tuple[Regime, ...] = ("matched", "own")
 
+GENERATED: tuple[Method, ...] = ("pns", "pns_prefix")
+"""Those that the trained generator writes."""
+
 
 class PrefixPart(SamplePart):
-    """Step-Controlled DPO: from a prefix of a correct solution, go on at rising temperature until the answer is wrong."""
+    """Step-Controlled DPO: from a prefix of a correct solution, go on at rising temperature until the answer is wrong.
+
+    `prefix` has the policy go on, `pns_prefix` the generator.
+    """
 
     n: int = Field(4, ge=1, description="continuations a problem and round")
     rounds: int = Field(4, ge=1, description="each from a prefix of its own; a problem with a wrong answer is done")
@@ -75,8 +83,8 @@ class NegativesPart(Part):
     methods: tuple[Method, ...] = Field(
         METHODS,
         description="rejection, rejection_hard (of those the reward model's favourite), prefix (Step-Controlled DPO), "
-        "prompted (a model is asked for them), flip, corruption, pns, mixture, fill (rejection where the policy errs, pns "
-        "for what is left of `per_problem`)",
+        "prompted (a model is asked for them), flip, corruption, pns, pns_prefix (the generator goes on from a prefix of a "
+        "correct solution), mixture, fill (rejection where the policy errs, pns for what is left of `per_problem`)",
     )
     sample: SamplePart = SamplePart()
     prefix: PrefixPart = PrefixPart()
@@ -127,6 +135,14 @@ class NegativesPart(Part):
         """The methods whose negatives are to be made: those compared, and those that `mixture` and `fill` draw from."""
         drawn = {*self.mixture, *(("rejection", "pns") if "fill" in self.methods else ())}
         return tuple(m for m in ALL_METHODS if m in {*self.methods, *drawn})
+
+    def generates(self) -> bool:
+        """Whether a generator is trained."""
+        return bool(set(GENERATED) & set(self.sources()))
+
+    def gated(self, method: str) -> bool:
+        """Whether a method's negatives pass the gates on M and C."""
+        return method in GENERATED or (self.gate_all and method in ("rejection", "prompted"))
 
     def drawn(self, method: str) -> int | None:
         """How many of a problem's wrong rollouts `rejection` and `rejection_hard` score; None: all.

@@ -405,8 +405,10 @@ def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:
     drawn: list[tuple[Which, int, int]] = [
         ("policy", recipe.rlvr.max_new_tokens, max(recipe.rollouts.max_new_tokens, recipe.evaluate.max_new_tokens))
     ]
-    if "pns" in recipe.negatives.sources():
-        drawn.append(("generator", recipe.generator.max_new_tokens, recipe.negatives.sample.max_new_tokens))
+    if recipe.negatives.generates():
+        made = {"pns": recipe.negatives.sample, "pns_prefix": recipe.negatives.prefix}
+        longest = max(part.max_new_tokens for m, part in made.items() if m in recipe.negatives.sources())
+        drawn.append(("generator", recipe.generator.max_new_tokens, longest))
     for key, training in (("engine.vllm", False), ("runtime.vllm", True)):
         part = vllm_of(recipe, setting, training=training)
         if part is None:

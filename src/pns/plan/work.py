@@ -15,7 +15,7 @@ from pns.parts.training import GrpoPart, more_steps
 from pns.pipeline import Stage
 from pns.problems.families import BENCHMARKS as EMBEDDED
 from pns.problems.registry import find
-from pns.recipe import Recipe
+from pns.recipe import GENERATED, Recipe
 
 Which = Literal["policy", "generator", "reward_model"]
 
@@ -329,7 +329,7 @@ def _negatives(desk: Desk, stage: Stage) -> Work:
     """Candidates of a method, all of them scored; of the policy's wrong ones those that are drawn."""
     recipe, given, method = desk.recipe, desk.given, stage.args[0]
     part, pairs = recipe.negatives, recipe.problems.splits.pairs
-    if method in ("pns", "mixture", "fill"):
+    if method in (*GENERATED, "mixture", "fill"):
         return Work()
     if method in ("rejection", "rejection_hard"):
         wrong, drawn = given.policy_wrong * recipe.rollouts.n, part.drawn(method)
@@ -337,21 +337,31 @@ def _negatives(desk: Desk, stage: Stage) -> Work:
         work = Work(rows=round(rows), verified=round(rows))
         desk.scored(work, rows, desk.text)
         return work
-    work = _written(desk, method, pairs)
-    work.reads.append(Read("policy", work.rows, desk.text))
-    work.beside = ("policy",)
+    return _read_and_scored(desk, _written(desk, method, pairs), ("policy",))
+
+
+def _prefix_samples(desk: Desk, stage: Stage) -> Work:
+    work = _written(desk, "pns_prefix", desk.recipe.problems.splits.pairs)
+    return _read_and_scored(desk, work, ("generator", "policy"))
+
+
+def _read_and_scored(desk: Desk, work: Work, readers: tuple[Which, ...]) -> Work:
+    """With what their log-probabilities under some models cost, and their scores."""
+    work.reads += [Read(model, work.rows, desk.text) for model in readers]
+    work.beside = readers
     work.verified = work.rows
     desk.scored(work, work.rows, desk.text)
     return work
 
 
 def _written(desk: Desk, method: str, pairs: int) -> Work:
-    """What `prefix` and `prompted` sample, or the one candidate of a rule; for `prefix` at most, all its rounds."""
+    """What `prefix`, `pns_prefix` and `prompted` sample, or the one candidate of a rule; of prefixes at most, all rounds."""
     part = desk.recipe.negatives
-    if method == "prefix":
+    if method in ("prefix", "pns_prefix"):
         own = part.prefix
         rows = pairs * own.n * own.rounds
-        drawn = desk.sample("policy", rows // own.rounds, own.max_new_tokens, own.batch_size)
+        writer: Which = "policy" if method == "prefix" else "generator"
+        drawn = desk.sample(writer, rows // own.rounds, own.max_new_tokens, own.batch_size)
         return Work(rows=rows, samples=[drawn] * own.rounds)
     if method == "prompted":
         told = part.prompted
@@ -405,6 +415,7 @@ _COUNT: dict[str, Callable[[Desk, Stage], Work]] = {
     "data:make_problems": _problems, "policy:make_start": _start, "policy:make_base": _base, "policy:sft": _sft,
     "policy:rlvr": _rlvr, "policy:rlvr_more": _more, "policy:reinforce": _more, "policy:rollouts": _rollouts,
     "models:reward_model": _reward_model, "models:generator": _generator, "negatives:samples": _samples,
+    "negatives:prefix_samples": _prefix_samples,
     "negatives:negatives": _negatives, "negatives:audit": _audit, "align:align": _align, "align:sft_chosen": _align,
     "evaluate:evaluate": _evaluate,
 }  # fmt: skip

@@ -21,6 +21,7 @@ METHODS = {
     "flip": "DPO; a correct derivation with another final answer",
     "corruption": "DPO; one step is changed and carried through",
     "pns": "DPO; negatives from the trained generator",
+    "pns_prefix": "DPO; the trained generator goes on from a prefix of a correct solution",
 }
 LEAST_SHIFT = 0.05  # nats a response; less than this is not worth a warning
 SEPARATED_BOUND = 0.9

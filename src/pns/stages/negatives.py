@@ -20,7 +20,7 @@ from pns.negatives.rules import corruption, flip
 from pns.negatives.select import build_pairs, draw, matched_ids, places
 from pns.negatives.selection import select_to
 from pns.negatives.yields import fully_consistent, yield_of
-from pns.recipe import ALL_METHODS, Method, RewardPart
+from pns.recipe import ALL_METHODS, GENERATED, Method, RewardPart
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import RewardModel
@@ -45,14 +45,14 @@ def negatives(context: Context, method: Method) -> None:
     if method in ("mixture", "fill"):
         _mixed(context, method)
         return
-    if method == "pns":  # sampled and scored by a stage before, so that other gates need no new samples
-        _select_samples(context)
+    if method in GENERATED:  # sampled and scored by a stage before, so that other gates need no new samples
+        _select_samples(context, method)
         return
     with context.composite() as composite:
         if method in ("rejection", "rejection_hard"):
             candidates = _scored(context, composite, _wrong_rollouts(context, composite, method))
         elif method == "prefix":
-            candidates = _scored(context, composite, _from_prefixes(context, composite))
+            candidates = _scored(context, composite, _from_prefixes(context, composite, method))
         elif method == "prompted":
             candidates = _scored(context, composite, prompted.written(context))
         else:
@@ -64,18 +64,19 @@ def negatives(context: Context, method: Method) -> None:
     write_json(context.out / "stats.json", stats)
 
 
-def _select_samples(context: Context) -> None:
-    samples = context.inputs["samples-pns"] / "candidates.parquet"
-    stats = _select(context, "pns", read_responses(samples))
-    floor, least = context.calibration_of_m().quantile(0.25), context.recipe.negatives.min_rubric
-    stats |= yield_of(lambda: read_responses(samples), floor=floor, min_rubric=least)
+def _select_samples(context: Context, method: Method) -> None:
+    samples = context.inputs[f"samples-{method}"] / "candidates.parquet"
+    stats = _select(context, method, read_responses(samples))
+    if method == "pns":  # of the other one only wrong continuations are kept, so there is no yield
+        floor, least = context.calibration_of_m().quantile(0.25), context.recipe.negatives.min_rubric
+        stats |= yield_of(lambda: read_responses(samples), floor=floor, min_rubric=least)
     write_json(context.out / "stats.json", stats)
 
 
 def _select(context: Context, method: Method, candidates: Iterable[Response]) -> dict[str, Any]:
     """negatives.parquet from the candidates; what stats.json says of it."""
     part = context.recipe.negatives
-    plausible = method == "pns" or (method in ("rejection", "prompted") and part.gate_all)
+    plausible = part.gated(method)
     floor = _m_floor(context) if plausible else None
     how = part.select if plausible else "reward" if method == "rejection_hard" else "random"
     seed = seed_of(context.recipe.seed, f"select/{method}")
@@ -118,16 +119,24 @@ def _selected(context: Context, method: str) -> dict[str, list[Response]]:
     return out
 
 
-def _from_prefixes(context: Context, composite: Composite) -> list[Response]:
-    """Wrong continuations of prefixes of the chosen responses, by the policy; shards of them are durable one by one."""
+def _from_prefixes(context: Context, composite: Composite, method: Method) -> list[Response]:
+    """Wrong continuations of prefixes of the chosen responses, by the policy or by the generator; shards of them are durable
+    one by one.
+    """
     policy = scorer(context, "rlvr")
+    writer = scorer(context, "generator") if method == "pns_prefix" else policy
     # One engine: what a round begins depends on the verdicts of the round before.
-    with engines.sampler(context, "rlvr", policy, pool=False) as engine:
-        return _prefix_shards(context, composite, engine, policy)
+    with engines.sampler(context, "generator" if writer is not policy else "rlvr", writer, pool=False) as engine:
+        return _prefix_shards(context, composite, method, engine, writer, policy)
 
 
 def _prefix_shards(
-    context: Context, composite: Composite, engine: Engine, policy: TransformersEngine
+    context: Context,
+    composite: Composite,
+    method: Method,
+    engine: Engine,
+    writer: TransformersEngine,
+    policy: TransformersEngine,
 ) -> list[Response]:
     recipe, part = context.recipe, context.recipe.negatives.prefix
     problems = _rows(context)
@@ -149,17 +158,37 @@ def _prefix_shards(
 
             rows = wrong_continuations(
                 [problems[r.problem_id] for r in some], some, part, go_on, composite.verifier.verify_problems,
-                seed=seed, answer_format=recipe.reward.answer_format,
+                seed=seed, source=method, answer_format=recipe.reward.answer_format,
             )  # fmt: skip
-            logps = policy.log_probabilities([problems[r.problem_id].problem for r in rows], [r.text for r in rows])
-            rows = [
-                r.model_copy(update={"policy_logp": lp, "n_tokens": n, "model": engine.name})
-                for r, (lp, n) in zip(rows, logps, strict=True)
-            ]
-            write_atomic(path, to_jsonl(rows))
+            rows = _with_logps(rows, problems, policy, None if writer is policy else writer)
+            write_atomic(path, to_jsonl([r.model_copy(update={"model": engine.name}) for r in rows]))
         out.extend(read_jsonl(path, Response))
         context.progress(min(at + size, len(right)), len(right))
     return out
+
+
+def _with_logps(
+    rows: Sequence[Response],
+    problems: Mapping[str, Problem],
+    policy: TransformersEngine,
+    writer: TransformersEngine | None,
+) -> list[Response]:
+    """With log p and tokens under the policy and, where a generator went on, log p of how they came to be: the prefix by the
+    policy, the rest by the generator. So policy over generator, by which `importance` draws, is that of the continuation.
+    """
+    statements, texts = [problems[r.problem_id].problem for r in rows], [r.text for r in rows]
+    base = policy.log_probabilities(statements, texts)
+    out = [r.model_copy(update={"policy_logp": lp, "n_tokens": n}) for r, (lp, n) in zip(rows, base, strict=True)]
+    if writer is None:
+        return out
+    begun, open_ = [r.text[: r.sampling["cut"]] for r in rows], [False] * len(rows)
+    whole = writer.log_probabilities(statements, texts)
+    first = [engine.log_probabilities(statements, begun, open_) for engine in (policy, writer)]
+    written = [q - dq + dp for (q, _), (dp, _), (dq, _) in zip(whole, *first, strict=True)]
+    return [
+        r.model_copy(update={"sampling": {**r.sampling, "generator_logp": round(q, 6)}})
+        for r, q in zip(out, written, strict=True)
+    ]
 
 
 def _m_floor(context: Context) -> float | None:
@@ -244,6 +273,15 @@ def samples(context: Context) -> None:
     with context.composite() as composite:
         drawn = _from_generator(context, composite)
     write_responses(context.out / "candidates.parquet", drawn.rows())
+
+
+def prefix_samples(context: Context) -> None:
+    """candidates.parquet: wrong continuations by the trained generator of prefixes of the chosen responses, scored, with
+    log p (see `_with_logps`).
+    """
+    with context.composite() as composite:
+        candidates = _scored(context, composite, _from_prefixes(context, composite, "pns_prefix"))
+    write_parquet(context.out / "candidates.parquet", candidates)
 
 
 def _from_generator(context: Context, composite: Composite) -> Draw:

@@ -90,17 +90,18 @@ def summarise(context: Context) -> None:
 
 
 def _add_pns(context: Context, results: dict[str, Any], table: Table) -> None:
-    if "pns" in context.recipe.negatives.sources():
-        stats = context.json("negatives-pns", "stats.json")
+    negatives = context.recipe.negatives
+    if negatives.generates():
+        stats = context.json("negatives-pns", "stats.json") if "pns" in negatives.sources() else {}
         results["generator"] = {**stats, "curve": _curve(context, "generator")}
-        if {"pns", "rejection"} <= set(results["paired"]):
-            samples, seed = context.recipe.evaluate.bootstrap, seed_of(context.recipe.seed, "bootstrap")
-            results["paired"]["pns"]["difference_to_rejection"] = _difference(
-                table, "pns", "rejection", "greedy", samples, seed
-            )
-            results["paired"]["pns"]["sampled_difference_to_rejection"] = _difference(
-                table, "pns", "rejection", "sampled", samples, seed
-            )
+    if {"pns", "rejection"} <= set(results["paired"]):
+        samples, seed = context.recipe.evaluate.bootstrap, seed_of(context.recipe.seed, "bootstrap")
+        results["paired"]["pns"]["difference_to_rejection"] = _difference(
+            table, "pns", "rejection", "greedy", samples, seed
+        )
+        results["paired"]["pns"]["sampled_difference_to_rejection"] = _difference(
+            table, "pns", "rejection", "sampled", samples, seed
+        )
     audit = context.json("audit", "audit.json")
     results["plausibility"] = audit
 

@@ -230,7 +230,8 @@ def _where(cell: Cell) -> str:
 
 def _stages_of(method: str) -> tuple[str, ...]:
     """The stages that make a method's negatives."""
-    return ("generator", "samples-pns", "negatives-pns") if method == "pns" else (f"negatives-{method}",)
+    made = {"pns": ("generator", "samples-pns"), "pns_prefix": ("samples-pns_prefix",)}
+    return (*made.get(method, ()), f"negatives-{method}")
 
 
 @dataclass(frozen=True)

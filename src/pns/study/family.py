@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pns.recipe import Recipe
+from pns.recipe import GENERATED, Recipe
 from pns.study.cells import RL, SFT, STARTS, Cell, Recipes, cells
 from pns.study.graph import PLAIN, widest
 from pns.study.spec import Study
@@ -40,8 +40,9 @@ def unnamed_family(study: Study) -> list[Pair]:
 
 
 def containing_pns(recipe: Recipe) -> set[str]:
-    """The methods beside pns that draw from its negatives."""
-    return {"fill"} | ({"mixture"} if "pns" in recipe.negatives.mixture else set())
+    """The methods beside pns that draw from its negatives, or from its generator."""
+    mixed = set(GENERATED) & set(recipe.negatives.mixture)
+    return {"pns_prefix", "fill"} | ({"mixture"} if mixed else set())
 
 
 def _plain(study: Study) -> dict[str, Cell]:

@@ -17,7 +17,8 @@ REFERENCE = {
     "policy:rlvr_more": 0.011, "policy:reinforce": 0.011,
     "policy:rollouts": 0.011, "models:reward_model": 0.008, "models:hardened_reward_model": 0.008,
     "models:generator": 0.016,
-    "negatives:negatives": 0.005, "negatives:samples": 0.018, "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
+    "negatives:negatives": 0.005, "negatives:samples": 0.018, "negatives:prefix_samples": 0.018,
+    "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
     "align:align": 0.02, "align:sft_chosen": 0.012,
     "evaluate:dev": 0.008, "evaluate:test": 0.008,
     "uses:rl": 0.014, "uses:step_verifier": 0.006, "uses:calibration": 0.004,
@@ -62,6 +63,8 @@ def units(task: Task) -> float:
         return part.steps * part.batch_size * 2 + getattr(splits, task.stage.args[0]) * part.holdout * n
     if call == "negatives:samples":
         return float(splits.pairs * recipe.negatives.sample.n)
+    if call == "negatives:prefix_samples":
+        return float(splits.pairs * recipe.negatives.prefix.n)
     if call == "negatives:negatives":
         each = {"prefix": recipe.negatives.prefix.n, "rejection": 2, "rejection_hard": n}
         return float(splits.pairs * each.get(task.stage.args[0], 1))
