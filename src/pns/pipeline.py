@@ -46,7 +46,7 @@ _LATER: dict[str, Any] = {
     "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "max_model_len": None,
-    "lora": False, "compiled": False,
+    "lora": False, "compiled": False, "ray_readers": 0,
 }  # fmt: skip
 
 # Parts that came later than protocols which still hold.

@@ -279,6 +279,7 @@ def test_sets_by_name_come_from_the_data_folder_or_the_hub(world: World, tmp_pat
     [
         (["engine.kind=vllm"], "vllm"),
         (["engine.ray_workers=2"], "ray"),
+        (["engine.ray_readers=2"], "ray"),
         (["engine.kind=server", "engine.server={urls: ['http://a/v1']}"], "server"),
         (["runtime.device=cuda", "runtime.vllm={}"], "vllm"),
     ],

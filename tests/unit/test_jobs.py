@@ -272,6 +272,10 @@ SERVER: dict[str, Any] = {"kind": "server", "server": {"urls": ["http://a/v1"]}}
         ({"vllm": {}}, "engine.vllm says nothing to kind: transformers"),
         ({"kind": "vllm", "continuous_batching": True}, "continuous_batching says nothing to kind: vllm"),
         ({"kind": "server", "ray_workers": 2, "server": {"start": ["x", "{model}", "{port}"]}}, "use server.replicas"),
+        (
+            {"kind": "vllm", "vllm": {"tensor_parallel": 2}, "ray_workers": 2, "ray_readers": 2},
+            "tensor_parallel takes whole ones",
+        ),
     ],
 )
 def test_parts_that_mean_nothing_are_refused(given: dict[str, Any], words: str) -> None:
@@ -286,7 +290,7 @@ def test_what_changes_samples_is_in_the_marks_and_nothing_else() -> None:
     def server(**more: Any) -> Any:
         return marks(kind="server", server={"urls": ["http://a/v1"], **more})
 
-    assert marks() is marks(ray_workers=4) is None
+    assert marks() is marks(ray_workers=4, ray_readers=4) is None
     assert marks(continuous_batching=True) == {"continuous_batching": True}
     plain = marks(kind="vllm")
     assert plain == marks(kind="vllm", vllm={"gpu_memory_utilization": 0.5}, ray_workers=8)
@@ -299,6 +303,7 @@ def test_what_changes_samples_is_in_the_marks_and_nothing_else() -> None:
     assert plain != marks(kind="vllm", vllm={"lora": True}), "merged weights round otherwise"
     dumped = EnginePart(kind="vllm", vllm=VllmPart()).model_dump(mode="json")
     assert "lora" not in of_protocol({"engine": dumped})["engine"]["vllm"], "protocols of before hold"
+    assert "ray_readers" not in of_protocol({"engine": dumped})["engine"]
     asked = server()
     assert asked == server(urls=["http://b/v1", "http://c/v1"], concurrency=3, retries=0, served_model={"rlvr": "m"})
     for more in ({"dialect": "vllm"}, {"api": "chat"}, {"extra": {"top_k": 5}}):
@@ -314,6 +319,7 @@ def test_what_changes_samples_is_in_the_marks_and_nothing_else() -> None:
     ("module", "given", "field"),
     [
         ("ray", {"ray_workers": 2}, "engine.ray_workers"),
+        ("ray", {"ray_readers": 2}, "engine.ray_readers"),
         ("httpx2", SERVER, "engine.kind"),
         ("vllm", {"kind": "vllm"}, "engine.kind"),
     ],

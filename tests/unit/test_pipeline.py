@@ -127,6 +127,7 @@ def test_the_seed_changes_every_stage() -> None:
         "runtime.report_to=[tensorboard]",
         "about=other",
         "engine.ray_workers=2",
+        "engine.ray_readers=2",
         "reward.max_unscored=0.2",
     ],
 )

@@ -447,6 +447,18 @@ def test_grpo_samples_as_runtime_vllm_says_and_other_stages_as_the_engine(tmp_pa
         assert decode(stage, continuous=False) == decode(stage, *static)
 
 
+def test_readers_divide_what_is_read_by_no_training() -> None:
+    def read(stage: str, *overrides: str, gpus: int = 8) -> float:
+        recipe = paper(*overrides)
+        return {e.name: e for e in estimates(recipe, setting(recipe, gpus=gpus))}[stage].seconds["read"]
+
+    readers = "engine.ray_readers=8"
+    for stage in ("samples-pns", "rollouts-pairs", "audit"):
+        assert read(stage, readers) == pytest.approx(read(stage) / 8, rel=0.03)
+    assert read("reward_model", readers) == read("reward_model"), "its processes were launched"
+    assert read("generator", readers) == read("generator"), "divided among its processes already"
+
+
 def test_memory_counts_what_is_held_beside_a_training() -> None:
     def memory(stage: str, *overrides: str, gpus: int = 8) -> float:
         recipe = paper(*overrides)

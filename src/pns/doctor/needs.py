@@ -193,8 +193,9 @@ def _reward_model(part: RewardModelSource, key: str) -> Iterator[Need]:
 def _engine(part: EnginePart, key: str) -> Iterator[Need]:
     if part.kind != "transformers":
         yield Need("extra", part.kind, f"{key}.kind")
-    if part.ray_workers:
-        yield Need("extra", "ray", f"{key}.ray_workers")
+    for name in ("ray_workers", "ray_readers"):
+        if getattr(part, name):
+            yield Need("extra", "ray", f"{key}.{name}")
 
 
 def _grpo_vllm(part: GrpoVllmPart, key: str) -> Iterator[Need]:

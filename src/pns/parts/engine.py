@@ -86,6 +86,12 @@ class EnginePart(Part):
     ray_workers: int = Field(
         0, ge=0, description="Ray Data actors, each with an engine of its own; 0: none, the engine is in the stage"
     )
+    ray_readers: int = Field(
+        0,
+        ge=0,
+        description="Ray actors that compute log-probabilities and the reward model's scores, each beside one of ray_workers where "
+        "there are any; 0: none, the stage computes them on one device",
+    )
     continuous_batching: bool = Field(
         False, description="transformers: a new sequence takes the place of one that has ended (paged attention)"
     )
@@ -109,6 +115,10 @@ class EnginePart(Part):
             raise ValueError("compiled is for kind: transformers without continuous_batching; leave it out")
         if self.ray_workers and self.server is not None and self.server.start:
             raise ValueError("server.start and ray_workers: use server.replicas, whose requests need no actors")
+        if self.ray_workers and self.ray_readers and self.vllm is not None and self.vllm.tensor_parallel > 1:
+            raise ValueError(
+                "ray_readers share GPUs with ray_workers, and vllm.tensor_parallel takes whole ones; set ray_readers: 0"
+            )
         return self
 
 

@@ -86,7 +86,7 @@ def estimate(name: str, work: Work, recipe: Recipe, setting: Setting) -> Estimat
         seconds["decode"] += sample.rounds * _sample_seconds(sample, work, recipe, setting)
         out.memory = max(out.memory, _sample_bytes(sample, work, recipe, setting))
     for read in work.reads:
-        seconds["read"] += read.rounds * _read_seconds(read, setting)
+        seconds["read"] += read.rounds * _read_seconds(read, work, recipe, setting)
     out.memory = max(out.memory, _held(work, setting))
     if work.train is None:  # one shard is read while the next one is drawn
         out.memory += max((_read_bytes(read, recipe, setting) for read in work.reads), default=0.0)
@@ -201,7 +201,7 @@ def _shared(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> boo
     """Whether transformers samples with weights that are there anyway: those that are trained, or read in the same process."""
     if work.train is not None:
         return not recipe.runtime.copies(setting.spread.sharing > 1)
-    return not recipe.engine.ray_workers and sample.model in work.beside
+    return not (recipe.engine.ray_workers or recipe.engine.ray_readers) and sample.model in work.beside
 
 
 def _resident(work: Work, recipe: Recipe, setting: Setting) -> float:
@@ -238,10 +238,13 @@ def _awake(work: Work, recipe: Recipe, setting: Setting) -> float:
     return kept
 
 
-def _read_seconds(read: Read, setting: Setting) -> float:
+def _read_seconds(read: Read, work: Work, recipe: Recipe, setting: Setting) -> float:
+    # A training of several processes was started by a launcher, and has no readers.
+    alone = work.train is not None and setting.spread.gpus > 1
+    spread = setting.spread if read.inside else Spread(1 if alone else max(1, recipe.engine.ray_readers))
     return cost.read_seconds(
-        setting.shapes[read.model], setting.machine, setting.spread if read.inside else Spread(1), rows=read.rows,
-        length=read.length, batch=cost.READ_AT_ONCE, head=_head(read.model),
+        setting.shapes[read.model], setting.machine, spread, rows=read.rows, length=read.length,
+        batch=cost.READ_AT_ONCE, head=_head(read.model),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
+from pns.readers import Readers
 from pns.recipe import RewardModelSource, RewardPart
 from pns.rewards.callables import load_callable, source_of
 from pns.rewards.composite import Composite, Scorer
@@ -22,6 +23,7 @@ def build_composite(
     verifier: Verifier | None = None,
     trained: tuple[Scorer, Calibration] | None = None,
     spent: Path | None = None,
+    readers: Readers | None = None,
 ) -> Composite:
     """The composite of a recipe.
 
@@ -29,19 +31,20 @@ def build_composite(
         verifier: None makes one; the composite's `close` ends it either way.
         trained: a run's own reward model, used where the part names no other.
         spent: a file for what a judge behind a server has cost, which its budgets count on (see `judge.budget`).
+        readers: that compute the scores of a model which the part names and transformers runs.
     Raises UserError where a model, server or callable that the part names cannot be had.
     """
     scorer, calibration = trained or (None, None)
     if part.reward_model is not None:
-        scorer, calibration = _named_model(part.reward_model)
+        scorer, calibration = _named_model(part.reward_model, readers)
     verifier = verifier or Verifier(part.answer_format, part.cpu_seconds, part.verify_workers)
     return Composite(part, verifier, scorer, calibration, build_judge(part, spent))
 
 
-def _named_model(source: RewardModelSource) -> tuple[Scorer, Calibration]:
+def _named_model(source: RewardModelSource, readers: Readers | None) -> tuple[Scorer, Calibration]:
     """The reward model that a recipe names, with its calibration, which must be this model's."""
     calibration = calibration_of(source)
-    scorer = build_scorer(source)
+    scorer = build_scorer(source, readers)
     try:
         calibration.check(mark_of(source, scorer), folder_of(source))
     except UserError:
@@ -50,17 +53,17 @@ def _named_model(source: RewardModelSource) -> tuple[Scorer, Calibration]:
     return scorer, calibration
 
 
-def build_scorer(source: RewardModelSource) -> Scorer:
+def build_scorer(source: RewardModelSource, readers: Readers | None = None) -> Scorer:
     """The reward model that a recipe names. See `build_composite`."""
     if source.kind == "transformers":
         from pns.rewards.reward_model import FittingScorer, RewardModel
 
+        path = str(source.path)
+        how: dict[str, Any] = {"dtype": source.dtype, "revision": source.revision}
+        passes = None if readers is None else readers.of("reward", path, **how)
         return FittingScorer(
-            RewardModel(
-                str(source.path), device=source.device, batch_size=source.batch_size,
-                dtype=source.dtype, revision=source.revision,
-            )
-        )  # fmt: skip
+            RewardModel(path, device=source.device, batch_size=source.batch_size, passes=passes, **how)
+        )
     if source.kind in ("vllm", "sglang"):
         try:
             from pns.rewards.reward_server import RewardServer

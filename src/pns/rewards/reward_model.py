@@ -11,7 +11,7 @@ import statistics
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,6 +19,9 @@ from pns.compute import batches, turn
 from pns.errors import UserError
 from pns.rewards.identity import ModelMark, digest_of_model
 from pns.run import write_atomic
+
+if TYPE_CHECKING:
+    from pns.readers import Passes
 
 VERSION: Literal[1] = 1
 AGAIN = "make it again: `pns calibrate`, or in a run `pns stage reward_model`"
@@ -145,6 +148,7 @@ class RewardModel:
         batch_size: sequences in one forward pass.
         dtype: of the weights; `auto` keeps the one that they were saved in. Scores are float32 either way.
         revision: of the hub, for model and tokenizer.
+        passes: of the same model elsewhere, in place of loading it here; it is checked there.
     Raises UserError where there is no tokenizer or chat template, more than one label, or a padding token that is
     missing or the same as the end token (engines would pool different positions).
     """
@@ -157,11 +161,22 @@ class RewardModel:
         batch_size: int = 128,
         dtype: str = "auto",
         revision: str | None = None,
+        passes: Passes | None = None,
     ) -> None:
-        from transformers import AutoModelForSequenceClassification
-
         self.path, self.device, self.batch_size = str(path), device, batch_size
         self.tokenizer = chat_tokenizer(self.path, revision)
+        self._turn, self._passes = threading.Lock(), passes
+        facts = self._load(dtype, revision) if passes is None else passes.facts()
+        self.max_length: int | None = facts["positions"]
+        self.revision: str | None = facts["revision"]
+
+    def facts(self) -> dict[str, Any]:
+        """`positions`, the longest sequence (None: any), and the `revision` of the hub."""
+        return {"positions": self.max_length, "revision": self.revision}
+
+    def _load(self, dtype: str, revision: str | None) -> dict[str, Any]:
+        from transformers import AutoModelForSequenceClassification
+
         try:
             model: Any = AutoModelForSequenceClassification.from_pretrained(
                 self.path, dtype=dtype, revision=revision, trust_remote_code=False
@@ -179,10 +194,11 @@ class RewardModel:
                 "the padding token is missing, or is the end token",
                 file=self.path, field="pad_token_id", remedy="give model and tokenizer a padding token of their own",
             )  # fmt: skip
-        self.revision: str | None = getattr(config, "_commit_hash", None) or revision
-        self.max_length = getattr(config, "max_position_embeddings", None)
-        self.model = model.to(device).eval()
-        self._turn = threading.Lock()
+        self.model = model.to(self.device).eval()
+        return {
+            "positions": getattr(config, "max_position_embeddings", None),
+            "revision": getattr(config, "_commit_hash", None) or revision,
+        }
 
     def score(self, problems: Sequence[str], texts: Sequence[str]) -> list[float]:
         """Raw scores, any real number, in the order given.
@@ -212,23 +228,30 @@ class RewardModel:
 
     def _scored(self, problems: Sequence[str], texts: Sequence[str]) -> list[tuple[float | None, list[int]]]:
         """Score and token ids of each, in order; the score of one that is too long is None."""
-        import torch
-
         # The tokenizer too: a fast one is no thread's to share while it pads.
         with self._turn:
             ids = encode_all(self.tokenizer, problems, texts)
             fitting = [i for i in range(len(ids)) if self.max_length is None or len(ids[i]) <= self.max_length]
             order = sorted(fitting, key=lambda i: len(ids[i]))
             scores: list[float | None] = [None] * len(ids)
-            for batch in batches(order, [len(row) for row in ids], self.batch_size, MAX_TOKENS):
-                inputs = self.tokenizer.pad(
-                    {"input_ids": [ids[i] for i in batch]}, padding=True, padding_side="right", return_tensors="pt"
-                ).to(self.model.device)
-                with turn(self.device), torch.inference_mode():
-                    logits = self.model(**inputs).logits[:, 0].float().tolist()
-                for i, value in zip(batch, logits, strict=True):
+            chunks = list(batches(order, [len(row) for row in ids], self.batch_size, MAX_TOKENS))
+            groups = [[ids[i] for i in chunk] for chunk in chunks]
+            found = map(self.one_pass, groups) if self._passes is None else self._passes(groups)
+            for chunk, values in zip(chunks, found, strict=True):
+                for i, value in zip(chunk, values, strict=True):
                     scores[i] = value
         return list(zip(scores, ids, strict=True))
+
+    def one_pass(self, rows: Sequence[list[int]]) -> list[float]:
+        """Raw scores of one batch of token ids; one at a time."""
+        import torch
+
+        inputs = self.tokenizer.pad(
+            {"input_ids": list(rows)}, padding=True, padding_side="right", return_tensors="pt"
+        ).to(self.model.device)
+        with turn(self.device), torch.inference_mode():
+            scores: list[float] = self.model(**inputs).logits[:, 0].float().tolist()
+        return scores
 
 
 class FittingScorer:

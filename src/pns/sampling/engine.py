@@ -27,6 +27,8 @@ from pns.sampling.prompts import (
 if TYPE_CHECKING:
     import torch
 
+    from pns.readers import Passes
+
 __all__ = [
     "Completion",
     "Engine",
@@ -77,6 +79,7 @@ class TransformersEngine:
         batch_size: sequences in one forward pass of `log_probabilities`.
         loaded: model and tokenizer, where they are in memory already; the path only names them then.
         compiled: decode through `torch.compile` (see `pns.sampling.compiled`).
+        passes: of the same model elsewhere, which compute the log-probabilities; it is then loaded here only to sample.
     """
 
     deterministic = True
@@ -89,8 +92,10 @@ class TransformersEngine:
         batch_size: int = 256,
         loaded: tuple[Any, Any] | None = None,
         compiled: bool = False,
+        passes: Passes | None = None,
     ) -> None:
         self.path, self.name = Path(path), Path(path).name
+        self._passes = passes
         self.device, self.batch_size = device, batch_size
         self._loaded, self.compiled = loaded, compiled
         if compiled:
@@ -107,10 +112,22 @@ class TransformersEngine:
     def _decoder(self) -> CompiledDecoder:
         return CompiledDecoder(self.model)
 
+    def facts(self) -> dict[str, Any]:
+        """Of the loaded model: `ends`, the tokens that end a response; the size of its `vocabulary`; its `positions`."""
+        return {
+            "ends": sorted(end_ids(self.tokenizer, self.model.generation_config.eos_token_id)),
+            "vocabulary": self.model.get_input_embeddings().num_embeddings,
+            "positions": getattr(self.model.config, "max_position_embeddings", None),
+        }
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        return self.facts() if self._passes is None else self._passes.facts()
+
     @cached_property
     def eos_ids(self) -> set[int]:
         """The tokens that end a response."""
-        return end_ids(self.tokenizer, self.model.generation_config.eos_token_id)
+        return set(self._facts["ends"])
 
     def _prompts(self, problems: Sequence[str], prefixes: Sequence[str] | None = None) -> list[list[int]]:
         return token_ids(self.tokenizer, prompt_texts(self.tokenizer, problems, prefixes))
@@ -154,7 +171,7 @@ class TransformersEngine:
 
     def fits(self, problem: str, text: str) -> bool:
         """Whether the model has positions for the two; for texts that it has not written itself."""
-        most = getattr(self.model.config, "max_position_embeddings", None)
+        most = self._facts["positions"]
         return most is None or len(self._conversations([problem], [text])[0]) <= most
 
     def _conversations(self, problems: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
@@ -175,8 +192,6 @@ class TransformersEngine:
         Args:
             ended: False for a text that was cut off, whose end token nobody sampled: it is left out. Default: all ended.
         """
-        import torch
-
         rows = []
         whole = ended or [True] * len(texts)
         for ids, prompt, end in zip(self._conversations(problems, texts), self._prompts(problems), whole, strict=True):
@@ -184,13 +199,21 @@ class TransformersEngine:
             rows.append((ids[: last + end], len(prompt)))
         order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
         out: list[tuple[float, int]] = [(0.0, 0)] * len(rows)
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        for chunk in batches(order, [len(ids) for ids, _ in rows], self.batch_size, MAX_LOGITS // vocabulary):
-            with turn(self.device), torch.inference_mode():
-                sums = _sum_logps(self.model, [rows[i] for i in chunk], self.tokenizer.pad_token_id)
+        most = MAX_LOGITS // self._facts["vocabulary"]
+        chunks = list(batches(order, [len(ids) for ids, _ in rows], self.batch_size, most))
+        groups = [[rows[i] for i in chunk] for chunk in chunks]
+        found = map(self.one_pass, groups) if self._passes is None else self._passes(groups)
+        for chunk, sums in zip(chunks, found, strict=True):
             for i, total in zip(chunk, sums, strict=True):
                 out[i] = (total, len(rows[i][0]) - rows[i][1])
         return out
+
+    def one_pass(self, rows: Sequence[tuple[list[int], int]]) -> list[float]:
+        """The sums of log p of one batch: (token ids, how many of them are the prompt's) of each row."""
+        import torch
+
+        with turn(self.device), torch.inference_mode():
+            return _sum_logps(self.model, rows, self.tokenizer.pad_token_id)
 
 
 def _sum_logps(model: Any, rows: Sequence[tuple[list[int], int]], pad: int) -> list[float]:

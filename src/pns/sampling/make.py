@@ -9,6 +9,7 @@ from typing import Any
 from pns.errors import UserError
 from pns.extras import install, missing
 from pns.parts.engine import EnginePart, VllmPart
+from pns.readers import Readers
 from pns.sampling.engine import Engine, TransformersEngine
 
 Loaded = tuple[Any, Any] | None
@@ -17,13 +18,14 @@ Loaded = tuple[Any, Any] | None
 _NEEDS = {
     "vllm": (("vllm",), "engine.kind", f"{install('vllm')}, on a machine with a GPU that it supports"),
     "server": (("httpx2", "tenacity"), "engine.kind", install("server")),
-    "ray": (("ray",), "engine.ray_workers", install("ray")),
+    "ray_workers": (("ray",), "engine.ray_workers", install("ray")),
+    "ray_readers": (("ray",), "engine.ray_readers", install("ray")),
 }
 
 
 def check_engine(part: EnginePart) -> None:
     """Whether what the engine needs is installed; loads none of it. Raises UserError."""
-    for kind in (part.kind, *(("ray",) if part.ray_workers else ())):
+    for kind in (part.kind, *(name for name in ("ray_workers", "ray_readers") if getattr(part, name))):
         modules, field, remedy = _NEEDS.get(kind, ((), "", ""))
         for name in missing(modules):
             what = f"{kind} needs {name}, which is not installed"
@@ -39,6 +41,7 @@ def make_engine(
     threads: int = 1,
     pool: bool = True,
     loaded: Loaded = None,
+    readers: Readers | None = None,
 ) -> Engine:
     """The engine over a model directory; `close` it.
 
@@ -46,6 +49,7 @@ def make_engine(
         stage: that made the model, which servers may know it by.
         threads: OpenMP threads of a Ray actor.
         pool: false: one engine in this process, whatever `ray_workers` says.
+        readers: that Ray actors share GPUs with.
         loaded: model and tokenizer in memory, for an engine by transformers in this process; the path only names them.
     Raises UserError where what it needs is missing, or the model cannot be loaded.
     """
@@ -53,7 +57,7 @@ def make_engine(
     if pool and part.ray_workers:
         from pns.sampling.ray import RayEngine
 
-        return RayEngine(path, part, device=device, stage=stage, threads=threads)
+        return RayEngine(path, part, device=device, stage=stage, threads=threads, readers=readers)
     return _ENGINES[part.kind](Path(path), part, device, stage, loaded)
 
 

@@ -16,6 +16,7 @@ from pns.cluster import connect
 from pns.errors import StageStopped, UserError
 from pns.extras import install
 from pns.parts.engine import EnginePart
+from pns.readers import SHARE, Readers
 from pns.sampling.jobs import Drawn, Job, completions
 
 _TRIES = 4
@@ -28,10 +29,20 @@ class RayEngine:
     Args:
         path: model directory, which every node must see under this path.
         threads: OpenMP threads of an actor, as in a stage's own process: they change floating-point sums.
+        readers: of the same stage. They start first, one to a GPU, and leave room beside each for one of these actors.
     Raises UserError where Ray is not installed.
     """
 
-    def __init__(self, path: str | Path, part: EnginePart, *, device: str, stage: str, threads: int) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        part: EnginePart,
+        *,
+        device: str,
+        stage: str,
+        threads: int,
+        readers: Readers | None = None,
+    ) -> None:
         self.name = Path(path).name
         self.deterministic = part.kind == "transformers" and not (part.continuous_batching or part.compiled)
         if part.vllm is not None:
@@ -45,7 +56,12 @@ class RayEngine:
             "stage": stage,
             "threads": threads,
         }
-        self._gpus = _gpus(part, device)
+        self._gpus: float = _gpus(part, device)
+        self._where: dict[str, Any] = {}
+        if readers is not None:
+            readers.start()
+            self._gpus *= 1 - SHARE
+            self._where = {"scheduling_strategy": readers.place()}
         self._ours = _connect(self._workers)
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
@@ -63,6 +79,7 @@ class RayEngine:
             fn_constructor_kwargs=self._told,
             num_cpus=1,
             num_gpus=self._gpus,
+            **self._where,
             max_restarts=_TRIES,
             max_task_retries=_TRIES,
         )

@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pns.evaluation.lengths import lengths, told_by_length
-from pns.processes import loading_device, own_device
+from pns.processes import loading_device
 from pns.recipe import Method, Regime
 from pns.records import Pair, read_parquet
 from pns.run import write_json
-from pns.sampling.engine import TransformersEngine, load_causal, load_tokenizer
+from pns.sampling.engine import load_causal, load_tokenizer
 from pns.stages.context import Context
+from pns.stages.engines import reader
 from pns.training.common import train_dtype
 from pns.training.preference import align_steps, count_cut, train_preference
 from pns.training.sft import train_sft
@@ -113,7 +114,7 @@ def _pairs(context: Context, name: str) -> list[Pair]:
 
 def _after(context: Context, rows: Sequence[Pair]) -> dict[str, float]:
     """Separation after training (share, summed and per token) and mean shifts of log p (nats a response)."""
-    engine = TransformersEngine(context.out / "model", device=own_device(context.recipe.runtime.device))
+    engine = reader(context, context.out / "model")
     prompts = [p.prompt for p in rows]
     chosen = engine.log_probabilities(prompts, [p.chosen for p in rows])
     rejected = engine.log_probabilities(prompts, [p.rejected for p in rows])

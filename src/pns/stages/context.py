@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pns.processes import own_device
+from pns.readers import Readers
 from pns.recipe import SHARED_AMONG_ROUNDS, Recipe
 from pns.records import Problem, read_parquet
 from pns.rewards.build import build_composite, calibration_of
@@ -25,6 +26,7 @@ class Context:
         out: the folder to write to; files of an interrupted attempt with the same fingerprint are still there.
         inputs: published folders of the stages it needs, by name.
         progress: call with (done, total).
+        readers: actors that compute log-probabilities and scores; None: the stage does, on its own device.
     """
 
     recipe: Recipe
@@ -32,6 +34,7 @@ class Context:
     out: Path
     inputs: Mapping[str, Path]
     progress: Callable[[int, int], None]
+    readers: Readers | None = None
 
     @property
     def seed(self) -> int:
@@ -68,9 +71,15 @@ class Context:
         part, verifier, spent = self.recipe.reward, self.verifier(), self.out / JUDGE_SPENT
         if part.reward_model is not None:
             named = part.reward_model.model_copy(update={"device": own_device(part.reward_model.device)})
-            return build_composite(part.model_copy(update={"reward_model": named}), verifier, spent=spent)
-        model = RewardModel(self.model("reward_model"), device=own_device(self.recipe.runtime.device))
+            part = part.model_copy(update={"reward_model": named})
+            return build_composite(part, verifier, spent=spent, readers=self.readers)
+        model = self.reward_model(self.model("reward_model"))
         return build_composite(part, verifier, (FittingScorer(model), self.calibration()), spent)
+
+    def reward_model(self, path: Path) -> RewardModel:
+        """The scorer over a reward model's directory."""
+        passes = None if self.readers is None else self.readers.of("reward", str(path))
+        return RewardModel(path, device=own_device(self.recipe.runtime.device), passes=passes)
 
     def calibration(self) -> Calibration:
         """That of the run's reward model, as the recipe wants it."""

@@ -6,8 +6,10 @@ import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pns.errors import UserError
+from pns.processes import own_device
 from pns.recipe import ModelPart
 from pns.sampling.engine import Engine, TransformersEngine
 from pns.sampling.make import Loaded, make_engine
@@ -21,8 +23,13 @@ def scorer(context: Context, stage: str) -> TransformersEngine:
 
     It may sample, too (see `sampler`), so it decodes as the recipe's engine does.
     """
-    recipe = context.recipe
-    return TransformersEngine(context.model(stage), device=recipe.runtime.device, compiled=recipe.engine.compiled)
+    return reader(context, context.model(stage), compiled=context.recipe.engine.compiled)
+
+
+def reader(context: Context, path: Path, **how: Any) -> TransformersEngine:
+    """Log-probabilities under a model directory, by the stage's readers where it has some."""
+    passes = None if context.readers is None else context.readers.of("causal", str(path))
+    return TransformersEngine(path, device=own_device(context.recipe.runtime.device), passes=passes, **how)
 
 
 @contextmanager
@@ -81,8 +88,9 @@ def _found(context: Context, model: ModelPart) -> tuple[Path, Loaded]:
 def _made(context: Context, path: Path, stage: str, *, pool: bool, loaded: Loaded = None) -> Iterator[Engine]:
     part, runtime = context.recipe.engine, context.recipe.runtime
     made = make_engine(
-        path, part, device=runtime.device, stage=stage, threads=runtime.threads, pool=pool, loaded=loaded
-    )
+        path, part, device=runtime.device, stage=stage, threads=runtime.threads, pool=pool, loaded=loaded,
+        readers=context.readers,
+    )  # fmt: skip
     _warn(made, part.kind)
     with closing(made) as engine:
         yield engine

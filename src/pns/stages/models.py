@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 from pns.errors import UserError
 from pns.evaluation.metrics import rank_auc
-from pns.processes import own_device
 from pns.recipe import RewardModelPart
 from pns.records import Pair, Problem, Response, read_parquet
 from pns.rewards.adapters.trl import composite_reward
@@ -44,10 +43,7 @@ def hardened_reward_model(context: Context, split: str, pairs: str, before: str,
     write_json(
         context.out / "hard.json",
         {"n_training_pairs": len(every) - len(rest), "n_held_out_pairs": len(rest)}
-        | {
-            name: _tells(RewardModel(path, device=own_device(context.recipe.runtime.device)), rest)
-            for name, path in models.items()
-        },
+        | {name: _tells(context.reward_model(path), rest) for name, path in models.items()},
     )
 
 
@@ -112,7 +108,7 @@ def _reward_model(context: Context, split: str, hard: list[TextPair]) -> None:
 
 def score(context: Context, problems: Sequence[Problem], responses: Sequence[Response]) -> list[float]:
     """Raw scores by the model that this stage has just published into its own folder."""
-    model = RewardModel(context.out / "model", device=own_device(context.recipe.runtime.device))
+    model = context.reward_model(context.out / "model")
     return model.score([p.problem for p in problems], [r.text for r in responses])
 
 

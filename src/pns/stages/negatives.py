@@ -23,7 +23,6 @@ from pns.negatives.yields import fully_consistent, yield_of
 from pns.recipe import ALL_METHODS, GENERATED, Method, RewardPart
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
-from pns.rewards.reward_model import RewardModel
 from pns.rewards.unscored import Unscored
 from pns.run import seed_of, write_atomic, write_json
 from pns.sampling.engine import Completion, Engine, TransformersEngine
@@ -414,10 +413,10 @@ def audit(context: Context) -> None:
     Each method's selected negatives against the chosen responses to the same problems. Beside it the AUC of length
     alone, the reward model's M, and the share of fully consistent steps: a weak detector also gives 0.5.
     """
-    recipe, problems = context.recipe, _rows(context)
+    problems = _rows(context)
     right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
-    detector = RewardModel(context.model("audit_model"), device=recipe.runtime.device)
-    judge = RewardModel(context.model("reward_model"), device=recipe.runtime.device)
+    detector = context.reward_model(context.model("audit_model"))
+    judge = context.reward_model(context.model("reward_model"))
     calibration = context.calibration()
     groups: dict[str, list[Response]] = {"correct": right}
     groups |= {m: flat(rows) for m, rows in load_negatives(context).items()}
@@ -451,7 +450,7 @@ def audit(context: Context) -> None:
 def reward_scores(context: Context) -> None:
     """scores.json: the reward model's raw scores of the chosen responses and of each method's selected negatives."""
     problems = _rows(context)
-    model = RewardModel(context.model("reward_model"), device=context.recipe.runtime.device)
+    model = context.reward_model(context.model("reward_model"))
     groups = {"correct": read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)}
     groups |= {m: flat(rows) for m, rows in load_negatives(context).items()}
     out = {

@@ -74,8 +74,7 @@ def written(context: Context) -> list[Response]:
     part = context.recipe.negatives.prompted
     prompt, problems = load_prompt(part), {p.id: p for p in context.problems("pairs")}
     right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
-    device = context.recipe.runtime.device
-    policy = TransformersEngine(context.model("rlvr"), device=device, batch_size=part.batch_size)
+    policy = engines.reader(context, context.model("rlvr"), batch_size=part.batch_size)
     size, out = max(1, part.batch_size // (part.n * len(styles_of(part)))), list[Response]()
     with _writer(context, policy) as writer:
         desk = _Desk(context, part, prompt, problems, policy, writer)

@@ -13,11 +13,10 @@ from pns.evaluation.processbench import Chain, evaluate
 from pns.evaluation.step_labels import chosen_chains, label_negatives, rejected_chains
 from pns.evaluation.step_verifier import StepVerifier
 from pns.evaluation.texts import split_steps
-from pns.processes import own_device
 from pns.records import Pair, Problem, Response, read_parquet
 from pns.rewards.adapters.trl import scored_reward
 from pns.rewards.arithmetic import find_steps
-from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
+from pns.rewards.reward_model import Calibration, FittingScorer
 from pns.run import write_json
 from pns.stages.context import Context
 from pns.stages.models import trained_on
@@ -170,7 +169,7 @@ def rl(context: Context, judge: str) -> None:
     )
     folder = context.inputs[judge]
     reward = scored_reward(
-        FittingScorer(RewardModel(folder / "model", device=own_device(recipe.runtime.device))),
+        FittingScorer(context.reward_model(folder / "model")),
         Calibration.load(folder),
         {p.id: p for p in problems},
         answer_format=recipe.reward.answer_format,

@@ -1,0 +1,192 @@
+"""Forward passes by Ray actors: log-probabilities and scores of a stage on every GPU of a cluster, in place of one.
+
+The unit is a batch that the caller has put together, so the figures do not depend on the number of actors. An actor loads a
+model when it is first asked for it; one that was lost is started again, and asked again. (Source: ours.)
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pns.cluster import connect
+from pns.errors import StageStopped, UserError
+from pns.extras import install
+from pns.parts.engine import EnginePart
+
+READY_SECONDS = 600.0
+"""How long a cluster may take to make room, for it may have to start machines."""
+SHARE = 0.4
+"""Of a GPU, beside an actor that samples. Two that sample cannot share one."""
+_FIELD = "engine.ray_readers"
+_TRIES = 4
+
+Kind = Literal["causal", "reward"]
+
+
+class Passes(Protocol):
+    """The forward passes of one model that is elsewhere."""
+
+    def facts(self) -> dict[str, Any]:
+        """What its owner needs to know of it: see `facts` of `TransformersEngine` and `RewardModel`."""
+        ...
+
+    def __call__(self, batches: Sequence[Any]) -> Iterator[list[float]]:
+        """The figures of each batch, in order."""
+        ...
+
+
+class Readers:
+    """`part.ray_readers` actors of one stage; they start when they are first needed. Safe to use from several threads.
+
+    Args:
+        threads: OpenMP threads of an actor.
+    """
+
+    def __init__(self, part: EnginePart, *, device: str, threads: int) -> None:
+        self._part, self._device, self._threads = part, device, threads
+        self._actors: list[Any] = []
+        self._ours = False
+        self.group: Any = None
+        self._starting = threading.Lock()
+
+    def start(self) -> None:
+        """Start the actors, where that has not been done: before others take the GPUs that they are to share.
+
+        Raises UserError where Ray is missing or not to be reached, or where the cluster has no room for them.
+        """
+        with self._starting:
+            if not self._actors:
+                self._start()
+
+    def of(self, kind: Kind, path: str, **how: Any) -> Passes:
+        """The passes of a model. `how`: what its class takes besides its path. Every node must see it under that path."""
+        return _Passes(self, kind, {"path": path, **how})
+
+    def place(self) -> Any:
+        """Where an actor beside the readers is put: on the first GPU that has room."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        return PlacementGroupSchedulingStrategy(self.group)
+
+    def ask(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+        """What the actors answer to these calls, in their order; the calls are dealt out in turn.
+
+        Raises what an actor's UserError says, and StageStopped where actors are lost again and again.
+        """
+        import ray
+
+        self.start()
+        waiting = [getattr(self._actors[i % len(self._actors)], method).remote(*given) for i, given in enumerate(calls)]
+        for one in waiting:
+            try:
+                error, found = ray.get(one)
+            except ray.exceptions.RayActorError as lost:
+                raise StageStopped(f"a reader of {_FIELD} is lost, and so were those in its place: {lost}") from None
+            if error is not None:
+                raise UserError(error)
+            yield found
+
+    def close(self) -> None:
+        """End the actors, and the cluster where it was started for them. Safe to call twice."""
+        if not self._actors:
+            return
+        import ray
+
+        for actor in self._actors:
+            ray.kill(actor)
+        ray.util.remove_placement_group(self.group)
+        self._actors, self.group = [], None
+        if self._ours:
+            ray.shutdown()
+
+    def _start(self) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError(
+                f"{_FIELD} needs {error.name}", field=_FIELD, remedy=f"install it: {install('ray')}; or set {_FIELD}=0"
+            ) from None
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        part, gpu = self._part, float(self._device == "cuda")
+        places = max(part.ray_readers, part.ray_workers)
+        self._ours = connect(2 * places + 1, _FIELD)
+        # One place for each GPU: a reader each, and room for an actor that samples.
+        group = ray.util.placement_group([{"CPU": 2.0, **({"GPU": 1.0} if gpu else {})}] * places)
+        if not group.wait(timeout_seconds=0 if self._no_room(places, gpu) else READY_SECONDS):
+            ray.util.remove_placement_group(group)
+            if self._ours:
+                ray.shutdown()
+            raise UserError(
+                f"the cluster has no room for {places} places of two CPUs{' and a GPU' if gpu else ''} each", field=_FIELD,
+                remedy=f"no more {_FIELD} and engine.ray_workers than it has GPUs and pairs of CPUs",
+            )  # fmt: skip
+        share = SHARE if part.ray_workers and part.kind != "server" else 1.0
+        self._actors = [
+            ray.remote(_Reader)
+            .options(
+                num_cpus=1, num_gpus=share * gpu, max_restarts=_TRIES, max_task_retries=_TRIES,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
+            )
+            .remote(self._device, self._threads)
+            for i in range(part.ray_readers)
+        ]  # fmt: skip
+        self.group = group
+
+    def _no_room(self, places: int, gpu: float) -> bool:
+        """Whether a cluster of this machine alone, which does not grow, is too small."""
+        import ray
+
+        return self._ours and gpu * places > ray.cluster_resources().get("GPU", 0.0)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    readers: Readers
+    kind: Kind
+    how: dict[str, Any]
+
+    def facts(self) -> dict[str, Any]:
+        (found,) = self.readers.ask("facts", [(self.kind, self.how)])
+        known: dict[str, Any] = found
+        return known
+
+    def __call__(self, batches: Sequence[Any]) -> Iterator[list[float]]:
+        return self.readers.ask("read", [(self.kind, self.how, batch) for batch in batches])
+
+
+class _Reader:
+    """An actor. What the user can mend is told, (message, None), and not raised: Ray would wrap it."""
+
+    def __init__(self, device: str, threads: int) -> None:
+        self._device, self._threads = device, threads
+        self._models: dict[tuple[str, ...], Any] = {}
+
+    def facts(self, kind: Kind, how: dict[str, Any]) -> tuple[str | None, Any]:
+        return _told(lambda: self._model(kind, how).facts())
+
+    def read(self, kind: Kind, how: dict[str, Any], batch: Any) -> tuple[str | None, Any]:
+        return _told(lambda: self._model(kind, how).one_pass(batch))
+
+    def _model(self, kind: Kind, how: dict[str, Any]) -> Any:
+        key = (kind, *(f"{name}={value}" for name, value in sorted(how.items())))
+        if key not in self._models:
+            import torch
+
+            from pns.rewards.reward_model import RewardModel
+            from pns.sampling.engine import TransformersEngine
+
+            torch.set_num_threads(self._threads)
+            made: Callable[..., Any] = RewardModel if kind == "reward" else TransformersEngine
+            self._models[key] = made(**how, device=self._device)
+        return self._models[key]
+
+
+def _told(work: Callable[[], Any]) -> tuple[str | None, Any]:
+    try:
+        return None, work()
+    except UserError as error:
+        return str(error), None
