@@ -1,12 +1,14 @@
 """Speed of the engines: our layer against the bare library under it, and the engines against each other.
 
-    python benchmarks/sampling.py [--repeats 5] [--problems 64] [--n 4] [--sides transformers continuous server ray] [--out FILE]
+    python benchmarks/sampling.py [--repeats 5] [--problems 64] [--n 4] [--sides transformers continuous server ray readers]
+        [--out FILE]
 
 A model from scratch (--hidden, --layers) on the embedded problems. Ours and the bare library draw the same completions, in
 turn, repeat by repeat; the ratio (ours over bare) of each repeat is given with its median and range, so a machine that
 others use adds spread and no bias. Beside the wall clock the ratio of this process's own CPU time, which others disturb less:
 for `server` that is the client alone. `server` is `transformers serve` on this machine. `ray` is rows a second for 1
-and 2 actors, from the first shard that arrives to the last, so without the start of the actors.
+and 2 actors, from the first shard that arrives to the last, so without the start of the actors. `readers`: log-probabilities by 1
+and 2 actors against the same call in this process, in turn; both have their model loaded.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any
 
 from pns.parts.engine import EnginePart, EngineServerPart
 from pns.problems import embedded
+from pns.readers import Readers
 from pns.recipe import ModelPart, SamplePart
 from pns.run import seed_of
 from pns.sampling.engine import TransformersEngine, user
@@ -177,6 +180,18 @@ def ray_speed(model: Path, given: argparse.Namespace, workers: int, folder: Path
     }  # fmt: skip
 
 
+def readers_sides(model: Path, given: argparse.Namespace, readers: Readers) -> tuple[Side, Side]:
+    elsewhere = TransformersEngine(model, batch_size=32, passes=readers.of("causal", str(model)))
+    here = TransformersEngine(model, batch_size=32)
+    rows = embedded.training_problems("pairs", 16 * given.problems, 0)
+    texts = [p.solution or "" for p in rows]
+
+    def side(engine: TransformersEngine) -> Side:
+        return lambda _: len(engine.log_probabilities([p.problem for p in rows], texts))
+
+    return side(elsewhere), side(here)
+
+
 def problems(given: argparse.Namespace) -> list[str]:
     return [p.problem for p in embedded.training_problems("pairs", given.problems, 0)]
 
@@ -201,7 +216,7 @@ def compared(side: str, model: Path, given: argparse.Namespace) -> dict[str, Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", nargs="+", default=["transformers", "continuous", "server", "ray"])
+    parser.add_argument("--sides", nargs="+", default=["transformers", "continuous", "server", "ray", "readers"])
     for name, value in (
         ("repeats", 5), ("problems", 64), ("n", 4), ("max-new-tokens", 32), ("hidden", 96), ("layers", 3), ("concurrency", 16),
         ("shards", 24),
@@ -213,7 +228,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         model = save_model(Path(folder) / "model", given)
-        for side in (s for s in given.sides if s != "ray"):
+        for side in (s for s in given.sides if s not in ("ray", "readers")):
             r = compared(side, model, given)
             found.append(r)
             print(
@@ -227,6 +242,15 @@ def main() -> None:
             print(
                 f"ray, {workers} actor(s): {r['rows_a_second']:.1f} completions a second ({r['rows']} in all), the first shard "
                 f"after {r['seconds_to_first']:.0f} s", flush=True,
+            )  # fmt: skip
+        for actors in (1, 2) if "readers" in given.sides else ():
+            with closing(Readers(EnginePart(ray_readers=actors), device="cpu", threads=1)) as readers:
+                sides = readers_sides(model, given, readers)
+                r = compare(f"readers {actors}", *sides, given.repeats, 16 * given.problems)
+            found.append(r)
+            print(
+                f"{actors} reader(s): {r['ratio']:.3f} times as long as here (repeats: {r['ratios']}); {r['rows_a_second']:.0f} "
+                f"against {r['bare_rows_a_second']:.0f} texts a second", flush=True,
             )  # fmt: skip
     if given.out:
         machine = {

@@ -410,9 +410,9 @@ def test_the_figures_of_the_page_are_those_of_the_plan() -> None:
     table = page.partition("| GPUs | hours |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in table.splitlines()[2:]]
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "64", "512"]
-    recipe = paper()
     for row in rows:
         gpus = int(row[0])
+        recipe = paper(f"engine.ray_readers={gpus}")
         whole = totals(estimates(recipe, setting(recipe, gpus=gpus)), Spread(gpus), 1)
         assert row[3] == size(whole["memory_bytes"])
         if gpus < 8:
@@ -422,8 +422,8 @@ def test_the_figures_of_the_page_are_those_of_the_plan() -> None:
         by = whole["seconds_by"]
         assert row[1:3] == [f"{two(whole['hours']):g}", f"{two(whole['device_hours']):g}"]
         assert row[4:] == [duration(by[kind]) for kind in ("decode", "judge", "train", "read")]
-    asleep = paper("runtime.vllm.sleep=true")
-    four, eight = (totals(estimates(asleep, setting(asleep, gpus=n)), Spread(n), 1) for n in (4, 8))
+    asleep = [(n, paper("runtime.vllm.sleep=true", f"engine.ray_readers={n}")) for n in (4, 8)]
+    four, eight = (totals(estimates(recipe, setting(recipe, gpus=n)), Spread(n), 1) for n, recipe in asleep)
     said = f"four GPUs then take {two(four['hours']):g} hours and {size(four['memory_bytes'])}, eight {size(eight['memory_bytes'])}."
     assert said in " ".join(page.split())
     assert f"Disk: {size(whole['disk_bytes'])} in the end, {size(whole['peak_disk_bytes'])} at most." in page
@@ -457,6 +457,24 @@ def test_readers_divide_what_is_read_by_no_training() -> None:
         assert read(stage, readers) == pytest.approx(read(stage) / 8, rel=0.03)
     assert read("reward_model", readers) == read("reward_model"), "its processes were launched"
     assert read("generator", readers) == read("generator"), "divided among its processes already"
+
+
+def test_readers_are_advised_where_reading_takes_a_share_of_all_time(tmp_path: Path) -> None:
+    def advice(*overrides: str, gpus: int) -> str | None:
+        found = checked(paper(*overrides), tmp_path, gpus=gpus).get("readers")
+        assert found is None or found.state == "ok"
+        return None if found is None else found.detail
+
+    said = advice(gpus=8)
+    assert said is not None
+    assert said.startswith("engine.ray_readers=8 reads in 12 min what takes 49 min")
+    assert advice("engine.ray_readers=8", gpus=8) is None
+    assert advice(gpus=1) is None
+    assert advice("engine.vllm.tensor_parallel=2", gpus=8) is None
+    assert advice("engine={kind: transformers}", gpus=8) is None, (
+        "the models that sample and those that read do not fit"
+    )
+    assert "readers" not in checked(load_recipe(SMOKE, [])[0], tmp_path), "on a CPU"
 
 
 def test_memory_counts_what_is_held_beside_a_training() -> None:

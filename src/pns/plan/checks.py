@@ -21,7 +21,7 @@ from pns.parts.base import ServerPart
 from pns.plan.cost import USABLE
 from pns.plan.estimate import Estimate, Setting, estimate, totals, vllm_of
 from pns.plan.models import cached, config_file
-from pns.plan.words import size
+from pns.plan.words import duration, size
 from pns.plan.work import Which, rows_of
 from pns.problems.registry import check_file, existing, find, local_file
 from pns.recipe import GrpoVllmPart, ModelPart, Recipe, VllmPart
@@ -60,6 +60,7 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
         lambda: _batches(recipe, setting),
         lambda: _memory(recipe, found, setting),
         lambda: _passes(recipe, found, setting),
+        lambda: _readers(recipe, found, setting),
         lambda: _shares(recipe, setting),
         lambda: _disk(recipe, found, setting, run_dir),
     ]
@@ -398,6 +399,23 @@ def _wider(part: str, one: Estimate, recipe: Recipe, setting: Setting) -> str:
             value = several if key == "gradient_accumulation" else train.rows // several
             return f"{part}.{key}={value} takes about {size(wide.memory)} and {share:.0%} of the time in training"
     return ""
+
+
+def _readers(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[Check]:
+    """Where a reader on each GPU would save a twentieth of all time: what no training reads is on one GPU without. Advice."""
+    part, gpus = recipe.engine, setting.spread.gpus
+    whole = part.vllm is not None and part.vllm.tensor_parallel > 1  # no room beside an actor that has whole GPUs
+    if recipe.runtime.device == "cpu" or part.ray_readers >= gpus or whole:
+        return
+    more = recipe.model_copy(update={"engine": part.model_copy(update={"ray_readers": gpus})})
+    spread = [estimate(one.name, one.work, more, setting) for one in found]
+    if max(one.memory for one in spread) > setting.machine.memory_gb * 1e9:
+        return
+    once = sum(one.total for one in found)
+    reads, fewer = (sum(one.seconds.get("read", 0.0) for one in ones) for ones in (found, spread))
+    if reads - fewer > 0.05 * once:
+        detail = f"engine.ray_readers={gpus} reads in {duration(fewer)} what takes {duration(reads)}, of {duration(once)} in all"
+        yield Check("readers", "ok", detail)
 
 
 def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:
