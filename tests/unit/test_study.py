@@ -51,6 +51,17 @@ def tuning(**changes: Any) -> dict[str, Any]:
         ({"tuning": tuning(negatives={"pns": {"rlvr.steps": [1, 2]}})}, "is no key of generator, negatives or reward"),
         ({"tuning": tuning(negatives={"flip": {"negatives.select": ["best"]}})}, "names methods of the study"),
         ({"tuning": tuning(held_on="flip")}, "tuning.held_on: flip is not among methods"),
+        (
+            {"tuning": tuning(seeds=[], grid={"align.beta": [0.1, 0.2]})},
+            "tuning.grid has combinations to choose from, and tuning.seeds names no seed",
+        ),
+        (
+            {
+                "tuning": tuning(negatives={"pns_prefix": {"generator.beta": [0.1]}}),
+                "methods": ["rejection", "pns_prefix"],
+            },
+            "the generator is that of pns",
+        ),
         ({"primary": [["pns", "flip"]]}, "primary: no cell called 'flip'"),
         ({"set": {"negatives.methods": ["flip"]}}, "leave it out: `methods`, `regimes` and `controls` say it"),
         ({"set": {"align.betta": 1}}, "set: align.betta"),

@@ -16,7 +16,7 @@ from pns.display import Display
 from pns.errors import UserError
 from pns.recipe_files import load_recipe
 from pns.report import rounds
-from pns.report.study import build_study_page, reading
+from pns.report.study import build_study_page, reading, tuning_rows
 from pns.report.study_plots import against_pairs, pairs_lines
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
@@ -382,6 +382,23 @@ def test_the_plan_counts_all_of_tuning_and_the_cells_that_it_may_tell_apart(
     (tmp_path / "other").mkdir()
     settled = recipes(tmp_path / "other", tuning={"seeds": [11], "grid": {"align.beta": [0.2]}})
     assert not any(share.supposed for share in planned(settled, Run(tmp_path / "nowhere")))
+
+
+def test_nothing_to_tune_takes_no_seed(tmp_path: Path) -> None:
+    given = {"seeds": [], "grid": {"align.beta": [0.2]}, "negatives": {"pns": {"generator.beta": [0.3]}}}
+    found = recipes(tmp_path, tuning=given)
+    work = Work(found)
+    tune(work, Run(tmp_path / "nowhere"))
+    assert work.open_step is None
+    assert not work.graph.tasks
+    assert not work.trials
+    assert work.tuned.held == {"dpo": {"align.beta": 0.2}}
+    assert work.tuned.negatives == {"pns": {"generator.beta": 0.3}}
+    shares = planned(found, Run(tmp_path / "nowhere"))
+    assert shares[0].tasks == 0
+    assert shares[1].tasks
+    assert not any(share.supposed for share in shares)
+    assert tuning_rows({"tuning": {"metric": "mean", "trials": work.trials}}) == []
 
 
 def test_the_plan_says_that_tuning_may_change_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,9 @@ def tune(work: Work, run: Run, go: Callable[[list[str]], None] | None = None) ->
         work.open_step = step
         if any(name not in work.done for name in todo):
             return
+        if not work.study.tuning.seeds:  # each grid has one combination
+            work.tuned = stand_in(work.recipes, work.tuned, step, tried)
+            continue
         found = read_trials(run, work.graph.tasks, step, tried)
         work.trials += found
         work.tuned = choose(work.study, work.tuned, step, found)

@@ -32,7 +32,7 @@ class LimitPart(Part):
 class TuningPart(Part):
     """Settings are chosen on the development split of seeds of their own, before the benchmarks are looked at."""
 
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(description="of its own; none where each grid has one combination: nothing is tuned")
     grid: dict[str, tuple[Any, ...]] = Field(
         description="align key: its values; every combination is tried for every method, so all have the same budget"
     )
@@ -177,6 +177,19 @@ class Study(Part):
             raise ValueError(f"tuning.held_on: {self.tuning.held_on} is not among methods")
         if "sft_each" in (*self.controls, *self.ablations.controls) and "own" not in self.regimes:
             raise ValueError("sft_each is about each method's own pairs: add own to regimes")
+        several = [
+            name
+            for name, grid in (
+                ("tuning.grid", self.tuning.grid),
+                *((f"objectives.{name}.grid", part.grid or {}) for name, part in self.objectives.items()),
+                *((f"tuning.negatives.{method}", grid) for method, grid in self.tuning.negatives.items()),
+            )
+            if len(combinations(grid)) > 1
+        ]
+        if not self.tuning.seeds and several:
+            raise ValueError(
+                f"{several[0]} has combinations to choose from, and tuning.seeds names no seed to try them on"
+            )
         if self.tuning.regime not in self.regimes:
             raise ValueError(f"tuning.regime: {self.tuning.regime} is not among regimes")
         if not set(self.tuning.negatives) <= set(self.methods):
