@@ -1,7 +1,7 @@
 """SFT, reward model, DPO and GRPO at a tiny size, the same in one process and in several: `python -m ... JOB-folder`.
 
 All but SFT go through a step in passes, of as many rows each whatever the number of processes. GRPO's completions are given,
-for its sampling seeds differ by process.
+for its sampling seeds differ by process; `grpo_trl` and `grpo_copy` draw their own, by TRL and from a copy of the weights.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,7 +23,8 @@ from pns.recipe import RuntimePart
 from pns.records import Pair
 from pns.training import common
 
-NAMES = ("sft", "reward_model", "dpo", "grpo")
+NAMES = ("grpo_trl", "grpo_copy", "sft", "reward_model", "dpo", "grpo")
+"""What begins with `grpo_` depends on the number of processes."""
 
 
 def train_all(start: Path, out: Path) -> None:
@@ -69,17 +71,27 @@ def _grpo(start: Path, out: Path, how: dict[str, Any]) -> None:
         def __init__(self, **kwargs: Any) -> None:
             super().__init__(rollout_func=_completions, **kwargs)
 
+    real, grpo.GRPOTrainer = grpo.GRPOTrainer, Given
+    try:
+        _grpo_drawn(start, out, how)
+    finally:
+        grpo.GRPOTrainer = real
+
+
+def _grpo_drawn(start: Path, out: Path, how: dict[str, Any]) -> None:
+    from pns.training.grpo import train_grpo
+
     def reward(completion_ids: list[list[int]], **_: Any) -> list[float | None]:
         return [float(sum(ids) % 5) for ids in completion_ids]
 
     part = GrpoPart(
         steps=4, prompts_per_step=2, num_generations=4, micro_batch=2, learning_rate=1e-2, beta=0.1, max_new_tokens=8
     )
-    real, grpo.GRPOTrainer = grpo.GRPOTrainer, Given
-    try:
-        grpo.train_grpo(start, embedded.training_problems("rlvr", 8, 1), reward, out, part=part, **how)
-    finally:
-        grpo.GRPOTrainer = real
+    train_grpo(start, embedded.training_problems("rlvr", 8, 1), reward, out, part=part, **how)
+
+
+def _grpo_by(sampler: Literal["trl", "copy"]) -> Callable[[Path, Path, dict[str, Any]], None]:
+    return lambda start, out, how: _grpo_drawn(start, out, {**how, "runtime": RuntimePart(sampler=sampler)})
 
 
 def _completions(prompts: list[Any], trainer: Any) -> dict[str, Any]:
@@ -105,7 +117,10 @@ def _pairs() -> list[Pair]:
     ]  # fmt: skip
 
 
-TRAIN = {"sft": _sft, "reward_model": _reward_model, "dpo": _dpo, "grpo": _grpo}
+TRAIN = {
+    "sft": _sft, "reward_model": _reward_model, "dpo": _dpo, "grpo": _grpo,
+    "grpo_trl": _grpo_by("trl"), "grpo_copy": _grpo_by("copy"),
+}  # fmt: skip
 
 if __name__ == "__main__":
     train_all(Path(sys.argv[1]), Path(sys.argv[2]))
