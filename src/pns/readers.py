@@ -20,7 +20,6 @@ READY_SECONDS = 600.0
 """How long a cluster may take to make room, for it may have to start machines."""
 SHARE = 0.4
 """Of a GPU, beside an actor that samples. Two that sample cannot share one."""
-_FIELD = "engine.ray_readers"
 _TRIES = 4
 
 Kind = Literal["causal", "reward"]
@@ -43,10 +42,11 @@ class Readers:
 
     Args:
         threads: OpenMP threads of an actor.
+        field: where the user has asked for them, for messages.
     """
 
-    def __init__(self, part: EnginePart, *, device: str, threads: int) -> None:
-        self._part, self._device, self._threads = part, device, threads
+    def __init__(self, part: EnginePart, *, device: str, threads: int, field: str = "engine.ray_readers") -> None:
+        self._part, self._device, self._threads, self._field = part, device, threads, field
         self._actors: list[Any] = []
         self._ours = False
         self.group: Any = None
@@ -84,7 +84,9 @@ class Readers:
             try:
                 error, found = ray.get(one)
             except ray.exceptions.RayActorError as lost:
-                raise StageStopped(f"a reader of {_FIELD} is lost, and so were those in its place: {lost}") from None
+                raise StageStopped(
+                    f"a reader of {self._field} is lost, and so were those in its place: {lost}"
+                ) from None
             if error is not None:
                 raise UserError(error)
             yield found
@@ -107,13 +109,15 @@ class Readers:
             import ray
         except ImportError as error:
             raise UserError(
-                f"{_FIELD} needs {error.name}", field=_FIELD, remedy=f"install it: {install('ray')}; or set {_FIELD}=0"
+                f"{self._field} needs {error.name}",
+                field=self._field,
+                remedy=f"install it: {install('ray')}; or leave it out",
             ) from None
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         part, gpu = self._part, float(self._device == "cuda")
         places = max(part.ray_readers, part.ray_workers)
-        self._ours = connect(2 * places + 1, _FIELD)
+        self._ours = connect(2 * places + 1, self._field)
         # One place for each GPU: a reader each, and room for an actor that samples.
         group = ray.util.placement_group([{"CPU": 2.0, **({"GPU": 1.0} if gpu else {})}] * places)
         if not group.wait(timeout_seconds=0 if self._no_room(places, gpu) else READY_SECONDS):
@@ -121,8 +125,8 @@ class Readers:
             if self._ours:
                 ray.shutdown()
             raise UserError(
-                f"the cluster has no room for {places} places of two CPUs{' and a GPU' if gpu else ''} each", field=_FIELD,
-                remedy=f"no more {_FIELD} and engine.ray_workers than it has GPUs and pairs of CPUs",
+                f"the cluster has no room for {places} places of two CPUs{' and a GPU' if gpu else ''} each", field=self._field,
+                remedy=f"no more {self._field} and engine.ray_workers than it has GPUs and pairs of CPUs",
             )  # fmt: skip
         share = SHARE if part.ray_workers and part.kind != "server" else 1.0
         self._actors = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
 from helpers.small import save_small_model, save_small_reward_model
 from integration.test_ray_engine import PROMPT, contents, run
+from pns.cli import app
 from pns.errors import UserError
 from pns.parts.engine import EnginePart
 from pns.problems import embedded
@@ -107,3 +110,32 @@ def test_a_cluster_without_room_is_refused(environment: None) -> None:
             readers.start()
     assert told.value.field == "engine.ray_readers"
     assert not ray.is_initialized()
+
+
+def test_a_file_is_scored_as_without_them(environment: None, reward: Path, tmp_path: Path) -> None:
+    rows = [
+        {"problem": p, "answer": "5", "response": f"1 + {i} = {1 + i} \\boxed{{{1 + i}}}", "label": i < 6}
+        for i, p in enumerate(PROBLEMS)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = tmp_path / "reward.yaml"
+    model = f"{{kind: transformers, path: {reward}, batch_size: 4, calibration: {tmp_path / 'c'}}}"
+    recipe.write_text(f"reward: {{judge: none, reward_model: {model}}}\n", encoding="utf-8")
+    calls = [
+        ["calibrate", file, "--recipe", recipe, "--out", tmp_path / "c", "--label", "label"],
+        ["score", file, "--recipe", recipe, "--out", tmp_path / "own.jsonl"],
+        ["score", file, "--recipe", recipe, "--out", tmp_path / "ray.jsonl", "--ray-readers", "2"],
+    ]
+    for call in calls:
+        told = CliRunner().invoke(app, [str(word) for word in call])
+        assert told.exit_code == 0, told.output
+    assert not ray.is_initialized()
+    own, others = ((tmp_path / name).read_text(encoding="utf-8") for name in ("own.jsonl", "ray.jsonl"))
+    assert own == others
+    scored = [json.loads(line)["reward_raw"] for line in own.splitlines()]
+    assert len({score for score in scored if score is not None}) > 5
+    recipe.write_text("reward: {judge: none}\n", encoding="utf-8")
+    told = CliRunner().invoke(app, [str(word) for word in [*calls[2], "--fresh"]])
+    assert told.exit_code == 2
+    assert "--ray-readers" in told.output

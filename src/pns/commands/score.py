@@ -14,7 +14,7 @@ from pns.commands.common import column_option, console, errors, say
 from pns.errors import UserError
 
 ENDING = "scores"
-BATCH, PER_CONNECTION = 64, 8
+BATCH, PER_CONNECTION, PASSES_PER_READER = 64, 8, 4
 
 
 def score(
@@ -69,10 +69,14 @@ def score(
         int | None,
         typer.Option(
             min=1,
-            help="Responses scored together; a stop loses fewer. Default: 64, or 8 for each of the judge's requests.",
+            help="Responses scored together; a stop loses fewer. Default: 64, or 8 for each of the judge's requests, or what keeps "
+            "readers busy.",
             show_default=False,
         ),
     ] = None,
+    ray_readers: Annotated[
+        int, typer.Option(min=0, help="Ray actors that run the recipe's reward model, each on a GPU of its own.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON in place of tables.")] = False,
 ) -> None:
     """The composite reward of every response: gates, terms, what it pays, and why. One row of output a response.
@@ -95,7 +99,7 @@ def score(
         }  # fmt: skip
         _score(
             file, recipe, overrides or [], columns, problems, calibration,
-            all_terms=all_terms, out=out, fresh=fresh, batch=batch, as_json=as_json,
+            all_terms=all_terms, out=out, fresh=fresh, batch=batch, ray_readers=ray_readers, as_json=as_json,
         )  # fmt: skip
 
 
@@ -111,6 +115,7 @@ def _score(
     out: Path | None,
     fresh: bool,
     batch: int | None,
+    ray_readers: int,
     as_json: bool,
 ) -> None:
     from pns import __version__
@@ -151,10 +156,13 @@ def _score(
     def work() -> Iterator[Any]:
         column = None if squash is None else ColumnScorer()
         trained = None if column is None or squash is None else (column, squash)
-        with build_composite(part, trained=trained) as composite:
+        with (
+            _readers(part, ray_readers) as readers,
+            build_composite(part, trained=trained, readers=readers) as composite,
+        ):
             yield scoring(composite, all_terms=all_terms, column=column)
 
-    with Journal(target, marks, batch=batch or _batch(part), fresh=fresh) as journal:
+    with Journal(target, marks, batch=batch or _batch(part, ray_readers), fresh=fresh) as journal:
         run(table, journal, work, schema=score_schema, see=tally.see, what="scoring")
     if as_json:
         typer.echo(json.dumps(summary(tally, str(target)), ensure_ascii=True, allow_nan=False))
@@ -205,7 +213,28 @@ def _calibration(folder: Path | None, about: Any, path: Path) -> Any:
     return Calibration.fit(about.raw_correct)
 
 
-def _batch(part: Any) -> int:
-    if part.judge_server is None:
-        return BATCH
-    return max(BATCH, PER_CONNECTION * part.judge_server.server.concurrency)
+def _batch(part: Any, readers: int) -> int:
+    each = [BATCH]
+    if part.judge_server is not None:
+        each.append(PER_CONNECTION * part.judge_server.server.concurrency)
+    if readers and part.reward_model is not None:
+        each.append(PASSES_PER_READER * readers * part.reward_model.batch_size)
+    return max(each)
+
+
+@contextlib.contextmanager
+def _readers(part: Any, number: int) -> Iterator[Any]:
+    if not number:
+        yield None
+        return
+    from pns.parts.engine import EnginePart
+    from pns.readers import Readers
+
+    if part.reward_model is None or part.reward_model.kind != "transformers":
+        raise UserError(
+            "the recipe names no reward model that runs in process", field="--ray-readers",
+            remedy="leave it out, or name one: reward.reward_model with kind: transformers",
+        )  # fmt: skip
+    engine = EnginePart(ray_readers=number)
+    with contextlib.closing(Readers(engine, device=part.reward_model.device, threads=1, field="--ray-readers")) as made:
+        yield made
