@@ -6,9 +6,14 @@ model when it is first asked for it; one that was lost is started again, and ask
 
 from __future__ import annotations
 
+import gc
+import logging
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from pns.cluster import connect
@@ -16,8 +21,12 @@ from pns.errors import StageStopped, UserError
 from pns.extras import install
 from pns.parts.engine import EnginePart
 
+log = logging.getLogger("pns.readers")
+
 READY_SECONDS = 600.0
-"""How long a cluster may take to make room, for it may have to start machines."""
+"""How long a cluster may stay too small, for it may have to start machines; where others have its places there is no end."""
+LOST_SECONDS = 1800.0
+"""After so long without an answer an actor counts as lost: its node may be gone for good, and its place with it."""
 SHARE = 0.4
 """Of a GPU, beside an actor that samples. Two that sample cannot share one."""
 _TRIES = 4
@@ -48,22 +57,40 @@ class Readers:
     def __init__(self, part: EnginePart, *, device: str, threads: int, field: str = "engine.ray_readers") -> None:
         self._part, self._device, self._threads, self._field = part, device, threads, field
         self._actors: list[Any] = []
-        self._ours = False
+        self._asked = 0
+        self._ours = self._closed = False
         self.group: Any = None
         self._starting = threading.Lock()
 
     def start(self) -> None:
         """Start the actors, where that has not been done: before others take the GPUs that they are to share.
 
-        Raises UserError where Ray is missing or not to be reached, or where the cluster has no room for them.
+        Raises UserError where Ray is missing or not to be reached, or where the cluster has no room for them; StageStopped
+        after `close`.
         """
         with self._starting:
+            if self._closed:
+                raise StageStopped(f"the readers of {self._field} have been closed")
             if not self._actors:
                 self._start()
 
     def of(self, kind: Kind, path: str, **how: Any) -> Passes:
         """The passes of a model. `how`: what its class takes besides its path. Every node must see it under that path."""
-        return _Passes(self, kind, {"path": path, **how})
+        import torch
+
+        if (
+            torch.cuda.is_initialized()
+        ):  # what a training has left cached here would be missing to a reader on the same GPU
+            gc.collect()
+            torch.cuda.empty_cache()
+        # Actors have another working directory. What is no directory is a name of the hub.
+        place = Path(path).resolve() if Path(path).is_dir() else path
+        return _Passes(self, kind, {"path": str(place), **how})
+
+    @property
+    def device(self) -> str:
+        """Where they compute: cpu or cuda."""
+        return self._device
 
     def place(self) -> Any:
         """Where an actor beside the readers is put: on the first GPU that has room."""
@@ -72,18 +99,23 @@ class Readers:
         return PlacementGroupSchedulingStrategy(self.group)
 
     def ask(self, method: str, calls: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-        """What the actors answer to these calls, in their order; the calls are dealt out in turn.
+        """What the actors answer to these calls, in their order; all calls are dealt out in turn.
 
-        Raises what an actor's UserError says, and StageStopped where actors are lost again and again.
+        Raises what an actor's UserError says, and StageStopped where actors are lost again and again, or their nodes for good.
         """
         import ray
 
         self.start()
-        waiting = [getattr(self._actors[i % len(self._actors)], method).remote(*given) for i, given in enumerate(calls)]
+        with self._starting:
+            actors, first = list(self._actors), self._asked
+            self._asked += len(calls)
+        if not actors:
+            raise StageStopped(f"the readers of {self._field} have been closed")
+        waiting = [getattr(actors[(first + i) % len(actors)], method).remote(*given) for i, given in enumerate(calls)]
         for one in waiting:
             try:
-                error, found = ray.get(one)
-            except ray.exceptions.RayActorError as lost:
+                error, found = ray.get(one, timeout=LOST_SECONDS)
+            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as lost:
                 raise StageStopped(
                     f"a reader of {self._field} is lost, and so were those in its place: {lost}"
                 ) from None
@@ -92,17 +124,19 @@ class Readers:
             yield found
 
     def close(self) -> None:
-        """End the actors, and the cluster where it was started for them. Safe to call twice."""
-        if not self._actors:
-            return
-        import ray
+        """End the actors, and the cluster where it was started for them; they do not start again. Safe to call twice."""
+        with self._starting:
+            self._closed = True
+            if not self._actors:
+                return
+            import ray
 
-        for actor in self._actors:
-            ray.kill(actor)
-        ray.util.remove_placement_group(self.group)
-        self._actors, self.group = [], None
-        if self._ours:
-            ray.shutdown()
+            for actor in self._actors:
+                ray.kill(actor)
+            ray.util.remove_placement_group(self.group)
+            self._actors, self.group = [], None
+            if self._ours:
+                ray.shutdown()
 
     def _start(self) -> None:
         try:
@@ -115,12 +149,17 @@ class Readers:
             ) from None
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-        part, gpu = self._part, float(self._device == "cuda")
+        # A vLLM in the stage itself must not fork a process that has Ray's threads.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+        part = self._part
+        own = float(self._device == "cuda")
         places = max(part.ray_readers, part.ray_workers)
         self._ours = connect(2 * places + 1, self._field)
         # One place for each GPU: a reader each, and room for an actor that samples.
-        group = ray.util.placement_group([{"CPU": 2.0, **({"GPU": 1.0} if gpu else {})}] * places)
-        if not group.wait(timeout_seconds=0 if self._no_room(places, gpu) else READY_SECONDS):
+        gpu = 1.0 if own or (part.ray_workers and part.kind == "vllm") else 0.0
+        bundle = {"CPU": 2.0, **({"GPU": gpu} if gpu else {})}
+        group = ray.util.placement_group([bundle] * places)
+        if not self._placed(group, {name: amount * places for name, amount in bundle.items()}):
             ray.util.remove_placement_group(group)
             if self._ours:
                 ray.shutdown()
@@ -132,7 +171,7 @@ class Readers:
         self._actors = [
             ray.remote(_Reader)
             .options(
-                num_cpus=1, num_gpus=share * gpu, max_restarts=_TRIES, max_task_retries=_TRIES,
+                num_cpus=1, num_gpus=share * own, max_restarts=_TRIES, max_task_retries=_TRIES,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
             )
             .remote(self._device, self._threads)
@@ -140,11 +179,26 @@ class Readers:
         ]  # fmt: skip
         self.group = group
 
-    def _no_room(self, places: int, gpu: float) -> bool:
-        """Whether a cluster of this machine alone, which does not grow, is too small."""
+    def _placed(self, group: Any, needed: Mapping[str, float]) -> bool:
+        """Wait until the places are there; false where the cluster stays too small for them.
+
+        Other stages may hold places for as long as they run, so a cluster that is large enough is waited for. One of this
+        machine alone does not grow.
+        """
         import ray
 
-        return self._ours and gpu * places > ray.cluster_resources().get("GPU", 0.0)
+        grows = not self._ours or bool(os.environ.get("RAY_ADDRESS"))
+        patience = READY_SECONDS if grows else 0.0
+        began, told = time.monotonic(), False
+        while not group.wait(timeout_seconds=5):
+            found = ray.cluster_resources()
+            small = any(found.get(name, 0.0) < amount for name, amount in needed.items())
+            if small and time.monotonic() - began > patience:
+                return False
+            if not told:
+                log.warning("%s: waiting for %s of the cluster, which has %s", self._field, dict(needed), found)
+                told = True
+        return True
 
 
 @dataclass(frozen=True)

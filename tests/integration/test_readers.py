@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from helpers.small import save_small_model, save_small_reward_model
 from integration.test_ray_engine import PROMPT, contents, run
 from pns.cli import app
-from pns.errors import UserError
+from pns.errors import StageStopped, UserError
 from pns.parts.engine import EnginePart
 from pns.problems import embedded
 from pns.readers import Readers
@@ -109,6 +109,8 @@ def test_a_cluster_without_room_is_refused(environment: None) -> None:
         with pytest.raises(UserError, match="no room for 2 places") as told:
             readers.start()
     assert told.value.field == "engine.ray_readers"
+    with pytest.raises(StageStopped, match="have been closed"):
+        readers.start()
     assert not ray.is_initialized()
 
 

@@ -453,8 +453,12 @@ def test_readers_divide_what_is_read_by_no_training() -> None:
         return {e.name: e for e in estimates(recipe, setting(recipe, gpus=gpus))}[stage].seconds["read"]
 
     readers = "engine.ray_readers=8"
-    for stage in ("samples-pns", "rollouts-pairs", "audit"):
+    for stage in ("rollouts-pairs", "audit"):
         assert read(stage, readers) == pytest.approx(read(stage) / 8, rel=0.03)
+    # Of a shard of 256 rows the reward model has three passes, of 2^16 tokens each, and a pass is one reader's.
+    assert read("samples-pns") / 8 < read("samples-pns", readers) < read("samples-pns") / 6
+    prefix = "negatives.methods=[rejection, pns_prefix]"
+    assert read("samples-pns_prefix", prefix) > 2 * read("negatives-prefix", "negatives.methods=[rejection, prefix]")
     assert read("reward_model", readers) == read("reward_model"), "its processes were launched"
     assert read("generator", readers) == read("generator"), "divided among its processes already"
 
@@ -467,7 +471,7 @@ def test_readers_are_advised_where_reading_takes_a_share_of_all_time(tmp_path: P
 
     said = advice(gpus=8)
     assert said is not None
-    assert said.startswith("engine.ray_readers=8 reads in 12 min what takes 49 min")
+    assert said.startswith("engine.ray_readers=8 reads in 13 min what takes 49 min")
     assert advice("engine.ray_readers=8", gpus=8) is None
     assert advice(gpus=1) is None
     assert advice("engine.vllm.tensor_parallel=2", gpus=8) is None
@@ -682,3 +686,12 @@ def test_bad_input_is_one_message(arguments: list[str], words: str) -> None:
     assert result.exit_code == 2
     assert words in result.output
     assert "Traceback" not in result.output
+
+
+def test_the_generators_lengths_are_those_of_its_methods(tmp_path: Path) -> None:
+    def said(*overrides: str) -> str:
+        return checked(paper(*overrides), tmp_path, gpus=8)["positions: generator"].detail
+
+    prefix = ("negatives.methods=[rejection, pns_prefix]", "negatives.prefix.max_new_tokens=3000")
+    assert said(*prefix).startswith(f"{140 + 2048 + 3000} tokens"), "with the prefix that it goes on from"
+    assert said("negatives.methods=[rejection, pns]", prefix[1]).startswith(f"{140 + 2048} tokens")

@@ -169,6 +169,30 @@ def test_a_hiccup_of_the_last_live_replica_sends_nothing_to_the_dead_one(make: M
     assert len(dead.verdicts) <= 3
 
 
+def test_one_that_refuses_rests_whatever_it_still_ends(make: Make) -> None:
+    """Its refusals are quicker than any answer, so it would be the least busy; what it took before ends all the while."""
+    lock, at_work = threading.Lock(), [0]
+
+    def full(n: int, request: Request) -> Answer:
+        with lock:
+            at_work[0] += 1
+            mine = at_work[0]
+        if mine > 2:
+            with lock:
+                at_work[0] -= 1
+            return Answer(status=503)
+        time.sleep(0.05)
+        with lock:
+            at_work[0] -= 1
+        return echo(n, request)
+
+    with serving(full) as busy, serving(lambda n, r: completion("a", wait=0.02)) as free:
+        found = make(busy, free, retries=2, concurrency=8).generate(Job([str(i) for i in range(60)], **HOW))
+    assert [len(ones) for ones in found] == [2] * 60
+    # Of the first sixteen eight are its, and it takes two of them.
+    assert len(busy.verdicts) <= 10
+
+
 def test_what_a_busy_server_refuses_is_asked_again(make: Make) -> None:
     with serving(lambda n, r: Answer(status=503) if n < 2 else echo(n, r)) as server:
         assert len(make(server).generate(Job(["p"], **HOW))[0]) == 2

@@ -60,7 +60,7 @@ def tuning(**changes: Any) -> dict[str, Any]:
                 "tuning": tuning(negatives={"pns_prefix": {"generator.beta": [0.1]}}),
                 "methods": ["rejection", "pns_prefix"],
             },
-            "the generator is that of pns",
+            "its generator is that of pns",
         ),
         ({"primary": [["pns", "flip"]]}, "primary: no cell called 'flip'"),
         ({"set": {"negatives.methods": ["flip"]}}, "leave it out: `methods`, `regimes` and `controls` say it"),

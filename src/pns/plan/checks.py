@@ -22,7 +22,7 @@ from pns.plan.cost import USABLE
 from pns.plan.estimate import Estimate, Setting, estimate, totals, vllm_of
 from pns.plan.models import cached, config_file
 from pns.plan.words import duration, size
-from pns.plan.work import Which, rows_of
+from pns.plan.work import Which, longest_generated, rows_of
 from pns.problems.registry import check_file, existing, find, local_file
 from pns.recipe import GrpoVllmPart, ModelPart, Recipe, VllmPart
 from pns.training.batches import check_batches
@@ -315,7 +315,7 @@ def _lengths(recipe: Recipe, setting: Setting) -> Iterator[Check]:
     """Whether a completion of full length fits behind a usual prompt."""
     longest = {
         "policy": max(recipe.rlvr.max_new_tokens, recipe.rollouts.max_new_tokens, recipe.evaluate.max_new_tokens),
-        "generator": max(recipe.generator.max_new_tokens, recipe.negatives.sample.max_new_tokens),
+        "generator": max(recipe.generator.max_new_tokens, longest_generated(recipe)),
         "reward_model": max(recipe.generator.max_new_tokens, recipe.rollouts.max_new_tokens),
     }
     for name, new in longest.items():
@@ -424,9 +424,7 @@ def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:
         ("policy", recipe.rlvr.max_new_tokens, max(recipe.rollouts.max_new_tokens, recipe.evaluate.max_new_tokens))
     ]
     if recipe.negatives.generates():
-        made = {"pns": recipe.negatives.sample, "pns_prefix": recipe.negatives.prefix}
-        longest = max(part.max_new_tokens for m, part in made.items() if m in recipe.negatives.sources())
-        drawn.append(("generator", recipe.generator.max_new_tokens, longest))
+        drawn.append(("generator", recipe.generator.max_new_tokens, longest_generated(recipe)))
     for key, training in (("engine.vllm", False), ("runtime.vllm", True)):
         part = vllm_of(recipe, setting, training=training)
         if part is None:

@@ -13,7 +13,7 @@ from pns.plan import cost
 from pns.plan.cost import Spread
 from pns.plan.machine import Machine
 from pns.plan.shapes import Shape
-from pns.plan.work import Assumptions, Read, Sample, Train, Which, Work, work_of
+from pns.plan.work import Assumptions, Read, Sample, Train, Which, Work, longest_generated, work_of
 from pns.recipe import GrpoVllmPart, Recipe, VllmPart
 
 TEXT_BYTES = 5.0
@@ -241,7 +241,13 @@ def _awake(work: Work, recipe: Recipe, setting: Setting) -> float:
 def _read_seconds(read: Read, work: Work, recipe: Recipe, setting: Setting) -> float:
     # A training of several processes was started by a launcher, and has no readers.
     alone = work.train is not None and setting.spread.gpus > 1
-    spread = setting.spread if read.inside else Spread(1 if alone else max(1, recipe.engine.ray_readers))
+    readers = 1 if alone else max(1, recipe.engine.ray_readers)
+    if work.samples and readers > 1:  # one shard is read after the other, and a pass of it by one reader
+        shape = setting.shapes[read.model]
+        tokens = cost.MAX_LOGITS / shape.vocab if _head(read.model) else cost.MAX_TOKENS
+        shard = min(read.rows, work.samples[0].batch)
+        readers = min(readers, math.ceil(shard / max(1, int(tokens / read.length))))
+    spread = setting.spread if read.inside else Spread(readers)
     return cost.read_seconds(
         setting.shapes[read.model], setting.machine, spread, rows=read.rows, length=read.length,
         batch=cost.READ_AT_ONCE, head=_head(read.model),
@@ -249,7 +255,7 @@ def _read_seconds(read: Read, work: Work, recipe: Recipe, setting: Setting) -> f
 
 
 def _read_bytes(read: Read, recipe: Recipe, setting: Setting) -> float:
-    longest = setting.given.prompt_tokens + max(recipe.rollouts.max_new_tokens, recipe.negatives.sample.max_new_tokens)
+    longest = setting.given.prompt_tokens + max(recipe.rollouts.max_new_tokens, longest_generated(recipe))
     return cost.read_bytes(
         setting.shapes[read.model], setting.machine, rows=read.rows, longest=longest, head=_head(read.model)
     )

@@ -80,6 +80,16 @@ def assume(recipe: Recipe, given: Sequence[str]) -> Assumptions:
         raise UserError(f"{where}: {first['msg']}", field="--assume", remedy="give a number in range") from None
 
 
+def longest_generated(recipe: Recipe) -> int:
+    """Tokens of the longest response that the trained generator writes, with the prefix of it that it goes on from."""
+    part = recipe.negatives
+    made = {
+        "pns": part.sample.max_new_tokens,
+        "pns_prefix": recipe.rollouts.max_new_tokens + part.prefix.max_new_tokens,
+    }
+    return max((tokens for method, tokens in made.items() if method in part.sources()), default=0)
+
+
 @dataclass(frozen=True)
 class Sample:
     """Completions drawn, in `rounds` equal lots one after the other.
@@ -186,7 +196,7 @@ class Desk:
     @property
     def longest_answer(self) -> int:
         """Of the policy's rollouts and of the generator's samples."""
-        return max(self.recipe.rollouts.max_new_tokens, self.recipe.negatives.sample.max_new_tokens)
+        return max(self.recipe.rollouts.max_new_tokens, longest_generated(self.recipe))
 
     @property
     def text(self) -> float:
@@ -341,8 +351,12 @@ def _negatives(desk: Desk, stage: Stage) -> Work:
 
 
 def _prefix_samples(desk: Desk, stage: Stage) -> Work:
-    work = _written(desk, "pns_prefix", desk.recipe.problems.splits.pairs)
-    return _read_and_scored(desk, work, ("generator", "policy"))
+    work = _read_and_scored(
+        desk, _written(desk, "pns_prefix", desk.recipe.problems.splits.pairs), ("generator", "policy")
+    )
+    begun = desk.given.prompt_tokens + desk.answer(desk.recipe.rollouts.max_new_tokens) / 2
+    work.reads += [Read(model, work.rows, begun) for model in work.beside]
+    return work
 
 
 def _read_and_scored(desk: Desk, work: Work, readers: tuple[Which, ...]) -> Work:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, Protocol
 
-from pns.errors import UserError
+from pns.errors import StageStopped, UserError
 from pns.recipe import RewardPart
 from pns.records import Problem, Scores, UnscoredBy, Verdict
 from pns.rewards.format import format_failures
@@ -179,6 +179,8 @@ class Composite:
         try:
             with self._scoring:
                 raws = list(self.reward_model.score(problems, texts))
+        except StageStopped:  # its readers are lost, for every response that follows, too
+            raise
         except Exception as error:
             return [_named(error)] * len(texts)
         if len(raws) != len(texts):

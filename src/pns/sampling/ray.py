@@ -20,6 +20,8 @@ from pns.readers import SHARE, Readers
 from pns.sampling.jobs import Drawn, Job, completions
 
 _TRIES = 4
+PATIENCE_SECONDS = 900
+"""For all actors to have their engines, where readers share GPUs with them."""
 _RAISED = {"user": UserError, "stopped": StageStopped}
 
 
@@ -58,10 +60,13 @@ class RayEngine:
         }
         self._gpus: float = _gpus(part, device)
         self._where: dict[str, Any] = {}
+        self._patience = 0
         if readers is not None:
             readers.start()
             self._gpus *= 1 - SHARE
             self._where = {"scheduling_strategy": readers.place()}
+            # A reader loads its models once something is drawn: not while vLLM measures what memory is left to it.
+            self._patience = PATIENCE_SECONDS
         self._ours = _connect(self._workers)
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
@@ -70,6 +75,8 @@ class RayEngine:
 
         if not jobs:
             return
+        if self._patience:
+            ray.data.DataContext.get_current().wait_for_min_actors_s = self._patience
         rows = [{"place": i, "job": job.to_json()} for i, job in enumerate(jobs)]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
@@ -111,14 +118,21 @@ class _Worker:
         self._path, self._part = path, EnginePart.model_validate_json(part)
         self._device, self._stage, self._threads = device, stage, threads
         self._engine: Any = None
+        self._failed: dict[str, Any] = {}
+        try:
+            self._engine = self._made()
+        except UserError as error:
+            self._failed = {"user": str(error)}
+        except StageStopped as error:
+            self._failed = {"stopped": str(error)}
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"place": batch["place"], "found": [json.dumps(self._draw(str(text))) for text in batch["job"]]}
 
     def _draw(self, text: str) -> dict[str, Any]:
+        if self._failed:
+            return self._failed
         try:
-            if self._engine is None:
-                self._engine = self._made()
             return {"drawn": self._engine.generate(Job.from_json(text))}
         except UserError as error:
             return {"user": str(error)}

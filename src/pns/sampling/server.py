@@ -295,8 +295,9 @@ class _Replicas:
     def _next(self) -> int:
         now = asyncio.get_running_loop().time()
 
-        def rank(i: int) -> tuple[int, int, int]:
-            return (self._failed[i] if self._rests[i] > now else 0), self._busy[i], i
+        def rank(i: int) -> tuple[bool, int, int, int]:
+            rests = self._rests[i] > now
+            return rests, self._failed[i] if rests else 0, self._busy[i], i
 
         return min(range(len(self._clients)), key=rank)
 

@@ -71,8 +71,9 @@ class Context:
         part, verifier, spent = self.recipe.reward, self.verifier(), self.out / JUDGE_SPENT
         if part.reward_model is not None:
             named = part.reward_model.model_copy(update={"device": own_device(part.reward_model.device)})
+            same = self.readers is not None and part.reward_model.device == self.readers.device
             part = part.model_copy(update={"reward_model": named})
-            return build_composite(part, verifier, spent=spent, readers=self.readers)
+            return build_composite(part, verifier, spent=spent, readers=self.readers if same else None)
         model = self.reward_model(self.model("reward_model"))
         return build_composite(part, verifier, (FittingScorer(model), self.calibration()), spent)
 

@@ -244,13 +244,13 @@ def _negatives(found: Collected, study: Study) -> dict[str, Any]:
 
 
 def _generator(found: Collected) -> dict[str, Any] | None:
-    """Yield (means over seeds) and the mean curve of the gates over generator training."""
-    made = _anywhere(found, "negatives-pns")
-    if not made:
+    """Yield (means over seeds; of pns) and the mean curve of the gates over generator training."""
+    trained = _anywhere(found, "generator")
+    if not trained:
         return None
-    stats = [read_json(folder / "stats.json") for folder in made.values()]
-    keys = [k for k in stats[0] if all(isinstance(s.get(k), int | float) for s in stats)]
-    curves = [curve(folder) for folder in _anywhere(found, "generator").values()]
+    stats = [read_json(folder / "stats.json") for folder in _anywhere(found, "negatives-pns").values()]
+    keys = [k for k in stats[0] if all(isinstance(s.get(k), int | float) for s in stats)] if stats else []
+    curves = [curve(folder) for folder in trained.values()]
     steps = min((len(c) for c in curves), default=0)
     mean = []
     for i in range(steps):

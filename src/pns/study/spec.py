@@ -195,7 +195,9 @@ class Study(Part):
         if not set(self.tuning.negatives) <= set(self.methods):
             raise ValueError("tuning.negatives names methods of the study")
         if any(not key.startswith("negatives.") for key in self.tuning.negatives.get("pns_prefix", ())):
-            raise ValueError("tuning.negatives.pns_prefix: the generator is that of pns; give keys of negatives alone")
+            raise ValueError(
+                "tuning.negatives.pns_prefix: its generator is that of pns, or of `set`; give keys of negatives alone"
+            )
         if self.uses and "matched" not in self.regimes:
             raise ValueError("uses compares methods on matched pairs: add matched to regimes")
         for name, part in self.objectives.items():
