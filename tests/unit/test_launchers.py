@@ -241,7 +241,7 @@ def test_the_loaders_of_trainings_put_models_there(
     local_rank: int | None, trained: str, scoring: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pns.records import Pair
-    from pns.stages import align, context, models, policy, uses
+    from pns.stages import align, context, engines, models, policy, uses
     from pns.training import preference
 
     launched(monkeypatch, local_rank=local_rank)
@@ -251,7 +251,8 @@ def test_the_loaders_of_trainings_put_models_there(
         found["load"].append(device)
         return f"model {len(found['load'])}"
 
-    def score(path: Any, *, device: str = "cpu") -> Any:
+    def score(path: Any, *, device: str = "cpu", passes: Any = None) -> Any:
+        assert passes is None
         found["score"].append(device)
         return SimpleNamespace(score=None, mark=None, score_fitting=None)
 
@@ -260,7 +261,8 @@ def test_the_loaders_of_trainings_put_models_there(
             found["reference"].append(how["ref_model"])
 
     class Engine:
-        def __init__(self, path: Any, *, device: str) -> None:
+        def __init__(self, path: Any, *, device: str, passes: Any) -> None:
+            assert passes is None
             found["engine"].append(device)
             raise LookupError
 
@@ -272,15 +274,17 @@ def test_the_loaders_of_trainings_put_models_there(
                          (models, "grpo"), (uses, "grpo"), (uses, "end_ids"), (models, "end_ids"),
                          (models, "composite_reward"), (uses, "scored_reward")):  # fmt: skip
         monkeypatch.setattr(module, name, nothing)
-    for module in (models, uses, context):
-        monkeypatch.setattr(module, "RewardModel", score)
+    monkeypatch.setattr(context, "RewardModel", score)
     for module in (uses, context):
         monkeypatch.setattr(module, "Calibration", SimpleNamespace(load=lambda _: SimpleNamespace()))
-    monkeypatch.setattr(align, "TransformersEngine", Engine)
+    monkeypatch.setattr(engines, "TransformersEngine", Engine)
     built: list[Any] = []
 
-    def build(part: Any, *_: Any, **__: Any) -> Any:
+    lent: list[Any] = []
+
+    def build(part: Any, *_: Any, readers: Any = None, **__: Any) -> Any:
         built.append(part)
+        lent.append(readers)
         return nullcontext()
 
     monkeypatch.setattr(context, "build_composite", build)
@@ -311,6 +315,10 @@ def test_the_loaders_of_trainings_put_models_there(
     other, _ = load_recipe(SMOKE, ["runtime.device=cuda", f"reward.reward_model={named}"])
     models.generator(context.Context(other, "x", tmp_path, inputs, nothing))
     assert built[-1].reward_model.device == scoring
+    for device in ("cpu", "cuda"):  # a named model computes where the recipe says, so readers elsewhere are not for it
+        readers: Any = SimpleNamespace(device=device)
+        models.generator(context.Context(other, "x", tmp_path, inputs, nothing, readers))
+    assert lent[-2:] == [None, readers]
 
 
 class Zero3:
