@@ -280,11 +280,8 @@ def test_the_loaders_of_trainings_put_models_there(
     monkeypatch.setattr(engines, "TransformersEngine", Engine)
     built: list[Any] = []
 
-    lent: list[Any] = []
-
-    def build(part: Any, *_: Any, readers: Any = None, **__: Any) -> Any:
+    def build(part: Any, *_: Any, **__: Any) -> Any:
         built.append(part)
-        lent.append(readers)
         return nullcontext()
 
     monkeypatch.setattr(context, "build_composite", build)
@@ -315,10 +312,19 @@ def test_the_loaders_of_trainings_put_models_there(
     other, _ = load_recipe(SMOKE, ["runtime.device=cuda", f"reward.reward_model={named}"])
     models.generator(context.Context(other, "x", tmp_path, inputs, nothing))
     assert built[-1].reward_model.device == scoring
-    for device in ("cpu", "cuda"):  # a named model computes where the recipe says, so readers elsewhere are not for it
+
+
+def test_a_named_model_computes_where_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pns.stages import context
+
+    lent: list[Any] = []
+    monkeypatch.setattr(context, "build_composite", lambda *_, readers=None, **__: lent.append(readers))
+    named = "{kind: transformers, path: x, device: cuda, calibration: y}"
+    recipe, _ = load_recipe(SMOKE, ["runtime.device=cuda", f"reward.reward_model={named}"])
+    for device in ("cpu", "cuda"):
         readers: Any = SimpleNamespace(device=device)
-        models.generator(context.Context(other, "x", tmp_path, inputs, nothing, readers))
-    assert lent[-2:] == [None, readers]
+        context.Context(recipe, "x", tmp_path, {}, lambda *_: None, readers).composite()
+    assert lent == [None, readers], "readers elsewhere are not for it"
 
 
 class Zero3:
