@@ -78,9 +78,8 @@ class Readers:
         """The passes of a model. `how`: what its class takes besides its path. Every node must see it under that path."""
         import torch
 
-        if (
-            torch.cuda.is_initialized()
-        ):  # what a training has left cached here would be missing to a reader on the same GPU
+        # What a training has left cached here would be missing to a reader on the same GPU.
+        if torch.cuda.is_initialized():
             gc.collect()
             torch.cuda.empty_cache()
         # Actors have another working directory. What is no directory is a name of the hub.
@@ -125,8 +124,8 @@ class Readers:
 
     def close(self) -> None:
         """End the actors, and the cluster where it was started for them; they do not start again. Safe to call twice."""
+        self._closed = True  # before the lock, which one who waits for places holds
         with self._starting:
-            self._closed = True
             if not self._actors:
                 return
             import ray
@@ -193,7 +192,7 @@ class Readers:
         while not group.wait(timeout_seconds=5):
             found = ray.cluster_resources()
             small = any(found.get(name, 0.0) < amount for name, amount in needed.items())
-            if small and time.monotonic() - began > patience:
+            if self._closed or (small and time.monotonic() - began > patience):
                 return False
             if not told:
                 log.warning("%s: waiting for %s of the cluster, which has %s", self._field, dict(needed), found)
