@@ -213,7 +213,7 @@ def test_what_samples_and_scores_with_one_model_decodes_as_the_recipe_says(start
     """Rollouts and the generator's samples: one model in memory for both."""
     for overrides, compiled in (([], False), (["runtime.device=cuda", "engine.compiled=true"], True)):
         recipe, _ = load_recipe(SMOKE, overrides)
-        context: Any = SimpleNamespace(recipe=recipe, model=lambda stage: start)
+        context: Any = SimpleNamespace(recipe=recipe, model=lambda stage: start, readers=None)
         own = scorer(context, "rlvr")
         with engines.sampler(context, "rlvr", own) as engine:
             assert engine is own
