@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -198,6 +199,18 @@ class Readers:
                 log.warning("%s: waiting for %s of the cluster, which has %s", self._field, dict(needed), found)
                 told = True
         return True
+
+
+@contextmanager
+def opened(
+    part: EnginePart, *, device: str, threads: int, field: str = "engine.ray_readers"
+) -> Iterator[Readers | None]:
+    """The readers that a recipe's engine asks for, until the block ends; None where it asks for none. See `Readers`."""
+    if not part.ray_readers:
+        yield None
+        return
+    with closing(Readers(part, device=device, threads=threads, field=field)) as readers:
+        yield readers
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any
 from pns.errors import StageStopped, UserError
 from pns.launch import TRAININGS, Launcher, launch
 from pns.pipeline import Stage, call
-from pns.readers import Readers
+from pns.readers import opened
 from pns.recipe import Recipe
 
 NO_SPACE = "the disk is full"
@@ -109,22 +109,13 @@ def _run(job: Job, pipe: Connection) -> dict[str, Any]:
     if job.launcher is not None and launched:
         launch(job, job.launcher, progress)
     else:
-        with _readers(job) as readers:
-            call(job.stage, Context(job.recipe, job.stage.name, job.out, job.inputs, progress, readers))
+        recipe = job.recipe
+        with opened(recipe.engine, device=recipe.runtime.device, threads=job.threads) as readers:
+            call(job.stage, Context(recipe, job.stage.name, job.out, job.inputs, progress, readers))
     # Linux gives the peak in KiB, macOS in bytes; of several processes it is the largest one's.
     whose = resource.RUSAGE_CHILDREN if launched else resource.RUSAGE_SELF
     peak = resource.getrusage(whose).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {"seconds": time.monotonic() - begun, "peak_memory_bytes": peak}
-
-
-@contextlib.contextmanager
-def _readers(job: Job) -> Iterator[Readers | None]:
-    engine = job.recipe.engine
-    if not engine.ray_readers:
-        yield None
-        return
-    with contextlib.closing(Readers(engine, device=job.recipe.runtime.device, threads=job.threads)) as readers:
-        yield readers
 
 
 @contextlib.contextmanager

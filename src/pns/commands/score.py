@@ -222,13 +222,12 @@ def _batch(part: Any, readers: int) -> int:
     return max(each)
 
 
-@contextlib.contextmanager
-def _readers(part: Any, number: int) -> Iterator[Any]:
+def _readers(part: Any, number: int) -> Any:
+    """The context of that many readers; None in it for none."""
     if not number:
-        yield None
-        return
+        return contextlib.nullcontext()
     from pns.parts.engine import EnginePart
-    from pns.readers import Readers
+    from pns.readers import opened
 
     if part.reward_model is None or part.reward_model.kind != "transformers":
         raise UserError(
@@ -236,5 +235,4 @@ def _readers(part: Any, number: int) -> Iterator[Any]:
             remedy="leave it out, or name one: reward.reward_model with kind: transformers",
         )  # fmt: skip
     engine = EnginePart(ray_readers=number)
-    with contextlib.closing(Readers(engine, device=part.reward_model.device, threads=1, field="--ray-readers")) as made:
-        yield made
+    return opened(engine, device=part.reward_model.device, threads=1, field="--ray-readers")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +18,10 @@ from pns.doctor.needs import Asked, needs_of
 from pns.errors import UserError
 from pns.extras import TRAINING, install, missing
 from pns.parts.base import ServerPart
-from pns.plan.cost import USABLE
-from pns.plan.estimate import Estimate, Setting, estimate, totals, vllm_of
+from pns.plan.advice import advice
+from pns.plan.estimate import Estimate, Setting, totals, vllm_of
 from pns.plan.models import cached, config_file
-from pns.plan.words import duration, size
+from pns.plan.words import size
 from pns.plan.work import Which, longest_generated, rows_of
 from pns.problems.registry import check_file, existing, find, local_file
 from pns.recipe import GrpoVllmPart, ModelPart, Recipe, VllmPart
@@ -59,8 +59,7 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
         lambda: _lengths(recipe, setting),
         lambda: _batches(recipe, setting),
         lambda: _memory(recipe, found, setting),
-        lambda: _passes(recipe, found, setting),
-        lambda: _readers(recipe, found, setting),
+        lambda: (Check(name, "ok", text) for name, text in advice(recipe, found, setting)),
         lambda: _shares(recipe, setting),
         lambda: _disk(recipe, found, setting, run_dir),
     ]
@@ -361,61 +360,6 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
         yield Check("memory", "unchecked", detail)
     else:
         yield Check("memory", "ok", detail)
-
-
-# What says how many rows a pass has, of each part that trains.
-_PASSES = {
-    "sft": "gradient_accumulation", "reward_model": "gradient_accumulation", "align": "gradient_accumulation",
-    "rlvr": "micro_batch", "generator": "micro_batch",
-}  # fmt: skip
-
-
-def _passes(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[Check]:
-    """Where passes of more rows would fit: a GPU is slow at small ones, whose layers take as long to launch as large ones'.
-
-    A piece of advice, so it holds always; on a CPU small passes are the faster ones.
-    """
-    if recipe.runtime.device == "cpu":
-        return
-    worst: dict[str, Estimate] = {}  # of the stages of each part the one that takes the most memory
-    for one in sorted(found, key=lambda e: -e.memory):
-        part = one.name.split("-")[0]
-        if one.work.train is not None and part in _PASSES:
-            worst.setdefault(part, one)
-    advice = [text for part, one in worst.items() if (text := _wider(part, one, recipe, setting))]
-    if advice:
-        yield Check("passes", "ok", f"wider ones would fit: {'; '.join(advice)}")
-
-
-def _wider(part: str, one: Estimate, recipe: Recipe, setting: Setting) -> str:
-    """The widest passes of a training that fit, where they save a tenth of its time; else empty."""
-    train, room = one.work.train, USABLE * setting.machine.memory_gb * 1e9 / recipe.runtime.jobs
-    assert train is not None, "it trains"
-    for several in (n for n in range(1, train.accumulation) if train.accumulation % n == 0):
-        wide = estimate(one.name, replace(one.work, train=replace(train, accumulation=several)), recipe, setting)
-        share = wide.seconds["train"] / one.seconds["train"]
-        if wide.memory <= room and share < 0.9:
-            key = _PASSES[part]
-            value = several if key == "gradient_accumulation" else train.rows // several
-            return f"{part}.{key}={value} takes about {size(wide.memory)} and {share:.0%} of the time in training"
-    return ""
-
-
-def _readers(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[Check]:
-    """Where a reader on each GPU would save a twentieth of all time: what no training reads is on one GPU without. Advice."""
-    part, gpus = recipe.engine, setting.spread.gpus
-    whole = part.vllm is not None and part.vllm.tensor_parallel > 1  # no room beside an actor that has whole GPUs
-    if recipe.runtime.device == "cpu" or part.ray_readers >= gpus or whole:
-        return
-    more = recipe.model_copy(update={"engine": part.model_copy(update={"ray_readers": gpus})})
-    spread = [estimate(one.name, one.work, more, setting) for one in found]
-    if max(one.memory for one in spread) > setting.machine.memory_gb * 1e9:
-        return
-    once = sum(one.total for one in found)
-    reads, fewer = (sum(one.seconds.get("read", 0.0) for one in ones) for ones in (found, spread))
-    if reads - fewer > 0.05 * once:
-        detail = f"engine.ray_readers={gpus} reads in {duration(fewer)} what takes {duration(reads)}, of {duration(once)} in all"
-        yield Check("readers", "ok", detail)
 
 
 def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:
