@@ -8,7 +8,7 @@ gives one completion a row, and batches rows across jobs. (Source: ours.)
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,10 @@ class RayEngine:
         }
         self._gpus: float = _gpus(part, device)
         self._where: dict[str, Any] = {}
-        self._patience = 0
         if readers is not None:
             readers.start()
             self._gpus *= 1 - SHARE
             self._where = {"scheduling_strategy": readers.place()}
-            # A reader loads its models once something is drawn: not while vLLM measures what memory is left to it.
-            self._patience = PATIENCE_SECONDS
         self._ours = _connect(self._workers)
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
@@ -75,8 +72,9 @@ class RayEngine:
 
         if not jobs:
             return
-        if self._patience:
-            ray.data.DataContext.get_current().wait_for_min_actors_s = self._patience
+        if self._where:
+            # A reader loads its models once something is drawn: not while vLLM measures what memory is left to it.
+            ray.data.DataContext.get_current().wait_for_min_actors_s = PATIENCE_SECONDS
         rows = [{"place": i, "job": job.to_json()} for i, job in enumerate(jobs)]
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
@@ -117,27 +115,14 @@ class _Worker:
     def __init__(self, path: str, part: str, device: str, stage: str, threads: int) -> None:
         self._path, self._part = path, EnginePart.model_validate_json(part)
         self._device, self._stage, self._threads = device, stage, threads
-        self._engine: Any = None
-        self._failed: dict[str, Any] = {}
-        try:
-            self._engine = self._made()
-        except UserError as error:
-            self._failed = {"user": str(error)}
-        except StageStopped as error:
-            self._failed = {"stopped": str(error)}
+        self._failed = _told(lambda: {"engine": self._made()})
+        self._engine: Any = self._failed.pop("engine", None)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"place": batch["place"], "found": [json.dumps(self._draw(str(text))) for text in batch["job"]]}
 
     def _draw(self, text: str) -> dict[str, Any]:
-        if self._failed:
-            return self._failed
-        try:
-            return {"drawn": self._engine.generate(Job.from_json(text))}
-        except UserError as error:
-            return {"user": str(error)}
-        except StageStopped as error:
-            return {"stopped": str(error)}
+        return self._failed or _told(lambda: {"drawn": self._engine.generate(Job.from_json(text))})
 
     def _made(self) -> Any:
         import torch
@@ -146,6 +131,15 @@ class _Worker:
 
         torch.set_num_threads(self._threads)
         return make_engine(self._path, self._part, device=self._device, stage=self._stage)
+
+
+def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return work()
+    except UserError as error:
+        return {"user": str(error)}
+    except StageStopped as error:
+        return {"stopped": str(error)}
 
 
 def _gpus(part: EnginePart, device: str) -> int:
