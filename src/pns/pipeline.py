@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ _LATER: dict[str, Any] = {
     "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "max_model_len": None,
-    "lora": False, "compiled": False, "ray_readers": 0,
+    "lora": False, "compiled": False, "ray_readers": 0, "control": None, "chosen_by": "policy",
 }  # fmt: skip
 
 # Parts that came later than protocols which still hold.
@@ -106,14 +106,14 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
         Stage(
             "pairs",
             "negatives:pairs",
-            ("problems", "rollouts-pairs", *(f"negatives-{m}" for m in methods)),
+            ("problems", *chosen_needs(recipe), *(f"negatives-{m}" for m in methods)),
             ("pairs", "negatives.methods"),
         ),
         *_references(recipe),
         Stage(
             "audit",
             "negatives:audit",
-            ("problems", "rollouts-pairs", "audit_model", "reward_model", *(f"negatives-{m}" for m in methods)),
+            ("problems", *chosen_needs(recipe), "audit_model", "reward_model", *(f"negatives-{m}" for m in methods)),
             ("negatives.methods", *_RUN),
         ),
     ]
@@ -162,11 +162,27 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
         return Stage(name, call, needs, keys, args=(method,))
     if method in GENERATED:
         keys = (*_selection_keys(recipe, method), "reward.calibrated")
-        needs = ("rollouts-pairs", "reward_model", f"samples-{method}")
+        needs = (*_from_chosen(recipe, method), "reward_model", f"samples-{method}")
         return Stage(name, call, needs, keys, args=(method,), version=3 if _other_model(recipe) else 2)
-    needs = ("problems", "rlvr", "rollouts-pairs", "reward_model")
+    needs = ("problems", "rlvr", *_from_chosen(recipe, method), "reward_model")
     keys = (*_selection_keys(recipe, method), "reward", *_RUN)
     return Stage(name, call, needs, keys, args=(method,), version=_version(recipe, method))
+
+
+def chosen_needs(recipe: Recipe) -> tuple[str, ...]:
+    """The stages that have the policy's rollouts and the chosen responses of `pairs`."""
+    return ("rollouts-pairs", *(["rollouts-generator"] if recipe.pairs.chosen_by == "generator" else []))
+
+
+def _from_chosen(recipe: Recipe, method: str) -> tuple[str, ...]:
+    """`chosen_needs` of a method whose negatives are made from chosen responses, or measured by their lengths."""
+    reads = recipe.negatives.length_ratio is not None or method not in (
+        "rejection",
+        "rejection_hard",
+        "pns",
+        "pns_prefix",
+    )
+    return chosen_needs(recipe) if reads else ("rollouts-pairs",)
 
 
 def _other_model(recipe: Recipe) -> bool:
@@ -196,7 +212,7 @@ def _rollouts(split: str, *extra: str) -> Stage:
 def _bases(recipe: Recipe) -> list[Stage]:
     """Other pretrained models than the policy that trainings start from, brought into the form of the policy's start."""
     given = {"generator": recipe.generator.base, "reward_model": recipe.reward_model.base}
-    if not recipe.negatives.generates():
+    if not recipe.trains_generator:
         given.pop("generator")
     return [
         Stage(
@@ -219,7 +235,7 @@ def _reward_model(recipe: Recipe, name: str, split: str) -> Stage:
 
 
 def _generator(recipe: Recipe) -> list[Stage]:
-    if not recipe.negatives.generates():
+    if not recipe.trains_generator:
         return []
     keys = ("reward", *_RUN)
     start = recipe.generator.start_stage
@@ -235,17 +251,23 @@ def _generator(recipe: Recipe) -> list[Stage]:
         "pns_prefix": Stage(
             "samples-pns_prefix",
             "negatives:prefix_samples",
-            (*needs, "rollouts-pairs"),
+            (*needs, *chosen_needs(recipe)),
             ("negatives.prefix", _SAMPLE, *keys),
         ),
     }
-    return [trained, *(samples[m] for m in GENERATED if m in recipe.negatives.sources())]
+    drawn = [samples[m] for m in GENERATED if m in recipe.negatives.sources()]
+    if recipe.pairs.chosen_by == "generator":
+        own = _rollouts("pairs", "pairs.chosen", *_FORM)
+        own = replace(own, name="rollouts-generator", needs=(*own.needs, "generator"), args=("pairs", "generator"))
+        drawn.insert(0, own)
+    return [trained, *drawn]
 
 
 def _references(recipe: Recipe) -> list[Stage]:
     """The whole-method references; the order in which the recipe names them changes nothing."""
     needs = ("problems", "rlvr")
-    keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *GRPO, *VERIFY, *_FORM)
+    solved = ("pairs.chosen_by", "rollouts.n") if recipe.pairs.chosen_by == "generator" else ()
+    keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *solved, *GRPO, *VERIFY, *_FORM)
     nsr = (*keys, "reinforce.learning_rate")
     nodes = [
         Stage("rlvr_more", "policy:rlvr_more", needs, keys),

@@ -197,6 +197,25 @@ class Recipe(Part):
             raise ValueError("sft.steps: 0 needs an instruct model (model.kind: pretrained)")
         return self
 
+    @property
+    def trains_generator(self) -> bool:
+        """Whether a generator is trained: for negatives, or for the chosen side."""
+        return self.negatives.generates() or self.pairs.chosen_by == "generator"
+
+    @property
+    def sampled_by_generator(self) -> int:
+        """Whole answers that the trained generator writes: mistakes and, where they are the chosen side, solutions."""
+        solutions = self.rollouts.n if self.pairs.chosen_by == "generator" else 0
+        return self.problems.splits.pairs * (self.negatives.sample.n + solutions)
+
+    @model_validator(mode="after")
+    def _two_goals(self) -> Recipe:
+        if self.pairs.chosen_by == "generator" and self.generator.control is None:
+            raise ValueError(
+                "pairs.chosen_by: generator needs generator.control: only a generator with both goals solves problems"
+            )
+        return self
+
     @model_validator(mode="after")
     def _on_a_gpu(self) -> Recipe:
         if self.engine.compiled and self.runtime.device != "cuda":
@@ -237,7 +256,7 @@ class Recipe(Part):
         part, base = self.runtime.vllm, self.generator.base
         if part is None or part.mode != "server":
             return self
-        own = ["generator"] if self.negatives.generates() else []
+        own = ["generator"] if self.trains_generator else []
         beside = [*own, *self.references]
         if self.runtime.jobs > 1 and len(beside) > 1:
             raise ValueError(

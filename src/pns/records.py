@@ -129,7 +129,7 @@ class Pair(Record):
     prompt: str
     chosen: str
     rejected: str
-    chosen_source: Literal["policy", "reference"] = "policy"
+    chosen_source: Literal["policy", "generator", "reference"] = "policy"
     chosen_answer: str | None = None
     rejected_answer: str | None = None
     chosen_logp: float | None = None

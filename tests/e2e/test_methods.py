@@ -60,6 +60,54 @@ def test_prefixes_favourites_mixtures_and_filled_gaps(here: Any, smoke: Micro) -
     assert Counter(p.method for rows in pairs.values() for p in rows).keys() == set(METHODS)
 
 
+def test_one_generator_for_both_goals(here: Any, smoke: Micro) -> None:
+    run = smoke.copy(here.folder / "run").folder
+    here(
+        "run", SMOKE, "--run-dir", run, "--until", "pairs", "negatives.methods=[rejection, pns, pns_prefix]", "pairs.min_pairs=1",
+        "generator.control=plausible", "pairs.chosen_by=generator", "negatives.min_rubric=0", "negatives.prefix.max_new_tokens=32",
+    )  # fmt: skip
+    assert json.loads((folder_of(run, "generator") / "control.json").read_text()) == {"control": "plausible"}
+    curve = [json.loads(line) for line in (folder_of(run, "generator") / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in curve if "reward" in row]
+    assert steps
+    assert all({"solving/correct", "composite/scored"} <= set(row) for row in steps), "both goals in every step"
+    paid = [json.loads(line) for line in (folder_of(run, "generator") / "rewards.jsonl").read_text().splitlines()]
+    problems = read_parquet(folder_of(run, "problems") / "generator.parquet", Problem)
+    asked = {row["problem_id"] for row in paid}
+    assert asked <= {p.id for p in problems[::2]}, "every other problem is to be solved"
+    statements = {p.id: p.problem for p in read_parquet(folder_of(run, "problems") / "pairs.parquet", Problem)}
+    policy, generator = (TransformersEngine(folder_of(run, stage) / "model") for stage in ("rlvr", "generator"))
+
+    def logps(engine: TransformersEngine, rows: list[Response], control: str = "") -> list[float]:
+        ended = [r.finish != "length" for r in rows]
+        told = [statements[r.problem_id] + control for r in rows]
+        return [lp for lp, _ in engine.log_probabilities(told, [r.text for r in rows], ended)]
+
+    samples = read_parquet(folder_of(run, "samples-pns") / "candidates.parquet", Response)[:8]
+    control = "\n\nplausible"
+    assert [r.sampling["generator_logp"] for r in samples] == pytest.approx(
+        logps(generator, samples, control), abs=1e-3
+    )
+    assert [r.policy_logp for r in samples] == pytest.approx(logps(policy, samples), abs=1e-3)
+    assert logps(generator, samples, control) != pytest.approx(logps(generator, samples), abs=1e-3), (
+        "it reads the control"
+    )
+    own = read_parquet(folder_of(run, "rollouts-generator") / "responses.parquet", Response)
+    chosen = {r.problem_id: r for r in read_parquet(folder_of(run, "rollouts-generator") / "chosen.parquet", Response)}
+    assert all(r.verdict and r.verdict.outcome == "correct" for r in chosen.values())
+    written = {(r.problem_id, r.text) for r in chosen.values() if r.source == "generator"}
+    assert written
+    assert written <= {(r.problem_id, r.text) for r in own}
+    assert {r.source for r in chosen.values()} <= {"generator", "reference"}, (
+        "the smoke recipe falls back to references"
+    )
+    for method in ("rejection", "pns", "pns_prefix"):
+        for pair in read_parquet(folder_of(run, "pairs") / f"own-{method}.parquet", Pair):
+            assert (pair.chosen, pair.chosen_source) == (chosen[pair.problem_id].text, chosen[pair.problem_id].source)
+    begun = read_parquet(folder_of(run, "negatives-pns_prefix") / "negatives.parquet", Response)
+    assert all(chosen[r.problem_id].text.startswith(r.text[: r.sampling["cut"]]) for r in begun)
+
+
 def _generator_went_on(run: Path, found: dict[str, Response]) -> None:
     """log p of the prefix by the policy and of the rest by the generator, and the gates on what it wrote."""
     statements = {p.id: p.problem for p in read_parquet(folder_of(run, "problems") / "pairs.parquet", Problem)}

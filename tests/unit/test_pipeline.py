@@ -95,6 +95,39 @@ def test_the_generator_goes_on_from_prefixes_without_samples_of_its_own() -> Non
     assert gates[0]["samples-pns_prefix"] == gates[1]["samples-pns_prefix"], "other gates need no new samples"
 
 
+def test_the_chosen_side_of_a_generator_with_two_goals() -> None:
+    both = (
+        "generator.control=err",
+        "pairs.chosen_by=generator",
+        "negatives.methods=[rejection, flip, pns, pns_prefix]",
+    )
+    nodes = pipeline.stages(recipe(*both))
+    readers = {name for name, stage in nodes.items() if "rollouts-generator" in stage.needs}
+    assert readers == {"samples-pns_prefix", "negatives-flip", "pairs", "audit"}
+    assert pipeline.upstream(["report"], nodes) == set(nodes), "a stage that nothing reads"
+    plain = pipeline.fingerprints(recipe(both[2]), pipeline.stages(recipe(both[2])))
+    marks = pipeline.fingerprints(recipe(*both), nodes)
+    same = {name for name in plain if plain[name] == marks[name]}
+    assert {"rlvr", "rollouts-pairs", "reward_model", "negatives-rejection"} <= same, (
+        "the policy's own rollouts are the same"
+    )
+    assert not {"generator", "samples-pns", "pairs", "negatives-flip"} & same
+    measured = pipeline.stages(recipe(*both, "negatives.length_ratio=2"))
+    assert "rollouts-generator" in measured["negatives-rejection"].needs
+    alone = pipeline.stages(recipe(*both[:2], "negatives.methods=[rejection]"))
+    assert "generator" in alone
+    assert not any(name.startswith("samples-") for name in alone)
+    costs = [recipe(*given).sampled_by_generator for given in ((), both)]
+    assert costs[1] - costs[0] == recipe().problems.splits.pairs * recipe().rollouts.n
+
+
+def test_a_generator_of_mistakes_alone_has_no_chosen_side() -> None:
+    with pytest.raises(UserError, match=r"chosen_by: generator needs generator\.control"):
+        recipe("pairs.chosen_by=generator")
+    with pytest.raises(UserError, match="control is blank"):
+        recipe("generator.control=' '")
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

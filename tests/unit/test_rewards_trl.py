@@ -18,7 +18,14 @@ from pns.recipe import RewardPart
 from pns.records import Problem, Rubric, Verdict
 from pns.rewards import Calibration, Composite
 from pns.rewards.adapters.log import RewardLog
-from pns.rewards.adapters.trl import completion_text, composite_reward, last_user_message, rlvr_reward, signed_reward
+from pns.rewards.adapters.trl import (
+    completion_text,
+    composite_reward,
+    either_reward,
+    last_user_message,
+    rlvr_reward,
+    signed_reward,
+)
 from pns.rewards.judging import Judgement
 from pns.verify import Verifier
 
@@ -126,6 +133,24 @@ def test_the_signed_reward_is_1_for_what_rlvr_pays_for_and_else_minus_1(verifier
     assert out == [1, -1, -1, -1, -1, -1]
     assert logged["rlvr/correct"] == pytest.approx(1 / 6)
     assert call(reward, [CORRECT], cut=True) == [-1]
+
+
+def test_of_two_goals_each_problem_is_paid_for_its_own(verifier: Verifier) -> None:
+    rules: dict[str, Any] = {"format_weight": 0.1, "answer_format": "boxed", "max_chars": 8000, "eos_ids": {1}}
+    problems = {name: P.model_copy(update={"id": name}) for name in ("err", "solve")}
+    composite = Composite(RewardPart(), verifier)
+    mistakes = composite_reward(composite, problems, max_unscored=0.05, eos_ids={1})
+    reward = either_reward(mistakes, rlvr_reward(verifier, problems, name="solving", **rules), {"solve"})
+    logged: dict[str, float] = {}
+    texts, ids = [WRONG, WRONG, CORRECT, CORRECT, "nothing"], ["err", "solve", "err", "solve", "err"]
+    out = call(reward, texts, problem_id=ids, log_metric=logged.__setitem__)
+    assert out == [pytest.approx(0.8), 0.1, 0.0, 1.1, -1.0]
+    assert logged["solving/correct"] == 0.5
+    assert logged["composite/scored"] == pytest.approx(1 / 3), "shares of the mistakes that were asked for"
+    assert inspect.iscoroutinefunction(reward), "TRL waits for it beside other rewards"
+    logged.clear()
+    assert call(reward, [CORRECT], problem_id=["solve"], log_metric=logged.__setitem__) == [1.1]
+    assert {name.split("/")[0] for name in logged} == {"solving"}, "nothing is said of what was not asked for"
 
 
 def test_rlvr_is_silent_where_the_gold_answer_or_the_system_failed() -> None:

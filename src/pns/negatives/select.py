@@ -154,7 +154,7 @@ def build_pairs(
                 prompt=problems[identity].problem,
                 chosen=right.text,
                 rejected=wrong.text,
-                chosen_source="reference" if right.source == "reference" else "policy",
+                chosen_source=right.source if right.source in ("reference", "generator") else "policy",
                 chosen_answer=problems[identity].answer,
                 rejected_answer=wrong.verdict.answer if wrong.verdict else None,
                 chosen_logp=right.policy_logp,

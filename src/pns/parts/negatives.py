@@ -163,6 +163,10 @@ class PairsPart(Part):
     chosen: Literal["policy", "policy_or_reference"] = Field(
         "policy", description="fall back to the reference solution where no sampled response is correct"
     )
+    chosen_by: Literal["policy", "generator"] = Field(
+        "policy",
+        description="whose correct response is the chosen side; generator: one with generator.control, asked without it",
+    )
     min_pairs: int = Field(4, ge=1, description="fewer pairs than this for a method stop the run with a message")
 
     @field_validator("regimes")

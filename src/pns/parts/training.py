@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pns.parts.base import BasePart, Part
 
@@ -80,11 +80,23 @@ class GeneratorPart(GrpoPart):
     base: BasePart | None = Field(
         None, description="another pretrained model to start from; its KL term then refers to that model"
     )
+    control: str | None = Field(
+        None,
+        description="one generator for both goals: this text behind a problem asks for a mistake, and every other training "
+        "problem comes without it, to be solved (paid as in RLVR). null: mistakes alone, asked for by the problem itself",
+    )
 
     @property
     def start_stage(self) -> str:
         """The stage that makes the model which it starts from."""
         return "start-generator" if self.base is not None else {"policy": "rlvr", "sft": "sft"}[self.start]
+
+    @field_validator("control")
+    @classmethod
+    def _said(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("control is blank; give a text, or leave it out")
+        return value
 
     @model_validator(mode="after")
     def _one_start(self) -> GeneratorPart:

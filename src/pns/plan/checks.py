@@ -367,7 +367,7 @@ def _shares(recipe: Recipe, setting: Setting) -> Iterator[Check]:
     drawn: list[tuple[Which, int, int]] = [
         ("policy", recipe.rlvr.max_new_tokens, max(recipe.rollouts.max_new_tokens, recipe.evaluate.max_new_tokens))
     ]
-    if recipe.negatives.generates():
+    if recipe.trains_generator:
         drawn.append(("generator", recipe.generator.max_new_tokens, longest_generated(recipe)))
     for key, training in (("engine.vllm", False), ("runtime.vllm", True)):
         part = vllm_of(recipe, setting, training=training)

@@ -289,7 +289,7 @@ def _rlvr(desk: Desk, stage: Stage) -> Work:
 def _more(desk: Desk, stage: Stage) -> Work:
     recipe, part = desk.recipe, desk.recipe.generator
     splits = recipe.problems.splits
-    steps = more_steps(part, splits.pairs * recipe.negatives.sample.n)
+    steps = more_steps(part, recipe.sampled_by_generator)
     shared = recipe.rlvr.model_copy(
         update={k: getattr(part, k) for k in ("prompts_per_step", "num_generations", "micro_batch")}
     )
@@ -308,7 +308,8 @@ def _rollouts(desk: Desk, stage: Stage) -> Work:
     part, split = desk.recipe.rollouts, stage.args[0]
     rows = getattr(desk.recipe.problems.splits, split) * part.n
     work = Work(rows=rows, verified=rows)
-    work.samples.append(desk.sample("policy", rows, part.max_new_tokens, part.batch_size))
+    writer: Which = "generator" if "generator" in stage.args else "policy"
+    work.samples.append(desk.sample(writer, rows, part.max_new_tokens, part.batch_size))
     if split == "pairs":
         work.reads.append(Read("policy", rows, desk.text))
         work.beside = ("policy",)

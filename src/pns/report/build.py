@@ -137,7 +137,11 @@ def generator_plots(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
             "What became of its samples, by the gate that decided.",
             plots.training_curve(curve, gates, "share, %", share=True),
         ),
-        ("The composite reward R, mean of a step.", plots.training_curve(curve, {"reward": "reward"}, "mean reward")),
+        (
+            "Its other goal: the problems that came without the control text, to be solved.",
+            plots.training_curve(curve, {"share_solved": "correct"}, "share, %", share=True),
+        ),
+        ("The reward, mean of a step.", plots.training_curve(curve, {"reward": "reward"}, "mean reward")),
         (
             "The two plausibility terms, mean over the samples that reached them.",
             plots.training_curve(

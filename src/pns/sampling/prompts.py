@@ -27,6 +27,11 @@ def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
+def controlled(problem: str, control: str | None) -> str:
+    """The problem as a generator with two goals is asked for a mistake: with its control text behind it, if it has one."""
+    return problem if control is None else f"{problem}\n\n{control}"
+
+
 def load_tokenizer(path: str | Path) -> Any:
     """The tokenizer of a model directory. Raises UserError where there is none, or it has no chat template."""
     from transformers import AutoTokenizer

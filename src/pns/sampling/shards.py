@@ -18,6 +18,7 @@ from pns.records import Problem, Response, read_jsonl, to_jsonl
 from pns.run import seed_of, write_atomic
 from pns.sampling.engine import Engine
 from pns.sampling.jobs import Drawn, Job, draw_all, each
+from pns.sampling.prompts import controlled
 
 Finish = Callable[[Sequence[Problem], list[Response]], list[Response]]
 
@@ -30,6 +31,7 @@ class Draw:
         folder: where the shards lie (JSONL); complete ones are read, not drawn again.
         seed: that the shards' own come from.
         source: of the responses.
+        control: text behind each problem (see `pns.sampling.prompts.controlled`).
     """
 
     problems: Sequence[Problem]
@@ -37,6 +39,7 @@ class Draw:
     folder: Path
     seed: int
     source: str
+    control: str | None = None
 
     @property
     def shards(self) -> range:
@@ -60,7 +63,7 @@ class Draw:
         """What draws a shard."""
         part = self.part
         return Job(
-            [p.problem for p in self.chunk(number)],
+            [controlled(p.problem, self.control) for p in self.chunk(number)],
             n=part.n,
             temperature=part.temperature,
             top_p=part.top_p,

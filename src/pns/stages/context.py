@@ -10,12 +10,14 @@ from typing import Any
 from pns.processes import own_device
 from pns.readers import Readers
 from pns.recipe import SHARED_AMONG_ROUNDS, Recipe
-from pns.records import Problem, read_parquet
+from pns.records import Problem, Response, read_parquet
 from pns.rewards.build import build_composite, calibration_of
 from pns.rewards.composite import Composite
 from pns.rewards.reward_model import Calibration, FittingScorer, RewardModel
 from pns.run import JUDGE_SPENT, read_json, seed_of
 from pns.verify import Verifier
+
+CONTROL = "control.json"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,16 @@ class Context:
             return rows
         size = len(rows) // part.of
         return rows[(part.number - 1) * size : part.number * size]
+
+    def chosen(self) -> list[Response]:
+        """The chosen response of each problem of `pairs` that has one: of the policy, or as `pairs.chosen_by` says."""
+        made_by = self.inputs.get("rollouts-generator") or self.inputs["rollouts-pairs"]
+        return read_parquet(made_by / "chosen.parquet", Response)
+
+    def control(self) -> str | None:
+        """The text that asks this run's generator for a mistake; None where its problems alone do. It lies beside the model."""
+        path = self.inputs["generator"] / CONTROL
+        return str(read_json(path)["control"]) if path.is_file() else None
 
     def model(self, stage: str) -> Path:
         """The model directory that a stage published."""

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 from pns.errors import UserError
 from pns.evaluation.metrics import rank_auc
+from pns.processes import is_main
 from pns.recipe import RewardModelPart
 from pns.records import Pair, Problem, Response, read_parquet
-from pns.rewards.adapters.trl import composite_reward
+from pns.rewards.adapters.trl import composite_reward, either_reward, rlvr_reward
 from pns.rewards.reward_model import Calibration, RewardModel
 from pns.run import write_json
-from pns.stages.context import Context
+from pns.sampling.prompts import controlled
+from pns.stages.context import CONTROL, Context
 from pns.stages.policy import end_ids, grpo, with_references
 from pns.training.reward_model import TextPair, pairs_within, train_reward_model, worth
 
@@ -113,16 +115,26 @@ def score(context: Context, problems: Sequence[Problem], responses: Sequence[Res
 
 
 def generator(context: Context) -> None:
-    """Reverse RL: GRPO on the composite reward, with a KL term back to its start: the policy, or as the recipe says."""
+    """Reverse RL: GRPO on the composite reward, with a KL term back to its start: the policy, or as the recipe says.
+
+    With a control text, which control.json then holds, every other problem comes without it and is to be solved.
+    """
     recipe = context.recipe
-    start = recipe.generator.start_stage
+    start, control = recipe.generator.start_stage, recipe.generator.control
     problems = context.problems("generator")
+    by_id, ends = {p.id: p for p in problems}, end_ids(context, start)
     with context.composite() as composite:
         reward = composite_reward(
-            composite,
-            {p.id: p for p in problems},
-            max_unscored=recipe.reward.max_unscored,
-            eos_ids=end_ids(context, start),
-            log=context.out / "rewards.jsonl",
+            composite, by_id, max_unscored=recipe.reward.max_unscored, eos_ids=ends, log=context.out / "rewards.jsonl"
         )
+        if control is not None:
+            if is_main():
+                write_json(context.out / CONTROL, {"control": control})
+            solved = rlvr_reward(
+                composite.verifier, by_id, format_weight=recipe.rlvr.format_weight,
+                answer_format=recipe.reward.answer_format, max_chars=recipe.reward.max_chars, eos_ids=ends, name="solving",
+            )  # fmt: skip
+            reward = either_reward(reward, solved, {p.id for p in problems[1::2]})
+            erring = [p.model_copy(update={"problem": controlled(p.problem, control)}) for p in problems[::2]]
+            problems[::2] = erring
         grpo(context, start, problems, reward, recipe.generator)

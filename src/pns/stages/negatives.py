@@ -24,6 +24,7 @@ from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_js
 from pns.rewards.composite import Composite
 from pns.rewards.unscored import Unscored
 from pns.run import seed_of, write_atomic, write_json
+from pns.sampling.prompts import controlled
 from pns.sampling.shards import Draw, sample
 from pns.stages import engines, prefixes, prompted
 from pns.stages.context import Context
@@ -78,7 +79,7 @@ def _select(context: Context, method: Method, candidates: Iterable[Response]) ->
     seed = seed_of(context.recipe.seed, f"select/{method}")
     lengths = None
     if part.length_ratio is not None:
-        right = read_responses(context.inputs["rollouts-pairs"] / "chosen.parquet")
+        right = context.chosen()
         lengths = {r.problem_id: r.n_tokens for r in right}
     return dict(
         select_to(
@@ -178,7 +179,7 @@ def _by_rule(context: Context, composite: Composite, method: Method) -> list[Res
     reward = context.recipe.reward
     top = context.json("problems", "summary.json")["largest_number"]
     problems, out = _rows(context), []
-    for right in read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response):
+    for right in context.chosen():
         rng = random.Random(seed_of(context.recipe.seed, f"{method}/{right.problem_id}"))
         text = RULES[method](right.text, rng, answer_format=reward.answer_format, top=top)
         if text is not None:
@@ -209,19 +210,21 @@ def prefix_samples(context: Context) -> None:
 
 
 def _from_generator(context: Context, composite: Composite) -> Draw:
-    part = context.recipe.negatives.sample
-    drawn = Draw(context.problems("pairs"), part, context.out / "shards", context.seed, "pns")
+    part, control = context.recipe.negatives.sample, context.control()
+    drawn = Draw(context.problems("pairs"), part, context.out / "shards", context.seed, "pns", control)
     unscored = Unscored(composite.part.max_unscored, drawn.responses)
     _score_again(context, composite, drawn, unscored)
     writer, policy = scorer(context, "generator"), scorer(context, "rlvr")
     computing = threading.Lock()
 
     def logps(rows: Sequence[Problem], responses: list[Response]) -> list[list[tuple[float, int]]]:
-        """Under the generator and the policy."""
+        """Under the generator, as it was asked, and under the policy."""
         texts, statements = [r.text for r in responses], [p.problem for p in rows]
         ended = [r.finish != "length" for r in responses]
+        asked = [controlled(statement, control) for statement in statements]
         with computing:  # of one shard at a time, or their memory would grow with the shards
-            return [engine.log_probabilities(statements, texts, ended) for engine in (writer, policy)]
+            own = writer.log_probabilities(asked, texts, ended)
+            return [own, policy.log_probabilities(statements, texts, ended)]
 
     def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
         with ThreadPoolExecutor(1, thread_name_prefix="pns-logps") as beside:  # they need no score
@@ -279,7 +282,7 @@ def pairs(context: Context) -> None:
     Raises UserError when a method has fewer pairs than `pairs.min_pairs`.
     """
     recipe, problems = context.recipe, _rows(context)
-    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
+    right = context.chosen()
     chosen = {r.problem_id: r for r in right}
     found = load_negatives(context)
     seed = seed_of(recipe.seed, "pairs")
@@ -339,7 +342,7 @@ def audit(context: Context) -> None:
     alone, the reward model's M, and the share of fully consistent steps: a weak detector also gives 0.5.
     """
     problems = _rows(context)
-    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
+    right = context.chosen()
     detector = context.reward_model(context.model("audit_model"))
     judge = context.reward_model(context.model("reward_model"))
     calibration = context.calibration()
@@ -376,7 +379,7 @@ def reward_scores(context: Context) -> None:
     """scores.json: the reward model's raw scores of the chosen responses and of each method's selected negatives."""
     problems = _rows(context)
     model = context.reward_model(context.model("reward_model"))
-    groups = {"correct": read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)}
+    groups = {"correct": context.chosen()}
     groups |= {m: flat(rows) for m, rows in load_negatives(context).items()}
     out = {
         name: model.score([problems[r.problem_id].problem for r in rows], [r.text for r in rows])

@@ -109,7 +109,7 @@ def _budget_of_pns(context: Context) -> tuple[list[Problem], GrpoPart]:
     """The problems that PNS used, and RLVR's part with as many rollouts a step and steps as PNS cost; budget.json tells."""
     recipe = context.recipe
     problems = [*context.problems("generator"), *context.problems("pairs")]
-    steps = more_steps(recipe.generator, recipe.problems.splits.pairs * recipe.negatives.sample.n)
+    steps = more_steps(recipe.generator, recipe.sampled_by_generator)
     part = as_large_steps(recipe, steps=min(steps, len(problems) // recipe.generator.prompts_per_step))
     write_json(context.out / "budget.json", {"steps": part.steps, "steps_of_pns": steps})
     return problems, part
@@ -174,13 +174,14 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
 
     Args:
         sampler: the input whose model is sampled. Log-probabilities are those of the policy, whoever wrote the responses;
-            from another model no response is chosen.
+            from another seed's policy (`foreign`) no response is chosen.
     """
     recipe = context.recipe
     problems = context.problems(split)
     policy = scorer(context, "rlvr")
     own = policy if sampler == "rlvr" else None
-    drawn = Draw(problems, recipe.rollouts, context.out / "shards", context.seed, "policy")
+    writer = "generator" if sampler == "generator" else "policy"
+    drawn = Draw(problems, recipe.rollouts, context.out / "shards", context.seed, writer)
     with context.verifier() as verifier:
 
         def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
@@ -193,7 +194,7 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
 
         sample(engines.sampler(context, sampler, own), [drawn], finish, context.progress)
     publish(context.out / "responses.parquet", drawn.rows)
-    if split == "pairs" and sampler == "rlvr":
+    if split == "pairs" and sampler != "foreign":
         chosen = _chosen(context, problems, drawn.rows(), policy)
         write_parquet(context.out / "chosen.parquet", chosen)
 

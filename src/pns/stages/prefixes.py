@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from pns.negatives.prefix import wrong_continuations
 from pns.recipe import Method
-from pns.records import Problem, Response, read_jsonl, read_parquet, to_jsonl
+from pns.records import Problem, Response, read_jsonl, to_jsonl
 from pns.rewards.composite import Composite
 from pns.run import seed_of, write_atomic
 from pns.sampling.engine import Completion, Engine, TransformersEngine
 from pns.sampling.jobs import Job
+from pns.sampling.prompts import controlled
 from pns.stages import engines
 from pns.stages.context import Context
 from pns.stages.engines import scorer
@@ -36,8 +37,9 @@ def _shards(
     policy: TransformersEngine,
 ) -> list[Response]:
     recipe, part = context.recipe, context.recipe.negatives.prefix
+    control = context.control() if writer is not policy else None
     problems = {p.id: p for p in context.problems("pairs")}
-    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
+    right = context.chosen()
     size, out = max(1, part.batch_size // part.n), list[Response]()
     for number, at in enumerate(range(0, len(right), size)):
         path = context.out / "shards" / f"{number:05d}.jsonl"
@@ -48,7 +50,7 @@ def _shards(
             def go_on(
                 asked: Sequence[Problem], prefixes: Sequence[str], temperature: float, turn: int, seed: int = seed
             ) -> list[list[Completion]]:
-                statements, mine = [p.problem for p in asked], seed_of(seed, f"round/{turn}")
+                statements, mine = [controlled(p.problem, control) for p in asked], seed_of(seed, f"round/{turn}")
                 return engine.generate(
                     Job(statements, part.n, temperature, part.top_p, part.max_new_tokens, mine, prefixes)
                 )
@@ -57,7 +59,7 @@ def _shards(
                 [problems[r.problem_id] for r in some], some, part, go_on, composite.verifier.verify_problems,
                 seed=seed, source=method, answer_format=recipe.reward.answer_format,
             )  # fmt: skip
-            rows = _with_logps(rows, problems, policy, None if writer is policy else writer)
+            rows = _with_logps(rows, problems, policy, None if writer is policy else writer, control)
             write_atomic(path, to_jsonl([r.model_copy(update={"model": engine.name}) for r in rows]))
         out.extend(read_jsonl(path, Response))
         context.progress(min(at + size, len(right)), len(right))
@@ -69,6 +71,7 @@ def _with_logps(
     problems: Mapping[str, Problem],
     policy: TransformersEngine,
     writer: TransformersEngine | None,
+    control: str | None,
 ) -> list[Response]:
     """With log p and tokens under the policy and, where a generator went on, log p of how they came to be: the prefix by the
     policy, the rest by the generator. So policy over generator, by which `importance` draws, is that of the continuation.
@@ -79,8 +82,9 @@ def _with_logps(
     if writer is None:
         return out
     begun, open_ = [r.text[: r.sampling["cut"]] for r in rows], [False] * len(rows)
-    whole = writer.log_probabilities(statements, texts)
-    first = [engine.log_probabilities(statements, begun, open_) for engine in (policy, writer)]
+    asked = [controlled(statement, control) for statement in statements]
+    whole = writer.log_probabilities(asked, texts)
+    first = [policy.log_probabilities(statements, begun, open_), writer.log_probabilities(asked, begun, open_)]
     written = [q - dq + dp for (q, _), (dp, _), (dq, _) in zip(whole, *first, strict=True)]
     return [
         r.model_copy(update={"sampling": {**r.sampling, "generator_logp": round(q, 6)}})

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 from pns.errors import StageStopped, UserError
 from pns.negatives.prompted import FIELD, MalformedReply, Prompt, Style, Unwritten, load_prompt, parse_reply, styles_of
 from pns.recipe import ModelPart, PromptedPart
-from pns.records import Gate, Problem, Response, read_jsonl, read_parquet, to_jsonl
+from pns.records import Gate, Problem, Response, read_jsonl, to_jsonl
 from pns.run import read_json, seed_of, write_atomic, write_json
 from pns.sampling.engine import Completion, Engine, TransformersEngine
 from pns.sampling.jobs import Job
@@ -73,7 +73,7 @@ def written(context: Context) -> list[Response]:
     """
     part = context.recipe.negatives.prompted
     prompt, problems = load_prompt(part), {p.id: p for p in context.problems("pairs")}
-    right = read_parquet(context.inputs["rollouts-pairs"] / "chosen.parquet", Response)
+    right = context.chosen()
     policy = engines.reader(context, context.model("rlvr"), batch_size=part.batch_size)
     size, out = max(1, part.batch_size // (part.n * len(styles_of(part)))), list[Response]()
     with _writer(context, policy) as writer:

@@ -34,6 +34,7 @@ CURVE_KEYS = {
     "composite/unscored": "share_unscored",
     "composite/mean_M": "mean_reward_model",
     "composite/mean_C": "mean_judge",
+    "solving/correct": "share_solved",
     "rlvr/correct": "share_correct",
     "rlvr/well_formed": "share_well_formed",
 }

@@ -105,7 +105,7 @@ def nodes_of(recipe: Recipe) -> dict[str, Stage]:
         own = {sft_stage(m): replace(control, name=sft_stage(m), args=("own", m)) for m in methods}
         nodes |= own
         models += [OWN_SFT, *own]
-    needs = ("problems", "rollouts-pairs", "reward_model", *(f"negatives-{m}" for m in methods))
+    needs = ("problems", *pipeline.chosen_needs(recipe), "reward_model", *(f"negatives-{m}" for m in methods))
     nodes["scores"] = Stage("scores", "negatives:reward_scores", needs, ("negatives.methods", "runtime.device"))
     uses = _uses(recipe, nodes["reward_model"])
     nodes |= uses

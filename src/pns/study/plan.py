@@ -74,7 +74,7 @@ def units(task: Task) -> float:
 def _other(call: str, recipe: Recipe) -> float:
     splits, evaluate = recipe.problems.splits, recipe.evaluate
     if call in ("policy:rlvr_more", "policy:reinforce"):
-        return _grpo(recipe.generator) + splits.pairs * recipe.negatives.sample.n
+        return _grpo(recipe.generator) + recipe.sampled_by_generator
     table = {
         "data:make_problems": sum(splits.model_dump().values()),
         "policy:sft": recipe.sft.steps * recipe.sft.batch_size,

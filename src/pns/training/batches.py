@@ -59,6 +59,6 @@ def _trainings(recipe: Recipe) -> Iterator[tuple[str, SftPart | GrpoPart | Rewar
         yield "sft", recipe.sft
     yield "rlvr", recipe.rlvr
     yield "reward_model", recipe.reward_model
-    if recipe.negatives.generates() or recipe.references:
+    if recipe.trains_generator or recipe.references:
         yield "generator", recipe.generator
     yield "align", recipe.align

@@ -102,11 +102,12 @@ def rlvr_reward(
     answer_format: str,
     max_chars: int,
     eos_ids: Collection[int],
+    name: str = "rlvr",
 ) -> RewardFunction:
     """RLVR's reward: 1 for a correct and well-formed response, and `format_weight` for a well-formed one.
 
     A malformed response gets 0. A well-formed one whose answer cannot be decided because of the response is paid like a
-    wrong one; where gold answer or system were the cause the reward is None.
+    wrong one; where gold answer or system were the cause the reward is None. Its shares go to TRL's metrics under `name`.
     """
 
     def reward(
@@ -135,11 +136,11 @@ def rlvr_reward(
             out[i] = None if blameless else float(right) + format_weight
             correct, undecided = correct + right, undecided + (verdict.outcome == "undecided")
         if log_metric is not None and texts:
-            for name, count in (("well_formed", len(formed)), ("correct", correct), ("undecided", undecided)):
-                log_metric(f"rlvr/{name}", count / len(texts))
+            for what, count in (("well_formed", len(formed)), ("correct", correct), ("undecided", undecided)):
+                log_metric(f"{name}/{what}", count / len(texts))
         return out
 
-    reward.__name__ = "rlvr"
+    reward.__name__ = name
     return reward
 
 
@@ -164,6 +165,43 @@ def signed_reward(
         return [None if value is None else 2 * value - 1 for value in paid(**columns)]
 
     reward.__name__ = "signed"
+    return reward
+
+
+def either_reward(
+    mistakes: AsyncRewardFunction, solutions: RewardFunction, solved: Collection[str]
+) -> AsyncRewardFunction:
+    """The reward of one generator with two goals: `solutions` pays the completions to the problems `solved` (by id),
+    `mistakes` those to all others. Advantages are within one problem's completions, so the two scales never mix.
+    """
+
+    async def reward(
+        *, prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Sequence[Sequence[int]],
+        problem_id: Sequence[str], trainer_state: Any = None, log_metric: Callable[[str, float], None] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:  # fmt: skip
+        out: list[float | None] = [None] * len(prompts)
+        places: dict[bool, list[int]] = {False: [], True: []}
+        for i, identity in enumerate(problem_id):
+            places[identity in solved].append(i)
+        for to_solve, at in places.items():
+            if not at:
+                continue
+            rows: dict[str, Any] = {
+                "prompts": [prompts[i] for i in at],
+                "completions": [completions[i] for i in at],
+                "completion_ids": [completion_ids[i] for i in at],
+                "problem_id": [problem_id[i] for i in at],
+                "trainer_state": trainer_state,
+                "log_metric": log_metric,
+            }
+            # In a thread, as the composite is: the verifier waits for other processes.
+            paid = await asyncio.to_thread(solutions, **rows) if to_solve else await mistakes(**rows)
+            for i, value in zip(at, paid, strict=True):
+                out[i] = value
+        return out
+
+    reward.__name__ = "either"
     return reward
 
 
