@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from pns.errors import UserError
-from pns.recipe import Part, Recipe, RewardPart, RewardRecipe
+from pns.recipe import Recipe, RewardPart, RewardRecipe
+from pns.recipe_errors import as_user_error
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple[Recipe, dict[str, str]]:
@@ -113,68 +114,6 @@ def parse_recipe(data: dict[str, Any], path: Path, sources: dict[str, str] | Non
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise as_user_error(error, path, sources or {}) from None
-
-
-def as_user_error(
-    error: ValidationError, path: Path, sources: dict[str, str], model: type[BaseModel] = Recipe
-) -> UserError:
-    """What pydantic found, as one message: the first fault, with its key and the file that the value came from."""
-    # An unknown key first: where one is misspelt, the right one is also missing.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    # Of a union pydantic names the branch too, `literal[...]`, which is no key.
-    loc = [str(p) for p in first["loc"] if "[" not in str(p)]
-    key = ".".join(loc)
-    given = [source for k, source in sources.items() if k == key or k.startswith(f"{key}.")]
-    file: Path | str = path
-    if "override" in given:
-        file = "override" if set(given) == {"override"} else f"{path} with overrides"
-    more = len(error.errors()) - 1
-    tail = f" (and {more} more)" if more else ""
-    if first["type"] == "extra_forbidden":
-        near = _nearest(loc, model)
-        remedy = f"did you mean `{near}`?" if near else "`pns recipe RECIPE` lists every key"
-        return UserError(f"unknown key{tail}", file=file, field=key, remedy=remedy)
-    if first["type"] == "missing":
-        return UserError(f"this key is required{tail}", file=file, field=key, remedy=f"add `{key}: ...`")
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    return UserError(f"{message}{got}{tail}", file=file, field=key or None, remedy="change the value")
-
-
-def _nearest(loc: list[str], model: type[BaseModel]) -> str | None:
-    """The known key nearest to an unknown one: among its siblings first, then among all keys by last name."""
-    siblings: list[str] = _fields_at(loc[:-1], model)
-    close = difflib.get_close_matches(loc[-1], siblings, n=1, cutoff=0.6)
-    if close:
-        return ".".join([*loc[:-1], close[0]])
-    every = _all_keys(model)
-    by_last: dict[str, list[str]] = {}
-    for key in every:
-        by_last.setdefault(key.split(".")[-1], []).append(key)
-    close = difflib.get_close_matches(loc[-1], list(by_last), n=1, cutoff=0.6)
-    return by_last[close[0]][0] if close else None
-
-
-def _fields_at(loc: list[str], root: type[BaseModel]) -> list[str]:
-    model: type[BaseModel] | None = root
-    for name in loc:
-        field = model.model_fields.get(name) if model is not None else None
-        model = _part(field.annotation) if field is not None else None
-    return list(model.model_fields) if model is not None else []
-
-
-def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        inner = _part(field.annotation)
-        keys += _all_keys(inner, f"{prefix}{name}.") if inner is not None else [prefix + name]
-    return keys
-
-
-def _part(annotation: Any) -> type[BaseModel] | None:
-    """The model in an annotation: `Part`, or `Part | None`."""
-    inner = next((a for a in [annotation, *get_args(annotation)] if isinstance(a, type) and issubclass(a, Part)), None)
-    return inner
 
 
 def _override(text: str) -> tuple[str, Any]:

@@ -279,6 +279,41 @@ def test_data_folders_come_from_the_environment(file: Path, monkeypatch: pytest.
     assert (part.train_file, part.benchmarks) == ((Path("/data/a"),), {"b": Path("/data/b")})
 
 
+@pytest.mark.parametrize(
+    ("part", "key", "value", "line", "remedy"),
+    [
+        ("align", "beta", -1, True, "change it; its meaning: of the loss; for ipo its tau, for orpo its lambda (default 0.1)"),
+        ("align", "bata", 1, True, "did you mean `align.beta`?"),
+        ("generator", "steps", 0, True, "change it"),
+        ("negatives", "methods", ["pns", "pns"], False, "change what it names (`pns recipe RECIPE` lists every key with its value)"),
+    ],
+)  # fmt: skip
+def test_a_fault_is_told_with_its_line_and_what_the_key_means(
+    file: Path, part: str, key: str, value: Any, line: bool, remedy: str
+) -> None:
+    file.write_text(yaml.safe_dump({**SMALL, part: {**SMALL.get(part, {}), key: value}}, sort_keys=False))
+    lines = file.read_text().splitlines()
+    at = next(i for i, text in enumerate(lines, 1) if text.startswith(f"{part}:"))
+    if line:  # of the key itself, else of the part whose rule it is
+        at = next(i for i, text in enumerate(lines, 1) if i > at and text.strip().startswith(f"{key}:"))
+    with pytest.raises(UserError) as caught:
+        load_recipe(file)
+    assert (caught.value.line, caught.value.remedy) == (at, remedy)
+    assert str(caught.value).startswith(f"{file}:{at}: {part}")
+
+
+def test_a_missing_key_is_told_at_its_part_and_an_override_has_no_line(file: Path) -> None:
+    file.write_text(yaml.safe_dump({**SMALL, "align": {}}, sort_keys=False))
+    with pytest.raises(UserError) as caught:
+        load_recipe(file)
+    at = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if text.startswith("align:"))
+    assert (caught.value.line, caught.value.field) == (at, "align.learning_rate")
+    file.write_text(yaml.safe_dump(SMALL))
+    with pytest.raises(UserError) as caught:
+        load_recipe(file, ["align.beta=-1"])
+    assert (caught.value.file, caught.value.line) == ("override", None)
+
+
 def test_the_reward_alone_is_a_recipe_for_scoring(tmp_path: Path, file: Path) -> None:
     alone = tmp_path / "reward.yaml"
     alone.write_text("name: mine\nreward: {answer_format: gsm8k}\n")
@@ -298,12 +333,12 @@ def test_the_reward_alone_is_a_recipe_for_scoring(tmp_path: Path, file: Path) ->
         ("name: x", None, "reward", "add `reward"),
         ("rewad: {}", None, "rewad", "did you mean `reward`"),
         ("reward: {judje: steps}", None, "reward.judje", "did you mean `reward.judge`"),
-        ("reward: {judge: 5}", None, "reward.judge", "change the value"),
+        ("reward: {judge: 5}", None, "reward.judge", "change it"),
         ("reward: {judge: server, judge_server: {sever: {url: x}}}", None, "reward.judge_server.sever", "judge_server.server`"),
         ("reward: {}", "align.beta=1", "align", "lists every key"),
-        ("reward: 3", None, "reward", "change the value"),
+        ("reward: 3", None, "reward", "write keys under it: answer_format, "),
         (None, "align.bata=1", "align.bata", "did you mean `align.beta`"),
-        (None, "reward=1", "reward", "change the value"),
+        (None, "reward=1", "reward", "write keys under it: answer_format, "),
     ],
 )  # fmt: skip
 def test_load_reward_refuses_with_the_nearest_key(

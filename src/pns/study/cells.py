@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from pns.errors import UserError
 from pns.recipe import REFERENCES, Recipe, Regime
-from pns.recipe_files import as_user_error, load_recipe
+from pns.recipe_errors import as_user_error
+from pns.recipe_files import load_recipe
 from pns.study.graph import OWN_SFT, PLAIN, Graph, nodes_of, rl_stage, sft_stage, with_foreign_rollouts
 from pns.study.spec import Protocol, Settings, Study, with_settings
 

@@ -11,7 +11,8 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pns.recipe import Method, Part, Recipe, Reference, Regime
-from pns.recipe_files import as_user_error, read_yaml, set_key
+from pns.recipe_errors import as_user_error
+from pns.recipe_files import read_yaml, set_key
 
 Protocol = Literal["held", "each"]
 """Settings tuned on the pairs of one method and held for all, or tuned for each method with the same budget."""
