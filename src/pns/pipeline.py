@@ -244,7 +244,7 @@ def _generator(recipe: Recipe) -> list[Stage]:
         "generator",
         "models:generator",
         ("problems", *dict.fromkeys(("rlvr", start)), "reward_model"),
-        ("generator", *GRPO, *keys),
+        ("generator", *(() if recipe.generator.control is None else ("rlvr.format_weight",)), *GRPO, *keys),
     )
     samples = {
         "pns": Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", _SAMPLE, *keys), version=2),

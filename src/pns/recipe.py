@@ -205,8 +205,9 @@ class Recipe(Part):
     @property
     def sampled_by_generator(self) -> int:
         """Whole answers that the trained generator writes: mistakes and, where they are the chosen side, solutions."""
-        solutions = self.rollouts.n if self.pairs.chosen_by == "generator" else 0
-        return self.problems.splits.pairs * (self.negatives.sample.n + solutions)
+        solves = self.pairs.chosen_by == "generator"
+        mistakes = self.negatives.sample.n if "pns" in self.negatives.sources() or not solves else 0
+        return self.problems.splits.pairs * (mistakes + (self.rollouts.n if solves else 0))
 
     @model_validator(mode="after")
     def _two_goals(self) -> Recipe:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -21,23 +22,27 @@ def as_user_error(
     """The first fault, with its key and the place that the value came from."""
     # An unknown key first: where one is misspelt, the right one is also missing.
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    # Of a union pydantic names the branch too, `literal[...]`, which is no key.
-    loc = [str(p) for p in first["loc"] if "[" not in str(p)]
+    # Of a union pydantic names the branch too, `literal[...]`, which is no key; an unknown key may be of any form.
+    unknown = first["type"] == "extra_forbidden"
+    loc = [str(p) for p in first["loc"] if unknown or "[" not in str(p)]
     key = ".".join(loc)
-    given = [source for k, source in sources.items() if k == key or k.startswith(f"{key}.")]
+    # What is missing has no source of its own: its part has.
+    place = ".".join(loc[:-1]) if first["type"] == "missing" else key
+    given = [source for k, source in sources.items() if not place or k == place or k.startswith(f"{place}.")]
     file: Path | str = path
     if "override" in given:
         file = "override" if set(given) == {"override"} else f"{path} with overrides"
     line = _line(path, loc) if file is path else None
     more = len(error.errors()) - 1
     tail = f" (and {more} more)" if more else ""
-    if first["type"] == "extra_forbidden":
-        near = _nearest(loc, model)
-        remedy = f"did you mean `{near}`?" if near else "`pns recipe RECIPE` lists every key"
+    if unknown:
+        remedy = _instead(loc, model)
         return UserError(f"unknown key{tail}", file=file, line=line, field=key, remedy=remedy)
     if first["type"] == "missing":
-        remedy = f"add `{key}: ...`{_meaning(_field(loc, model))}"
+        remedy = f"add `{key}: ...`{_meaning(_at(loc, model)[0])}"
         return UserError(f"this key is required{tail}", file=file, line=line, field=key, remedy=remedy)
+    if first["type"] == "invalid_key":  # YAML reads `on` as true, `5` as a number
+        return UserError(f"this key is no text{tail}", file=file, field=key, remedy="write it in quotes")
     message = first["msg"].removeprefix("Value error, ")
     got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
     remedy = _remedy(loc, model, rule=first["type"] == "value_error")
@@ -50,13 +55,17 @@ def _remedy(loc: Sequence[str], model: type[BaseModel], *, rule: bool) -> str:
     Args:
         rule: a rule of ours was broken, whose message says what must hold.
     """
-    field = _field(loc, model)
-    inner = model if field is None and not loc else None if field is None else _part(field.annotation)
+    field, inner = _at(loc, model)
     if field is not None and inner is None:
         return f"change it{_meaning(field)}"
     if rule or inner is None:
-        return "change what it names (`pns recipe RECIPE` lists every key with its value)"
+        return f"change what it names{_known(model)}"
     return f"write keys under it: {', '.join(inner.model_fields)}"
+
+
+def _known(model: type[BaseModel]) -> str:
+    """Where every key stands."""
+    return "; `pns recipe recipes/embedded.yaml` lists every key of a recipe" if issubclass(model, Recipe) else ""
 
 
 def _meaning(field: FieldInfo | None) -> str:
@@ -83,9 +92,18 @@ def _line(path: Path, loc: Sequence[str]) -> int | None:
     return found
 
 
+def _instead(loc: list[str], model: type[BaseModel]) -> str:
+    """What to write in place of an unknown key."""
+    near, part = _nearest(loc, model), _at(loc[:-1], model)[1]
+    if near:
+        return f"did you mean `{near}`?"
+    return f"leave it out{_known(model)}" if part is None else f"keys here: {', '.join(part.model_fields)}"
+
+
 def _nearest(loc: list[str], model: type[BaseModel]) -> str | None:
     """The known key nearest to an unknown one: among its siblings first, then among all keys by last name."""
-    siblings: list[str] = _fields_at(loc[:-1], model)
+    _, part = _at(loc[:-1], model)
+    siblings = list(part.model_fields) if part is not None else []
     close = difflib.get_close_matches(loc[-1], siblings, n=1, cutoff=0.6)
     if close:
         return ".".join([*loc[:-1], close[0]])
@@ -97,24 +115,26 @@ def _nearest(loc: list[str], model: type[BaseModel]) -> str | None:
     return by_last[close[0]][0] if close else None
 
 
-def _fields_at(loc: Sequence[str], root: type[BaseModel]) -> list[str]:
-    field = _field(loc, root)
-    model = root if not loc else None if field is None else _part(field.annotation)
-    return list(model.model_fields) if model is not None else []
+def _at(loc: Sequence[str], root: type[BaseModel]) -> tuple[FieldInfo | None, type[BaseModel] | None]:
+    """What a key names: its field, or the one that holds it (of `problems.benchmarks.mine` it is `benchmarks`), and the model
+    of the keys under it. None, None: there is no such key.
 
-
-def _field(loc: Sequence[str], root: type[BaseModel]) -> FieldInfo | None:
-    """The field that a key names, or that holds it: of `problems.benchmarks.mine` it is `benchmarks`. None: no such one."""
+    Behind a mapping of parts, as a study's `objectives`, comes a name of the user's, and then the keys of a part.
+    """
     model: type[BaseModel] | None = root
+    values: type[BaseModel] | None = None
     field: FieldInfo | None = None
     for name in loc:
+        if values is not None:
+            model, values = values, None
+            continue
         if model is None:  # an item of what a field holds
             break
         field = model.model_fields.get(name)
         if field is None:
-            return None
-        model = _part(field.annotation)
-    return field
+            return None, None
+        model, values = _part(field.annotation), _value_part(field.annotation)
+    return field, model
 
 
 def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -127,5 +147,10 @@ def _all_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 def _part(annotation: Any) -> type[BaseModel] | None:
     """The model in an annotation: `Part`, or `Part | None`."""
-    inner = next((a for a in [annotation, *get_args(annotation)] if isinstance(a, type) and issubclass(a, Part)), None)
-    return inner
+    alone = (annotation, *(get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()))
+    return next((a for a in alone if isinstance(a, type) and issubclass(a, Part)), None)
+
+
+def _value_part(annotation: Any) -> type[BaseModel] | None:
+    """The model of the values of `dict[str, Part]`."""
+    return _part(get_args(annotation)[1]) if get_origin(annotation) is dict else None

@@ -93,6 +93,10 @@ def read_yaml(path: Path, what: str = "recipe", folder: str = "recipes/") -> dic
         ) from None
     if not isinstance(data, dict):
         raise UserError("a recipe is a mapping of keys to values", file=path, remedy="see recipes/embedded.yaml")
+    try:
+        _leaves(data)
+    except RecursionError:
+        raise UserError("an alias stands inside what it names", file=path, remedy="write the value out") from None
     return data
 
 
@@ -104,6 +108,8 @@ def _overridden(
     for text in overrides:
         key, value = _override(text)
         set_key(data, key, value, text)
+        for old in [k for k in sources if k == key or k.startswith(f"{key}.")]:  # what it replaces
+            del sources[old]
         sources.update(dict.fromkeys(_leaves(value, key) if isinstance(value, dict) else [key], "override"))
     return data, sources
 

@@ -6,6 +6,7 @@ import errno
 import importlib
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,9 @@ from pns.errors import StageStopped, UserError
 from pns.pipeline import Stage
 from pns.problems import embedded
 from pns.recipe_files import load_recipe
-from pns.records import write_parquet
+from pns.records import Problem, Response, read_parquet, write_parquet
 from pns.run import read_json
+from pns.sampling.prompts import Completion
 from pns.stages.context import Context
 from pns.stages.summary import _notes
 from pns.worker import Job, work
@@ -35,6 +37,52 @@ def test_every_stage_is_a_function_that_takes_its_arguments() -> None:
         function = getattr(importlib.import_module(f"pns.stages.{module}"), name)
         inspect.signature(function).bind(None, *stage.args)
         assert function.__doc__, stage.call
+
+
+class Reader:
+    """Log-probabilities by a tokenizer of its own: 17 tokens a response."""
+
+    def log_probabilities(self, problems: list[str], texts: list[str], ended: Any = None) -> list[tuple[float, int]]:
+        return [(-5.0, 17)] * len(texts)
+
+
+class Writer:
+    name, deterministic = "model", True
+
+    def __init__(self, right: bool) -> None:
+        self.right = right
+
+    def generate(self, job: Any) -> list[list[Completion]]:
+        text = f"Step 1: 1 + 1 = {2 if self.right else 3}\nThe answer is \\boxed{{{2 if self.right else 3}}}"
+        return [[Completion(text, 99, "stop")] * job.n for _ in job.problems]
+
+
+@pytest.mark.parametrize(("sampler", "tokens"), [("generator", 17), ("rlvr", 99)])
+def test_who_wrote_the_chosen_side_and_whose_tokens_it_counts(
+    sampler: str, tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [
+        Problem(id=f"p{i}", problem=f"Mia has 1 apple and finds 1. How many? ({i})", answer="2") for i in range(3)
+    ]
+    (tmp_path / "problems").mkdir()
+    write_parquet(tmp_path / "problems" / "pairs.parquet", problems)
+    recipe, _ = load_recipe(SMOKE, ["pairs.chosen=policy"])
+    inputs = {"problems": tmp_path / "problems", "rlvr": tmp_path, "generator": tmp_path}
+    monkeypatch.setattr(pns.stages.policy, "scorer", lambda context, stage: Reader())
+
+    def run(*, right: bool) -> list[Response]:
+        out = tmp_path / str(right)
+        out.mkdir()
+        monkeypatch.setattr(pns.stages.policy.engines, "sampler", lambda *_: nullcontext(Writer(right)))
+        pns.stages.policy.rollouts(Context(recipe, "rollouts", out, inputs, lambda *_: None), "pairs", sampler)
+        return read_parquet(out / "chosen.parquet", Response)
+
+    rows = run(right=True)
+    name = "generator" if sampler == "generator" else "policy"
+    assert [(r.source, r.policy_logp, r.n_tokens) for r in rows] == [(name, -5.0, tokens)] * 3
+    with pytest.raises(UserError, match=f"rollouts of the {name} on 3 problems") as caught:
+        run(right=False)
+    assert f"train the {name} longer" in (caught.value.remedy or "")
 
 
 def chained(cause: Exception) -> Exception:

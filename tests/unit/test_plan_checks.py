@@ -27,7 +27,7 @@ from pns.plan.machine import CPU, H100, load_machine, save_machine
 from pns.plan.models import named, shapes_of
 from pns.plan.shapes import Shape
 from pns.plan.words import duration, size, two
-from pns.plan.work import assume, assumptions, benchmark_rows, work_of
+from pns.plan.work import assume, assumptions, benchmark_rows, longest_generated, work_of
 from pns.recipe import ModelPart, Recipe
 from pns.recipe_files import load_recipe
 
@@ -367,6 +367,20 @@ def test_prompted_negatives_are_drawn_by_the_engine_of_the_recipe() -> None:
         recipe = paper(methods, f"engine={{kind: {engine}}}")
         (drawn,) = work_of(stages(recipe)["negatives-prompted"], recipe, assumptions(recipe)).samples
         assert drawn.continuous is expected
+
+
+def test_a_generator_with_two_goals_is_counted() -> None:
+    both = ("generator.control=err", "pairs.chosen_by=generator")
+    recipe, plain = paper(*both, "rollouts.max_new_tokens=3000"), paper()
+    found = {name: work_of(stage, recipe, assumptions(recipe)) for name, stage in stages(recipe).items()}
+    assert found["generator"].calls == pytest.approx(48 * 64 * 8 * 0.6 / 2), "every other problem is to be solved"
+    assert found["generator"].rows == 48 * 64 * 8
+    (drawn,) = found["rollouts-generator"].samples
+    assert (drawn.model, drawn.rows, found["rollouts-generator"].calls) == ("generator", 4096 * 8, 0)
+    alone = paper(*both, "negatives.methods=[rejection]")
+    assert [r.sampled_by_generator for r in (plain, recipe, alone)] == [4096 * 8, 4096 * 16, 4096 * 8]
+    assert longest_generated(alone) == plain.rollouts.max_new_tokens
+    assert longest_generated(paper("negatives.methods=[rejection]")) == 0
 
 
 def test_rows_and_verdicts_of_the_paper_recipe_by_hand() -> None:

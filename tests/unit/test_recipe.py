@@ -14,6 +14,7 @@ from pns.recipe import RewardPart
 from pns.recipe_files import load_recipe, load_reward
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+RULE = "change what it names; `pns recipe recipes/embedded.yaml` lists every key of a recipe"
 SMALL: dict[str, Any] = {
     "name": "small",
     "problems": {"splits": dict.fromkeys(("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev"), 8)},
@@ -64,7 +65,7 @@ def refused(path: Path, data: dict[str, Any] | str, *overrides: str) -> UserErro
         ("negatives.sample.temprature", 1.0, "`negatives.sample.temperature`"),
         ("learning_rate", 0.1, "learning_rate`"),  # known under other parts only
         ("align.num_generations", 4, "num_generations`"),
-        ("qqqqqq", 1, "lists every key"),
+        ("qqqqqq", 1, "keys here: name, about, seed, problems"),
     ],
 )
 def test_an_unknown_key_is_named_with_the_nearest_known_one(file: Path, key: str, value: Any, near: str) -> None:
@@ -285,7 +286,7 @@ def test_data_folders_come_from_the_environment(file: Path, monkeypatch: pytest.
         ("align", "beta", -1, True, "change it; its meaning: of the loss; for ipo its tau, for orpo its lambda (default 0.1)"),
         ("align", "bata", 1, True, "did you mean `align.beta`?"),
         ("generator", "steps", 0, True, "change it"),
-        ("negatives", "methods", ["pns", "pns"], False, "change what it names (`pns recipe RECIPE` lists every key with its value)"),
+        ("negatives", "methods", ["pns", "pns"], False, RULE),
     ],
 )  # fmt: skip
 def test_a_fault_is_told_with_its_line_and_what_the_key_means(
@@ -314,6 +315,28 @@ def test_a_missing_key_is_told_at_its_part_and_an_override_has_no_line(file: Pat
     assert (caught.value.file, caught.value.line) == ("override", None)
 
 
+@pytest.mark.parametrize(
+    ("override", "field", "words"),
+    [
+        ("align={beta: 1}", "align.learning_rate", "override: "),
+        ("pairs.chosen_by=generator", None, "with overrides: pairs.chosen_by"),
+        ("'[x]'=1", "'[x]'", "unknown key"),
+        ("align.[beta]=1", "align.[beta]", "did you mean `align.beta`"),
+        ("zzzzzz=1", "zzzzzz", "keys here: name, about, seed"),
+    ],
+)
+def test_an_override_is_named_as_the_place(file: Path, override: str, field: str | None, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(file, [override])
+    assert (caught.value.field, caught.value.line, words in str(caught.value)) == (field, None, True)
+
+
+def test_an_alias_inside_what_it_names_is_refused(file: Path) -> None:
+    file.write_text("x: &a {b: *a}\n")
+    with pytest.raises(UserError, match="an alias stands inside what it names"):
+        load_recipe(file)
+
+
 def test_the_reward_alone_is_a_recipe_for_scoring(tmp_path: Path, file: Path) -> None:
     alone = tmp_path / "reward.yaml"
     alone.write_text("name: mine\nreward: {answer_format: gsm8k}\n")
@@ -335,7 +358,7 @@ def test_the_reward_alone_is_a_recipe_for_scoring(tmp_path: Path, file: Path) ->
         ("reward: {judje: steps}", None, "reward.judje", "did you mean `reward.judge`"),
         ("reward: {judge: 5}", None, "reward.judge", "change it"),
         ("reward: {judge: server, judge_server: {sever: {url: x}}}", None, "reward.judge_server.sever", "judge_server.server`"),
-        ("reward: {}", "align.beta=1", "align", "lists every key"),
+        ("reward: {}", "align.beta=1", "align", "keys here: name, about, reward"),
         ("reward: 3", None, "reward", "write keys under it: answer_format, "),
         (None, "align.bata=1", "align.bata", "did you mean `align.beta`"),
         (None, "reward=1", "reward", "write keys under it: answer_format, "),

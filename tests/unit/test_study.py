@@ -71,6 +71,11 @@ def tuning(**changes: Any) -> dict[str, Any]:
         ({"ablations": {"switches": {"a": {"set": {"align.beta": 1}}}}}, "ablations need ablations.seeds"),
         ({"ablations": {"seeds": [1], "controls": ["sft_chosen"]}}, "not in both"),
         ({"objectives": {"ipo": {"set": {"sft.steps": 3}}}}, "only keys of align belong to an objective"),
+        ({"objectives": {"dpo": {"grit": 3}}}, "did you mean `objectives.dpo.grid`"),
+        ({"objectives": {"dpo": 3}}, "write keys under it: regimes, protocols, set, grid, methods"),
+        ({"objectives": {"dpo": {"grid": 3}}}, "change it; its meaning: in place of tuning.grid"),
+        ({"objectives": 3}, "change it"),
+        ({"wxyz": 3}, "keys here: name, about, recipe"),
         ({"objectives": {"I P O": {}}}, "names are small letters, digits and _"),
     ],
 )

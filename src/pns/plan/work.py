@@ -87,7 +87,8 @@ def longest_generated(recipe: Recipe) -> int:
         "pns": part.sample.max_new_tokens,
         "pns_prefix": recipe.rollouts.max_new_tokens + part.prefix.max_new_tokens,
     }
-    return max((tokens for method, tokens in made.items() if method in part.sources()), default=0)
+    solved = recipe.rollouts.max_new_tokens if recipe.pairs.chosen_by == "generator" else 0
+    return max([solved, *(tokens for method, tokens in made.items() if method in part.sources())])
 
 
 @dataclass(frozen=True)
@@ -300,7 +301,8 @@ def _generator(desk: Desk, stage: Stage) -> Work:
     part = desk.recipe.generator
     work = _grpo(desk, part, "generator")
     length = desk.given.prompt_tokens + desk.answer(part.max_new_tokens)
-    desk.scored(work, desk.given.generator_wrong * work.rows, length, part.steps)
+    asked = work.rows if part.control is None else work.rows / 2  # the other problems are to be solved
+    desk.scored(work, desk.given.generator_wrong * asked, length, part.steps)
     return work
 
 

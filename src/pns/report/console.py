@@ -84,7 +84,7 @@ def _with(value: str, ci: str) -> str:
 def _side_by_side(pair: Pair) -> Table:
     table = Table(expand=True, show_lines=False)
     table.add_column(" ", width=1)
-    source = " (reference)" if pair.chosen_source == "reference" else ""
+    source = "" if pair.chosen_source == "policy" else f" ({pair.chosen_source})"
     table.add_column(Text(f"chosen{source}, answer {plain(pair.chosen_answer or '–')}"), ratio=1, overflow="fold")
     table.add_column(Text(f"rejected, answer {plain(pair.rejected_answer or '–')}"), ratio=1, overflow="fold")
     first = True

@@ -190,17 +190,26 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
             if split != "pairs":
                 return done
             logps = policy.log_probabilities([p.problem for p in rows], [r.text for r in done])
+            if writer == "generator":  # its tokens may be of another kind
+                return [
+                    r.model_copy(update={"policy_logp": lp, "n_tokens": n})
+                    for r, (lp, n) in zip(done, logps, strict=True)
+                ]
             return [r.model_copy(update={"policy_logp": lp}) for r, (lp, _) in zip(done, logps, strict=True)]
 
         sample(engines.sampler(context, sampler, own), [drawn], finish, context.progress)
     publish(context.out / "responses.parquet", drawn.rows)
     if split == "pairs" and sampler != "foreign":
-        chosen = _chosen(context, problems, drawn.rows(), policy)
+        chosen = _chosen(context, problems, drawn.rows(), policy, writer)
         write_parquet(context.out / "chosen.parquet", chosen)
 
 
 def _chosen(
-    context: Context, problems: Sequence[Problem], responses: Iterable[Response], engine: TransformersEngine
+    context: Context,
+    problems: Sequence[Problem],
+    responses: Iterable[Response],
+    engine: TransformersEngine,
+    writer: str,
 ) -> list[Response]:
     """One correct, well-formed response a problem, drawn by seed; the same one serves every method."""
     recipe = context.recipe
@@ -220,9 +229,10 @@ def _chosen(
             out[identity] = r.model_copy(update={"policy_logp": lp, "n_tokens": n})
     if not out:
         raise UserError(
-            f"none of {len(problems) * recipe.rollouts.n} rollouts on {len(problems)} problems is correct, so there is no chosen side",
+            f"none of {len(problems) * recipe.rollouts.n} rollouts of the {writer} on {len(problems)} problems is correct, so "
+            "there is no chosen side",
             field="pairs.chosen",
-            remedy="train the policy longer, draw more samples, or set pairs.chosen=policy_or_reference",
+            remedy=f"train the {writer} longer, draw more samples, or set pairs.chosen=policy_or_reference",
         )
     return [out[identity] for identity in sorted(out)]
 

@@ -73,8 +73,8 @@ def _with_logps(
     writer: TransformersEngine | None,
     control: str | None,
 ) -> list[Response]:
-    """With log p and tokens under the policy and, where a generator went on, log p of how they came to be: the prefix by the
-    policy, the rest by the generator. So policy over generator, by which `importance` draws, is that of the continuation.
+    """With log p and tokens under the policy and, where a generator went on, log p of the prefix under the policy and of the
+    rest under the generator. So policy over generator, by which `importance` draws, is that of the continuation.
     """
     statements, texts = [problems[r.problem_id].problem for r in rows], [r.text for r in rows]
     base = policy.log_probabilities(statements, texts)

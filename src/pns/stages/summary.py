@@ -92,7 +92,7 @@ def summarise(context: Context) -> None:
 
 def _add_pns(context: Context, results: dict[str, Any], table: Table) -> None:
     negatives = context.recipe.negatives
-    if negatives.generates():
+    if context.recipe.trains_generator:
         stats = context.json("negatives-pns", "stats.json") if "pns" in negatives.sources() else {}
         results["generator"] = {**stats, "curve": _curve(context, "generator")}
     if {"pns", "rejection"} <= set(results["paired"]):
