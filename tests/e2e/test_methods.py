@@ -64,9 +64,9 @@ def test_one_generator_for_both_goals(here: Any, smoke: Micro) -> None:
     run = smoke.copy(here.folder / "run").folder
     here(
         "run", SMOKE, "--run-dir", run, "--until", "pairs", "negatives.methods=[rejection, pns, pns_prefix]", "pairs.min_pairs=1",
-        "generator.control=plausible", "pairs.chosen_by=generator", "negatives.min_rubric=0", "negatives.prefix.max_new_tokens=32",
+        "generator.control=' plausible'", "pairs.chosen_by=generator", "negatives.min_rubric=0", "negatives.prefix.max_new_tokens=32",
     )  # fmt: skip
-    assert json.loads((folder_of(run, "generator") / "control.json").read_text()) == {"control": "plausible"}
+    assert json.loads((folder_of(run, "generator") / "control.json").read_text()) == {"control": " plausible"}
     curve = [json.loads(line) for line in (folder_of(run, "generator") / "metrics.jsonl").read_text().splitlines()]
     steps = [row for row in curve if "reward" in row]
     assert steps
@@ -84,7 +84,7 @@ def test_one_generator_for_both_goals(here: Any, smoke: Micro) -> None:
         return [lp for lp, _ in engine.log_probabilities(told, [r.text for r in rows], ended)]
 
     samples = read_parquet(folder_of(run, "samples-pns") / "candidates.parquet", Response)[:8]
-    control = "\n\nplausible"
+    control = " plausible"
     assert [r.sampling["generator_logp"] for r in samples] == pytest.approx(
         logps(generator, samples, control), abs=1e-3
     )

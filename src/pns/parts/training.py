@@ -82,8 +82,9 @@ class GeneratorPart(GrpoPart):
     )
     control: str | None = Field(
         None,
-        description="one generator for both goals: this text behind a problem asks for a mistake, and every other training "
-        "problem comes without it, to be solved (paid as in RLVR). null: mistakes alone, asked for by the problem itself",
+        description="one generator for both goals: this text, right behind a problem (begin it with a space or line breaks), asks "
+        "for a mistake, and every other training problem comes without it, to be solved (paid as in RLVR). null: mistakes "
+        "alone, asked for by the problem itself",
     )
 
     @property

@@ -29,7 +29,7 @@ def assistant(text: str) -> dict[str, str]:
 
 def controlled(problem: str, control: str | None) -> str:
     """The problem as a generator with two goals is asked for a mistake: with its control text behind it, if it has one."""
-    return problem if control is None else f"{problem}\n\n{control}"
+    return problem if control is None else f"{problem}{control}"
 
 
 def load_tokenizer(path: str | Path) -> Any:
