@@ -16,8 +16,9 @@ from pns.display import Display
 from pns.errors import UserError
 from pns.recipe_files import load_recipe
 from pns.report import rounds
-from pns.report.study import build_study_page, reading, tuning_rows
+from pns.report.study import build_study_page, contrast_row, reading, tuning_rows
 from pns.report.study_plots import against_pairs, pairs_lines
+from pns.report.view import readings
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
 from pns.study import iterate
@@ -428,6 +429,27 @@ def test_the_reading_claims_only_what_both_intervals_say(ci: Any, t: Any, words:
     said = reading({"primary": [c], "metric": "greedy"})
     assert said[0].startswith(words)
     assert (len(said) == 2) == ("not clear" in words)
+
+
+@pytest.mark.parametrize(
+    ("t", "p_holm", "words"),
+    [
+        ((0.01, 0.03), None, "gain"),
+        ((0.01, 0.03), 0.01, "gain"),
+        ((0.01, 0.03), 0.41, "gain, not after Holm"),
+        ((-0.03, -0.01), 0.05, "loss, not after Holm"),
+        ((-0.01, 0.03), 0.9, "not visible"),
+    ],
+)
+def test_what_does_not_stand_after_the_correction_is_no_plain_gain(t: Any, p_holm: float | None, words: str) -> None:
+    found = {**contrast(0.02, t, t), "p_value": 0.02, "by_seed": [0.02, 0.02]} | (
+        {} if p_holm is None else {"p_holm": p_holm}
+    )
+    row = contrast_row(
+        {"a": "a", "b": "b", "seeds": [1, 2], "greedy": found, "sampled": found, "seeds_needed": 2, "kl": [0, 0]},
+        "greedy",
+    )
+    assert [readings()[row[f"{key}_reading"]] for key in ("main", "other")] == [words, words]
 
 
 def test_seeds_that_agree_to_the_digit_are_told_of_where_an_interval_would_stand() -> None:

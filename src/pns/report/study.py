@@ -140,11 +140,16 @@ def contrast_row(c: Mapping[str, Any], metric: str) -> Row:
         row[key] = words.points(found["difference"])
         row[f"{key}_ci"] = words.span(found["ci95"], signed=True)
         row[f"{key}_t"] = words.span(found["ci95_t"], signed=True)
-        row[f"{key}_reading"] = words.reading(found["ci95_t"] or found["ci95"])
+        row[f"{key}_reading"] = _among_many(words.reading(found["ci95_t"] or found["ci95"]), found.get("p_holm"))
         row[f"{key}_p"] = _p(found.get("p_holm", found["p_value"]))
     row["needed"] = words.NONE if c["seeds_needed"] is None else str(c["seeds_needed"])
     row["kl"] = " / ".join(words.fixed(x) for x in c["kl"])
     return row
+
+
+def _among_many(kind: str, p_holm: float | None) -> str:
+    """The reading of an interval where there are many: what does not stand after Holm's correction says so."""
+    return kind if p_holm is None or p_holm < 0.05 or kind == "unseen" else f"{kind}_alone"
 
 
 def _by_seed(values: Sequence[float]) -> str:

@@ -326,4 +326,5 @@ def breakdown(pair: Pair) -> list[tuple[str, str]]:
 
 def readings() -> Mapping[str, str]:
     """Reading of an interval -> its words on the page."""
-    return {**READINGS, "gain": "gain", "loss": "loss", "unseen": "not visible"}
+    alone = {f"{kind}_alone": f"{kind}, not after Holm" for kind in ("gain", "loss")}
+    return {**READINGS, "gain": "gain", "loss": "loss", "unseen": "not visible", **alone}
