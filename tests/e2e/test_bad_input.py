@@ -89,7 +89,7 @@ def test_bad_keys_and_values(here: Any, files: Path, override: str, words: tuple
 
 
 def spoiled_key(folder: Path) -> None:
-    (folder / "files.yaml").write_text(yaml.safe_dump({**RECIPE, "alignn": 1}))
+    (folder / "files.yaml").write_text(f"alignn: 1\n{yaml.safe_dump(RECIPE)}")
 
 
 def spoiled_syntax(folder: Path) -> None:
@@ -99,7 +99,7 @@ def spoiled_syntax(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (spoiled_key, ("files.yaml: alignn: unknown key", "did you mean `align`?")),
+        (spoiled_key, ("files.yaml:1: alignn: unknown key", "did you mean `align`?")),
         (spoiled_syntax, ("files.yaml:3: not valid YAML",)),
         (lambda folder: (folder / "files.yaml").unlink(), ("files.yaml: no such recipe",)),
         (lambda folder: (folder / "train.jsonl").unlink(), ("train.jsonl: cannot be read",)),
