@@ -68,6 +68,19 @@ def test_two_processes_have_the_loss_curves_of_one(start: Path, tmp_path: Path) 
         assert torch.allclose(value, second[key], atol=1e-3), key
 
 
+def test_processes_part_without_waiting_for_each_other_for_ever(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+               "--rdzv-endpoint", "localhost:0", "-m", "helpers.parting", str(tmp_path), "20"]  # fmt: skip
+    # Where DDP's reducer was the last to hold the group, this stood still at the first or second time.
+    with subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, start_new_session=True) as process:
+        try:
+            assert process.wait(timeout=120) == 0
+        finally:
+            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                child.kill()
+            process.kill()
+
+
 def recipe(**part_of: Any) -> Recipe:
     """The smoke recipe with two processes and a short SFT."""
     found = load_recipe(ROOT / "recipes" / "smoke.yaml", ["runtime.processes=2", "runtime.checkpoint_every=2"])[0]

@@ -248,7 +248,7 @@ def test_who_may_write() -> None:
 
 def test_the_example_in_the_docs_is_a_recipe() -> None:
     text = (SMOKE.parents[1] / "docs" / "negatives.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (block,) = (b for b in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE) if "prompted:" in b)
     part = NegativesPart.model_validate(yaml.safe_load(block)["negatives"])
     assert (part.prompted.writer, part.prompted.model) == ("server", "my-large-model")
 

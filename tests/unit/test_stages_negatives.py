@@ -91,7 +91,13 @@ class Here(Context):
 def context(folder: Path, judge: Any, *, told: RewardPart | None = None, **given: Any) -> Here:
     recipe: Any = SimpleNamespace(negatives=NegativesPart(**given), seed=0, reward=told or RewardPart())
     (folder / "rollouts").mkdir(parents=True, exist_ok=True)
-    found = Here(recipe, "samples-pns", folder, {"rollouts-pairs": folder / "rollouts"}, lambda *_: None)
+    found = Here(
+        recipe,
+        "samples-pns",
+        folder,
+        {"rollouts-pairs": folder / "rollouts", "generator": folder / "generator"},
+        lambda *_: None,
+    )
     object.__setattr__(found, "judge", judge)
     return found
 

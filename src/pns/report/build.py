@@ -132,6 +132,7 @@ def generator_plots(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """(caption, drawing) of the generator's training, without those that have no numbers."""
     curve = words.dig(results, "generator", "curve") or []
     gates = {"share_scored": "wrong, scored", "share_correct": "correct", "share_malformed": "malformed"}
+    both = any("share_solved" in row for row in curve)
     drawings = [
         (
             "What became of its samples, by the gate that decided.",
@@ -141,7 +142,10 @@ def generator_plots(results: Mapping[str, Any]) -> list[tuple[str, Any]]:
             "Its other goal: the problems that came without the control text, to be solved.",
             plots.training_curve(curve, {"share_solved": "correct"}, "share, %", share=True),
         ),
-        ("The reward, mean of a step.", plots.training_curve(curve, {"reward": "reward"}, "mean reward")),
+        (
+            "The reward of both goals, mean of a step." if both else "The composite reward R, mean of a step.",
+            plots.training_curve(curve, {"reward": "reward"}, "mean reward"),
+        ),
         (
             "The two plausibility terms, mean over the samples that reached them.",
             plots.training_curve(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ Progress = Callable[[int, int], None]
 MARKER = "COMPLETE"
 METRICS = "metrics.jsonl"
 TRAINED = "trained"
+_PARTED: list[Any] = []
+"""Process groups that have ended, for as long as this process lives; see `part_ways`."""
+LET_GO_SECONDS = 0.1
 
 
 class Durable(TrainerCallback):
@@ -162,7 +166,12 @@ def part_ways() -> None:
     """
     unset_hf_deepspeed_config()
     if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # A thread of Gloo's wants Python's lock to let go of its last tensor. DDP's reducer, which goes with the trainer, would
+        # wait for that thread with the lock in its hand, were it the last that holds the group: so it never is, and the threads
+        # have time before this process may end.
+        _PARTED.append(torch.distributed.group.WORLD)
         PartialState().wait_for_everyone()  # NCCL's communicators end together
+        time.sleep(LET_GO_SECONDS)
         torch.distributed.destroy_process_group()
 
 
