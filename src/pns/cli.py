@@ -148,7 +148,7 @@ def _run(
     launcher: Launcher | None = None,
 ) -> None:
 
-    from pns import pipeline
+    from pns import fingerprints, pipeline
     from pns.display import Display
     from pns.driver import execute
     from pns.recipe_files import load_recipe
@@ -158,7 +158,7 @@ def _run(
     recipe, _ = load_recipe(recipe_file, overrides)
     # What can be refused is refused before a run directory is made.
     pipeline.resolve([name for name in (until, again, only) if name], pipeline.stages(recipe))
-    pipeline.input_hashes(recipe)
+    fingerprints.input_hashes(recipe)
     folder = run_dir or Path("runs") / recipe.name
     ready(recipe, folder, launcher)
     one = Run.create(folder, on_existing)

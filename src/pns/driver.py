@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 import pns
-from pns import pipeline
+from pns import fingerprints, pipeline
 from pns.display import Display
 from pns.errors import UserError
 from pns.launch import Launcher
@@ -89,7 +89,7 @@ def execute(
 
 def tasks_of(recipe: Recipe, nodes: Mapping[str, pipeline.Stage]) -> dict[str, Task]:
     """The stages of a recipe as tasks, each in its own folder of the run."""
-    marks, labels = pipeline.fingerprints(recipe, nodes), pipeline.labels(nodes)
+    marks, labels = fingerprints.of_stages(recipe, nodes), pipeline.labels(nodes)
     return {
         n: Task(s, recipe, marks[n], labels[n], {m: m for m in s.needs}, {m: labels[m] for m in s.needs})
         for n, s in nodes.items()
@@ -145,7 +145,7 @@ def _save_manifest(run: Run, recipe: Recipe, plan: _Plan, command: list[str]) ->
         command=command,
         created=old.get("created") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         versions={"pns": pns.__version__, "python": sys.version.split()[0], **_versions(names)},
-        inputs=pipeline.input_hashes(recipe),
+        inputs=fingerprints.input_hashes(recipe),
         stages={
             name: {k: plan.done[name][k] for k in ("fingerprint", "digest", "seconds", "peak_memory_bytes", "bytes")}
             for name in plan.tasks

@@ -8,21 +8,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pns.errors import UserError
-from pns.extras import package_folder
-from pns.negatives.prompted import load_prompt, own_file
-from pns.parts.base import unnamed_server
-from pns.parts.engine import EnginePart, engine_marks
-from pns.parts.uses import UsesPart
-from pns.problems.registry import identity
 from pns.recipe import ALL_METHODS, GENERATED, REFERENCES, Recipe
-from pns.rewards.callables import source_of
-from pns.rewards.version import RULES
-from pns.run import file_hash, fingerprint
-from pns.verify.version import VERIFIER
 
 # Keys that a stage's samples and verdicts depend on wherever a verifier or a model runs.
 VERIFY = ("reward.answer_format", "reward.cpu_seconds", "runtime.device", "runtime.threads")
@@ -32,33 +21,8 @@ TRAIN = (*_RUN, "runtime.processes", "runtime.train_dtype")
 """What every training depends on besides its part."""
 GRPO = ("runtime.processes", "runtime.vllm", "runtime.train_dtype", "runtime.sampler")
 """What a GRPO training depends on besides."""
-_SAMPLE = "engine"
-
-# What of a part says how a server is reached and how much work it may get. It changes no result of a named model.
-_REACH = frozenset({"server", "cache", "max_calls", "max_total_tokens", "verify_workers", "generator_url"})
-
-# Keys that change no result either, but once stood in fingerprints: each counts as this, its default, whatever it says.
-_AS_DEFAULT: dict[str, Any] = {"max_unscored": 0.05, "url": None, "gpu_memory_utilization": 0.3}
-
-# Keys that came later than results which are still good: they count where they say something else than this.
-_LATER: dict[str, Any] = {
-    "more_events": 0, "processes": 1, "vllm": None, "train_dtype": "float32", "sampler": "auto",
-    "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
-    "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
-    "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "max_model_len": None,
-    "lora": False, "compiled": False, "ray_readers": 0, "control": None, "chosen_by": "policy",
-}  # fmt: skip
-
-# Parts that came later than protocols which still hold.
-_AFTER_PROTOCOLS: dict[str, Any] = {
-    "uses": UsesPart().model_dump(mode="json"), "engine": EnginePart().model_dump(mode="json"),
-}  # fmt: skip
-
-# Of `runtime` what says how the work is done on a machine, and changes no result.
-_MACHINE = frozenset({"jobs", "checkpoint_every", "gradient_checkpointing", "report_to"})
-
-# Stages that read problems, and none of those that rounds share out (`recipe.SHARED_AMONG_ROUNDS`).
-_NO_ROUNDS = ("policy:sft", "policy:rlvr", "evaluate:evaluate", "evaluate:dev", "evaluate:test")
+SAMPLE = "engine"
+"""What of a recipe changes samples besides."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +110,7 @@ def stages(recipe: Recipe) -> dict[str, Stage]:
 
 def scoring_keys() -> tuple[str, ...]:
     """What a model's measured accuracy depends on, besides the model and the problems."""
-    return ("evaluate.k", "evaluate.k_of", "evaluate.max_new_tokens", "evaluate.batch_size", _SAMPLE, *VERIFY)
+    return ("evaluate.k", "evaluate.k_of", "evaluate.max_new_tokens", "evaluate.batch_size", SAMPLE, *VERIFY)
 
 
 def _negatives(recipe: Recipe, method: str) -> Stage:
@@ -205,7 +169,7 @@ def _version(recipe: Recipe, method: str) -> int:
 
 
 def _rollouts(split: str, *extra: str) -> Stage:
-    keys = ("rollouts", _SAMPLE, *VERIFY, *extra)
+    keys = ("rollouts", SAMPLE, *VERIFY, *extra)
     return Stage(f"rollouts-{split}", "policy:rollouts", ("problems", "rlvr"), keys, args=(split,))
 
 
@@ -247,12 +211,12 @@ def _generator(recipe: Recipe) -> list[Stage]:
         ("generator", *(() if recipe.generator.control is None else ("rlvr.format_weight",)), *GRPO, *keys),
     )
     samples = {
-        "pns": Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", _SAMPLE, *keys), version=2),
+        "pns": Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", SAMPLE, *keys), version=2),
         "pns_prefix": Stage(
             "samples-pns_prefix",
             "negatives:prefix_samples",
             (*needs, *chosen_needs(recipe)),
-            ("negatives.prefix", _SAMPLE, *keys),
+            ("negatives.prefix", SAMPLE, *keys),
         ),
     }
     drawn = [samples[m] for m in GENERATED if m in recipe.negatives.sources()]
@@ -280,14 +244,14 @@ def _references(recipe: Recipe) -> list[Stage]:
 def _selection_keys(recipe: Recipe, method: str) -> tuple[str, ...]:
     """What one method's negatives depend on, so that a changed PNS threshold does not make rejection run again."""
     # A prompted writer behind a server of its own has nothing of the engine.
-    by_engine = () if recipe.negatives.prompted.writer == "server" else (_SAMPLE,)
+    by_engine = () if recipe.negatives.prompted.writer == "server" else (SAMPLE,)
     gates = tuple(f"negatives.{k}" for k in ("reward_model_quantile", "min_rubric", "select"))
     # Where not all pass the gates, these methods do not read them.
     given = ("negatives.gate_all", *(gates if recipe.negatives.gate_all else ()))
     every = ("negatives.per_problem", "negatives.near_duplicate", "negatives.length_ratio")
     own = {
         "pns": gates,
-        "prefix": ("negatives.prefix", _SAMPLE),
+        "prefix": ("negatives.prefix", SAMPLE),
         "pns_prefix": gates,
         "prompted": ("negatives.prompted", *by_engine, *given),
         "rejection": given,
@@ -298,128 +262,6 @@ def _selection_keys(recipe: Recipe, method: str) -> tuple[str, ...]:
 def labels(nodes: Mapping[str, Stage]) -> dict[str, str]:
     """Folder name of each stage: its number in the flow, and its name."""
     return {name: f"{i:02d}-{name}" for i, name in enumerate(nodes, 1)}
-
-
-def fingerprints(recipe: Recipe, nodes: Mapping[str, Stage]) -> dict[str, str]:
-    """The fingerprint of every stage: name, version, seed, its part of the recipe, input files, and what it needs."""
-    data = recipe.model_dump(mode="json")
-    files = input_hashes(recipe)
-    out: dict[str, str] = {}
-    for name, stage in nodes.items():
-        out[name] = mark_of(stage, data, files.get(name, {}), [out[n] for n in stage.needs])
-    return out
-
-
-def mark_of(stage: Stage, data: Mapping[str, Any], files: Mapping[str, str], needs: list[str]) -> str:
-    """The fingerprint of one stage.
-
-    Args:
-        data: the recipe as JSON-able values.
-        files: hashes of the files that the stage reads besides (see `input_hashes`).
-        needs: fingerprints of what it needs, in its order.
-    """
-    part = _parts(data, stage.keys)
-    # A recipe of one round says nothing about rounds, and its results stay what they were.
-    if data["round"]["of"] > 1 and "problems" in stage.needs and stage.call not in _NO_ROUNDS:
-        part["round"] = data["round"]
-    return fingerprint(
-        name=stage.name, version=stage.version, seed=data["seed"], args=stage.args, part=part, files=files, needs=needs
-    )
-
-
-def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
-    """A stage's part of the recipe; where verdicts or scores enter it, the version of what gives them."""
-    found = {key: _dig(data, key) for key in sorted(set(keys))}
-    engine = engine_marks(found.pop(_SAMPLE)) if _SAMPLE in found else None
-    part = {key: _without_reach(value) for key, value in found.items() if not _is_later(key.split(".")[-1], value)}
-    if engine is not None:  # the default says nothing, so that results of before there were others stay good
-        part[_SAMPLE] = engine
-    if any(key.split(".")[0] == "reward" for key in keys):
-        part["verifier"] = VERIFIER
-    if {"reward", "reward.max_chars"} & set(keys):
-        part["rules"] = RULES
-    return part
-
-
-def _without_reach(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    kept = {k: _AS_DEFAULT.get(k, v) for k, v in value.items() if k not in _REACH and not _is_later(k, v)}
-    return {k: _without_reach(v) for k, v in kept.items()} | unnamed_server(value)
-
-
-def of_protocol(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a dumped recipe a protocol holds: without keys that change no result, and without those that came later than
-    protocols which still hold, where they say nothing new.
-    """
-    runtime = {k: v for k, v in recipe.get("runtime", {}).items() if k not in _MACHINE}
-    kept = {k: v for k, v in recipe.items() if k not in _AFTER_PROTOCOLS or v != _AFTER_PROTOCOLS[k]}
-    found: dict[str, Any] = _without_reach({**kept, "runtime": runtime})
-    return found
-
-
-def _is_later(key: str, value: Any) -> bool:
-    return key in _LATER and bool(value == _LATER[key])
-
-
-def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
-    """What every file and problem set that the recipe reads holds, by stage and path or name: its sha256, or the hub's
-    commit. Raises UserError when a file is missing.
-    """
-    part = recipe.problems
-    data = [*(part.train_file or ()), *part.benchmarks.values()]
-    model: list[Path] = []
-    if recipe.model.path is not None:
-        model = _model_files(recipe.model.path)
-    if recipe.model.gguf_package is not None and recipe.model.gguf_file is not None:
-        folder = package_folder(recipe.model.gguf_package)
-        if folder is not None and (file := folder / recipe.model.gguf_file).is_file():
-            model = [file]
-    scoring, methods = _scoring_files(recipe), recipe.negatives.sources()
-    every = [
-        ("problems", data),
-        ("start", model),
-        ("generator", scoring),
-        *((f"samples-{m}", scoring) for m in GENERATED),
-    ]
-    for name, base in (("generator", recipe.generator.base), ("reward_model", recipe.reward_model.base)):
-        if base is not None:
-            every.append((f"start-{name}", _model_files(base.path)))
-    every += [(f"negatives-{m}", scoring + (_prompted_files(recipe) if m == "prompted" else [])) for m in methods]
-    sets = {p: known for p in data if (known := identity(p)) is not None}
-    return {name: {str(p): sets.get(p) or file_hash(Path(p)) for p in paths} for name, paths in every if paths}
-
-
-def _model_files(path: str) -> list[Path]:
-    """What a model directory holds that changes its samples; nothing where the path is a hub id."""
-    folder = Path(path)
-    kinds = (".safetensors", ".json", ".gguf", ".jinja")
-    return sorted(p for p in folder.iterdir() if p.suffix in kinds) if folder.is_dir() else []
-
-
-def _prompted_files(recipe: Recipe) -> list[Path]:
-    """A prompt of the user's own, and the model that is prompted, where it is on this disk."""
-    part = recipe.negatives.prompted
-    load_prompt(part)  # what is wrong with it is told before hours of work
-    own = own_file(part)
-    return ([own] if own is not None else []) + (_model_files(str(part.model)) if part.writer == "model" else [])
-
-
-def _scoring_files(recipe: Recipe) -> list[Path]:
-    """Files that change the composite's scores: a judge's own prompt, a user's own functions, another model's calibration."""
-    part, found = recipe.reward, []
-    if part.judge_server is not None and (prompt := Path(part.judge_server.prompt)).suffix:
-        found.append(prompt)
-    if part.reward_model is not None and part.reward_model.calibration is not None:
-        found.append(part.reward_model.calibration / "calibration.json")
-    named = [part.judge, *([part.reward_model.kind] if part.reward_model is not None else [])]
-    return found + [file for name in named if ":" in name and (file := source_of(name)) is not None]
-
-
-def _dig(data: Any, key: str) -> Any:
-    for name in key.split("."):
-        data = data[name]
-    return data
 
 
 def resolve(names: Iterable[str], nodes: Mapping[str, Stage]) -> list[str]:

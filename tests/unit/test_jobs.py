@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from pns.errors import StageStopped, UserError
+from pns.fingerprints import of_protocol
 from pns.parts.base import SamplePart
 from pns.parts.engine import EnginePart, VllmPart, engine_marks
-from pns.pipeline import of_protocol
 from pns.records import Problem, Response
 from pns.run import seed_of
 from pns.sampling.jobs import Drawn, Job, ahead, completions, each

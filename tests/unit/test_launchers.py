@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pns import pipeline
+from pns import fingerprints, pipeline
 from pns.errors import UserError
 from pns.launch import TRAININGS, Launcher, check_launcher
 from pns.processes import is_main, loading_device, own_device, world_size
@@ -43,7 +43,7 @@ def test_every_training_is_launched_and_nothing_else() -> None:
 
 def marks(*overrides: str) -> dict[str, str]:
     recipe, _ = load_recipe(SMOKE, list(overrides))
-    return pipeline.fingerprints(recipe, pipeline.stages(recipe))
+    return fingerprints.of_stages(recipe, pipeline.stages(recipe))
 
 
 def test_processes_change_trainings_and_what_rests_on_them() -> None:

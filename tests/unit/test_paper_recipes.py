@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pns import pipeline
+from pns import fingerprints, pipeline
 from pns.errors import UserError
 from pns.problems.registry import BENCHMARKS, find
 from pns.recipe import Recipe
@@ -36,7 +36,7 @@ def test_a_paper_recipe_is_valid_without_weights(file: Path) -> None:
     assert (recipe.engine.kind, recipe.runtime.vllm is not None) == ("vllm", True)
     assert (recipe.reward.judge, recipe.align.objective, recipe.model.kind) == ("server", "dpo", "pretrained")
     nodes = pipeline.stages(recipe)
-    assert len(set(pipeline.fingerprints(recipe, nodes).values())) == len(nodes)
+    assert len(set(fingerprints.of_stages(recipe, nodes).values())) == len(nodes)
     assert sources["generator.beta"] == str(file)
 
 
@@ -50,7 +50,7 @@ def smoke(*overrides: str) -> Recipe:
 
 def marks(*overrides: str) -> dict[str, str]:
     recipe = smoke(*overrides)
-    return pipeline.fingerprints(recipe, pipeline.stages(recipe))
+    return fingerprints.of_stages(recipe, pipeline.stages(recipe))
 
 
 def test_what_recipes_did_not_say_before_changes_nothing_where_it_is_not_said() -> None:
@@ -62,11 +62,11 @@ def test_what_recipes_did_not_say_before_changes_nothing_where_it_is_not_said() 
     )
     assert marks(*same, "evaluate.k_of={}", "runtime.gradient_checkpointing=true") == marks()
     data = smoke().model_dump(mode="json")
-    assert "base" not in json.dumps(pipeline.of_protocol(data))
-    assert pipeline.of_protocol(data)["align"] == {
+    assert "base" not in json.dumps(fingerprints.of_protocol(data))
+    assert fingerprints.of_protocol(data)["align"] == {
         k: v for k, v in data["align"].items() if k != "gradient_accumulation"
     }
-    told = pipeline.of_protocol(smoke("align.gradient_accumulation=2").model_dump(mode="json"))
+    told = fingerprints.of_protocol(smoke("align.gradient_accumulation=2").model_dump(mode="json"))
     assert told["align"]["gradient_accumulation"] == 2
 
 

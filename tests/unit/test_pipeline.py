@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pns import pipeline
+from pns import fingerprints, pipeline
 from pns.errors import UserError
 from pns.recipe import METHODS, Recipe
 from pns.recipe_files import load_recipe
@@ -24,7 +24,7 @@ def changed(*overrides: str) -> set[str]:
     before, after = recipe(), recipe(*overrides)
     nodes = pipeline.stages(before)
     assert list(pipeline.stages(after)) == list(nodes)
-    old, new = pipeline.fingerprints(before, nodes), pipeline.fingerprints(after, pipeline.stages(after))
+    old, new = fingerprints.of_stages(before, nodes), fingerprints.of_stages(after, pipeline.stages(after))
     return {name for name in nodes if old[name] != new[name]}
 
 
@@ -67,7 +67,7 @@ def test_what_mixtures_draw_from_is_made_and_not_compared() -> None:
     for name, stage in nodes.items():
         assert set(stage.needs) <= seen, name
         seen.add(name)
-    marks = [pipeline.fingerprints(recipe(*MIXED, extra), nodes) for extra in ("seed=0", "negatives.prefix.rise=0.3")]
+    marks = [fingerprints.of_stages(recipe(*MIXED, extra), nodes) for extra in ("seed=0", "negatives.prefix.rise=0.3")]
     touched = {name for name in nodes if marks[0][name] != marks[1][name]}
     assert {n for n in touched if n.startswith("negatives-")} == {"negatives-prefix"}
 
@@ -82,7 +82,7 @@ def test_the_generator_goes_on_from_prefixes_without_samples_of_its_own() -> Non
     nodes = pipeline.stages(recipe(*both))
 
     def touched(key: str) -> set[str]:
-        marks = [pipeline.fingerprints(recipe(*both, *extra), nodes) for extra in ((), (key,))]
+        marks = [fingerprints.of_stages(recipe(*both, *extra), nodes) for extra in ((), (key,))]
         return {
             n.removeprefix("negatives-") for n in nodes if n.startswith("negatives-") and marks[0][n] != marks[1][n]
         }
@@ -91,7 +91,7 @@ def test_the_generator_goes_on_from_prefixes_without_samples_of_its_own() -> Non
     assert touched("negatives.min_rubric=3") == {"pns", "pns_prefix"}, "the policy's continuations pass no gates"
     assert touched("generator.beta=0.7") == {"pns", "pns_prefix"}
     assert touched("negatives.sample.n=3") == {"pns"}
-    gates = [pipeline.fingerprints(recipe(*both, *extra), nodes) for extra in ((), ("negatives.min_rubric=3",))]
+    gates = [fingerprints.of_stages(recipe(*both, *extra), nodes) for extra in ((), ("negatives.min_rubric=3",))]
     assert gates[0]["samples-pns_prefix"] == gates[1]["samples-pns_prefix"], "other gates need no new samples"
 
 
@@ -105,8 +105,8 @@ def test_the_chosen_side_of_a_generator_with_two_goals() -> None:
     readers = {name for name, stage in nodes.items() if "rollouts-generator" in stage.needs}
     assert readers == {"samples-pns_prefix", "negatives-flip", "pairs", "audit"}
     assert pipeline.upstream(["report"], nodes) == set(nodes), "a stage that nothing reads"
-    plain = pipeline.fingerprints(recipe(both[2]), pipeline.stages(recipe(both[2])))
-    marks = pipeline.fingerprints(recipe(*both), nodes)
+    plain = fingerprints.of_stages(recipe(both[2]), pipeline.stages(recipe(both[2])))
+    marks = fingerprints.of_stages(recipe(*both), nodes)
     same = {name for name in plain if plain[name] == marks[name]}
     assert {"rlvr", "rollouts-pairs", "reward_model", "negatives-rejection"} <= same, (
         "the policy's own rollouts are the same"
@@ -144,7 +144,7 @@ def test_mixtures_that_mean_nothing_are_refused(overrides: list[str], words: str
 
 def test_every_key_of_a_stage_is_a_key_of_the_recipe() -> None:
     nodes = pipeline.stages(recipe())
-    marks = pipeline.fingerprints(recipe(), nodes)  # reads every key
+    marks = fingerprints.of_stages(recipe(), nodes)  # reads every key
     assert len(set(marks.values())) == len(nodes), "two stages with one fingerprint"
 
 
@@ -188,7 +188,7 @@ def test_where_trainings_sample_and_how_much_memory_they_get_changes_no_fingerpr
 ) -> None:
     base = ("generator.base={path: b}",) if "generator_url" in one else ()
     marks = [
-        pipeline.fingerprints(given, pipeline.stages(given))
+        fingerprints.of_stages(given, pipeline.stages(given))
         for given in (
             recipe("runtime.device=cuda", "runtime.jobs=1", *base, f"runtime.vllm={part}") for part in (one, other)
         )
@@ -252,7 +252,7 @@ def test_selection_does_not_touch_methods_that_it_does_not_select() -> None:
     untouched = {"negatives-flip", "negatives-corruption", "generator", "reward_model", "rollouts-pairs"}
     assert not found & {*untouched, "negatives-rejection"}
     gated = recipe("negatives.gate_all=true"), recipe("negatives.gate_all=true", "negatives.select=best")
-    marks = [pipeline.fingerprints(one, pipeline.stages(one)) for one in gated]
+    marks = [fingerprints.of_stages(one, pipeline.stages(one)) for one in gated]
     assert marks[0]["negatives-rejection"] != marks[1]["negatives-rejection"], "through the gates it is selected, too"
     only_pns = changed("negatives.sample.temperature=0.5")
     assert only_pns & group("negatives-") == {"negatives-pns"}
@@ -289,7 +289,7 @@ def test_references_add_and_take_away_their_own_stages_alone(references: str | N
     assert set(nodes) & possible == {name for r in there for name in (r, f"evaluate-{r}")}
     assert set(nodes) - possible == ALL - possible
     assert {name for name in possible if name in nodes["report"].needs} == set(nodes) & possible
-    old, new = pipeline.fingerprints(recipe(), pipeline.stages(recipe())), pipeline.fingerprints(given, nodes)
+    old, new = fingerprints.of_stages(recipe(), pipeline.stages(recipe())), fingerprints.of_stages(given, nodes)
     touched = {name for name in {*old} & {*new} if old[name] != new[name]}
     assert touched == (set() if there == {"rlvr_more"} else {"report"})
 
@@ -309,7 +309,7 @@ def test_the_order_in_which_references_are_named_changes_nothing() -> None:
 )
 def test_the_keys_of_reinforce_reach_those_that_read_them(key: str, expected: set[str]) -> None:
     nodes = pipeline.stages(recipe(EVERY))
-    old, new = (pipeline.fingerprints(r, nodes) for r in (recipe(EVERY), recipe(EVERY, key)))
+    old, new = (fingerprints.of_stages(r, nodes) for r in (recipe(EVERY), recipe(EVERY, key)))
     touched = {name for name in nodes if old[name] != new[name]}
     of_references = {name for r in ("rlvr_more", "nsr", "w_reinforce") for name in (r, f"evaluate-{r}")}
     assert touched & of_references == {name for r in expected for name in (r, f"evaluate-{r}")}
@@ -331,19 +331,19 @@ def test_the_content_of_input_files_counts(tmp_path: Path, monkeypatch: pytest.M
     overrides = ("problems.source=jsonl", "problems.misread_share=0", "problems.train_file=train.jsonl")
     given = recipe(*overrides, "problems.benchmarks={b: bench.jsonl}")
     nodes = pipeline.stages(given)
-    marks = [pipeline.fingerprints(given, nodes)]
+    marks = [fingerprints.of_stages(given, nodes)]
     for name in ("train.jsonl", "bench.jsonl"):
         Path(name).write_text("two")
-        marks.append(pipeline.fingerprints(given, nodes))
+        marks.append(fingerprints.of_stages(given, nodes))
     for before, after in itertools.pairwise(marks):
         assert before["problems"] != after["problems"]
         assert before["report"] != after["report"]
     Path("train.jsonl").write_text("one")
     Path("bench.jsonl").write_text("one")
-    assert pipeline.fingerprints(given, nodes) == marks[0]
+    assert fingerprints.of_stages(given, nodes) == marks[0]
     Path("bench.jsonl").unlink()
     with pytest.raises(UserError, match=r"bench\.jsonl: cannot be read"):
-        pipeline.fingerprints(given, nodes)
+        fingerprints.of_stages(given, nodes)
 
 
 def test_names_and_groups_are_resolved_and_unknown_ones_get_a_suggestion() -> None:
@@ -372,7 +372,7 @@ def test_how_a_server_is_reached_changes_no_result_but_its_prompt_does(tmp_path:
     prompt.write_text("one")
 
     def marks(*overrides: str) -> dict[str, str]:
-        return pipeline.fingerprints(recipe(*overrides), nodes)
+        return fingerprints.of_stages(recipe(*overrides), nodes)
 
     here = marks(*judged("http://a/v1", model="mine"))
     assert marks(*judged("http://b/v1", model="mine", max_calls="5", cache="elsewhere")) == here
@@ -395,7 +395,7 @@ def test_of_a_server_that_names_no_model_the_address_counts() -> None:
     def marks(part: str, url: str, n: int = 4, named: str = "") -> dict[str, str]:
         writer = [] if part == "writer" else [parts["writer"].format(url="http://w/v1", n=4, named=", model: w")]
         given = recipe(methods, *writer, parts[part].format(url=url, n=n, named=named))
-        return pipeline.fingerprints(given, pipeline.stages(given))
+        return fingerprints.of_stages(given, pipeline.stages(given))
 
     for part, key in (("judge", "model"), ("model", "name"), ("writer", "model")):
         here, there = marks(part, "http://a/v1"), marks(part, "http://b/v1")

@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pns import pipeline
+from pns import fingerprints, pipeline
 from pns.errors import UserError
 from pns.negatives.prompted import (
     ANSWER_FORMS,
@@ -258,7 +258,7 @@ def test_the_example_in_the_docs_is_a_recipe() -> None:
 
 def marks(*overrides: str) -> dict[str, str]:
     given = recipe(PROMPTED, *overrides)
-    return pipeline.fingerprints(given, pipeline.stages(given))
+    return fingerprints.of_stages(given, pipeline.stages(given))
 
 
 def touched(before: dict[str, str], after: dict[str, str]) -> set[str]:
@@ -300,7 +300,7 @@ def test_the_engine_counts_where_it_writes(writer: tuple[str, ...]) -> None:
 
     def mark(*overrides: str) -> str:
         """Of the stage alone: the rollouts before it depend on the engine anyway."""
-        return pipeline.mark_of(own(*overrides), recipe(PROMPTED, *overrides).model_dump(mode="json"), {}, [])
+        return fingerprints.mark_of(own(*overrides), recipe(PROMPTED, *overrides).model_dump(mode="json"), {}, [])
 
     before = mark(*writer)
     assert mark(*writer, "engine.ray_workers=2") == before, "what changes no sample"
@@ -309,7 +309,9 @@ def test_the_engine_counts_where_it_writes(writer: tuple[str, ...]) -> None:
         assert mark(*BY_SERVER, key) == mark(*BY_SERVER), "a server of its own has nothing of the engine"
     without = replace(own(*writer), keys=tuple(key for key in own(*writer).keys if key != "engine"))
     data = recipe(PROMPTED, *writer).model_dump(mode="json")
-    assert before == pipeline.mark_of(without, data, {}, []), "the default says nothing, as before there were others"
+    assert before == fingerprints.mark_of(without, data, {}, []), (
+        "the default says nothing, as before there were others"
+    )
 
 
 def test_a_users_own_prompt_and_model_count_by_what_they_hold(tmp_path: Path) -> None:

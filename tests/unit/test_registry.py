@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pns import pipeline
+from pns import fingerprints
 from pns.errors import UserError
 from pns.problems import hub
 from pns.problems.contamination import repeats, text_key
@@ -205,11 +205,11 @@ def test_recipes_take_names_and_their_content_counts(
                  "problems.benchmarks={b: aime24, c: mine.jsonl}")  # fmt: skip
     Path("mine.jsonl").write_text("x")
     recipe = load_recipe(SMOKE, overrides)[0]
-    remote = pipeline.input_hashes(recipe)["problems"]
+    remote = fingerprints.input_hashes(recipe)["problems"]
     assert remote["gsm8k-train"] == "openai/gsm8k@740312add88f781978c0658806c59bc2815b9866"
     monkeypatch.setenv("PNS_DATA", str(data))
     assert local_file(SETS["aime24"]) is not None
-    here = pipeline.input_hashes(recipe)["problems"]
+    here = fingerprints.input_hashes(recipe)["problems"]
     assert (here["gsm8k-train"], here["aime24"]) == (SETS["gsm8k-train"].sha256, SETS["aime24"].sha256)
     assert here["mine.jsonl"] == remote["mine.jsonl"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.study import ROOT, SMALL, recipes, study_file
-from pns import pipeline
+from pns import fingerprints, pipeline
 from pns.errors import UserError
 from pns.recipe_files import load_recipe
 from pns.run import Run, fingerprint, read_json, write_json
@@ -140,7 +140,7 @@ def test_tasks_have_the_fingerprints_of_a_run(tmp_path: Path) -> None:
     found, graph = recipes(tmp_path), Graph()
     keys = cell_keys(found, graph, "pns")
     recipe = with_settings(found.of(1), {"align.learning_rate": 1e-5})
-    marks = pipeline.fingerprints(recipe, pipeline.stages(recipe))
+    marks = fingerprints.of_stages(recipe, pipeline.stages(recipe))
     shared = set(keys) & set(marks)
     assert {"sft", "generator", "align-pns-matched"} <= shared
     assert all(graph.tasks[keys[stage]].mark == marks[stage] for stage in shared)

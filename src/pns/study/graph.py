@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pns import pipeline
+from pns import fingerprints, pipeline
 from pns.errors import UserError
 from pns.pipeline import Stage
 from pns.recipe import REFERENCES, Method, Recipe
@@ -77,7 +77,7 @@ class Graph:
         stage = (view.nodes if asked.nodes is None else asked.nodes)[name]
         needs = {n: self._add(asked, n, seen) for n in stage.needs}
         marks = [self.tasks[key].mark for key in needs.values()]
-        mark = pipeline.mark_of(stage, view.data, view.files.get(name, {}), marks)
+        mark = fingerprints.mark_of(stage, view.data, view.files.get(name, {}), marks)
         key = self._names.setdefault(mark, f"s{recipe.seed}-{asked.prefix}{name}-{mark[:10]}")
         seen[name] = key
         self.tasks.setdefault(key, Task(stage, recipe, mark, key, needs))
@@ -87,7 +87,7 @@ class Graph:
         data = recipe.model_dump(mode="json")
         key = fingerprint(data=data)
         if key not in self._views:
-            self._views[key] = _View(nodes_of(recipe), data, pipeline.input_hashes(recipe))
+            self._views[key] = _View(nodes_of(recipe), data, fingerprints.input_hashes(recipe))
         return self._views[key]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pns
 from pns.errors import UserError
-from pns.pipeline import input_hashes, of_protocol
+from pns.fingerprints import input_hashes, of_protocol
 from pns.rewards.version import RULES
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.study.cells import Recipes, cells
