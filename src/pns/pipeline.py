@@ -140,12 +140,7 @@ def chosen_needs(recipe: Recipe) -> tuple[str, ...]:
 
 def _from_chosen(recipe: Recipe, method: str) -> tuple[str, ...]:
     """`chosen_needs` of a method whose negatives are made from chosen responses, or measured by their lengths."""
-    reads = recipe.negatives.length_ratio is not None or method not in (
-        "rejection",
-        "rejection_hard",
-        "pns",
-        "pns_prefix",
-    )
+    reads = method in ("prefix", "prompted", "flip", "corruption") or recipe.negatives.length_ratio is not None
     return chosen_needs(recipe) if reads else ("rollouts-pairs",)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from pns.errors import UserError
 from pns.recipe import Part, Recipe
@@ -33,20 +34,23 @@ def as_user_error(
     if "override" in given:
         file = "override" if set(given) == {"override"} else f"{path} with overrides"
     line = _line(path, loc) if file is path else None
+    message, remedy = _told(first, loc, model)
     more = len(error.errors()) - 1
     tail = f" (and {more} more)" if more else ""
-    if unknown:
-        remedy = _instead(loc, model)
-        return UserError(f"unknown key{tail}", file=file, line=line, field=key, remedy=remedy)
-    if first["type"] == "missing":
-        remedy = f"add `{key}: ...`{_meaning(_at(loc, model)[0])}"
-        return UserError(f"this key is required{tail}", file=file, line=line, field=key, remedy=remedy)
-    if first["type"] == "invalid_key":  # YAML reads `on` as true, `5` as a number
-        return UserError(f"this key is no text{tail}", file=file, field=key, remedy="write it in quotes")
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-    remedy = _remedy(loc, model, rule=first["type"] == "value_error")
-    return UserError(f"{message}{got}{tail}", file=file, line=line, field=key or None, remedy=remedy)
+    return UserError(f"{message}{tail}", file=file, line=line, field=key or None, remedy=remedy)
+
+
+def _told(fault: ErrorDetails, loc: list[str], model: type[BaseModel]) -> tuple[str, str]:
+    """What is wrong, and what mends it."""
+    kind, given = fault["type"], fault["input"]
+    if kind == "extra_forbidden":
+        return "unknown key", _instead(loc, model)
+    if kind == "missing":
+        return "this key is required", f"add `{'.'.join(loc)}: ...`{_meaning(_at(loc, model)[0])}"
+    if kind == "invalid_key":  # YAML reads `on` as true, `5` as a number
+        return "this key is no text", "write it in quotes"
+    got = "" if isinstance(given, dict) else f", got {given!r}"
+    return fault["msg"].removeprefix("Value error, ") + got, _remedy(loc, model, rule=kind == "value_error")
 
 
 def _remedy(loc: Sequence[str], model: type[BaseModel], *, rule: bool) -> str:

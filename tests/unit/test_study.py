@@ -83,6 +83,22 @@ def test_what_cannot_be_is_refused_with_its_key(tmp_path: Path, changes: dict[st
     assert words in refused(tmp_path, **changes)
 
 
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        (["pairs"], "rollouts-generator is needed, and the other stages' recipe has none"),
+        (["pears"], "no stage called pears"),
+    ],
+)
+def test_where_a_switch_cannot_be_is_told(tmp_path: Path, at: list[str], words: str) -> None:
+    switch = {"set": {"pairs.chosen_by": "generator"}, "at": at}
+    found = recipes(tmp_path, set={"generator.control": " x"}, ablations={"seeds": [1], "switches": {"own": switch}})
+    with pytest.raises(UserError, match=words) as caught:
+        add_cell(Graph(), found, cells(found.study)["pns@own"], 1, Tuned(), {})
+    assert caught.value.field == "ablations.switches.own.at"
+    assert "without `at`" in (caught.value.remedy or "")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_study_of_the_repository_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

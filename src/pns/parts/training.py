@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -63,6 +63,15 @@ def more_steps(part: GrpoPart, sampled: int) -> int:
     """Steps that PNS cost: the generator's, and as many again as its sampled negatives would have filled."""
     rows = part.prompts_per_step * part.num_generations
     return part.steps + -(-sampled // rows)
+
+
+Grpo = TypeVar("Grpo", bound=GrpoPart)
+
+
+def as_large_as(part: Grpo, other: GrpoPart, **changes: object) -> Grpo:
+    """A part with steps of as many rollouts as another one's, and with the changes."""
+    shape = {name: getattr(other, name) for name in ("prompts_per_step", "num_generations", "micro_batch")}
+    return part.model_copy(update={**shape, **changes})
 
 
 class RlvrPart(GrpoPart):

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pns.errors import UserError
-from pns.parts.training import GrpoPart, more_steps
+from pns.parts.training import GrpoPart, as_large_as, more_steps
 from pns.pipeline import Stage
 from pns.problems.families import BENCHMARKS as EMBEDDED
 from pns.problems.registry import find
@@ -291,10 +291,8 @@ def _more(desk: Desk, stage: Stage) -> Work:
     recipe, part = desk.recipe, desk.recipe.generator
     splits = recipe.problems.splits
     steps = more_steps(part, recipe.sampled_by_generator)
-    shared = recipe.rlvr.model_copy(
-        update={k: getattr(part, k) for k in ("prompts_per_step", "num_generations", "micro_batch")}
-    )
-    return _grpo(desk, shared, "policy", min(steps, (splits.generator + splits.pairs) // part.prompts_per_step))
+    most = (splits.generator + splits.pairs) // part.prompts_per_step
+    return _grpo(desk, as_large_as(recipe.rlvr, part), "policy", min(steps, most))
 
 
 def _generator(desk: Desk, stage: Stage) -> Work:

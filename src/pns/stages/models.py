@@ -16,7 +16,7 @@ from pns.rewards.reward_model import Calibration, RewardModel
 from pns.run import write_json
 from pns.sampling.prompts import controlled
 from pns.stages.context import CONTROL, Context
-from pns.stages.policy import end_ids, grpo, with_references
+from pns.stages.policy import grpo, reward_rules, with_references
 from pns.training.reward_model import TextPair, pairs_within, train_reward_model, worth
 
 
@@ -122,19 +122,17 @@ def generator(context: Context) -> None:
     recipe = context.recipe
     start, control = recipe.generator.start_stage, recipe.generator.control
     problems = context.problems("generator")
-    by_id, ends = {p.id: p for p in problems}, end_ids(context, start)
+    by_id, rules = {p.id: p for p in problems}, reward_rules(context, start)
+    log = context.out / "rewards.jsonl"
     with context.composite() as composite:
         reward = composite_reward(
-            composite, by_id, max_unscored=recipe.reward.max_unscored, eos_ids=ends, log=context.out / "rewards.jsonl"
+            composite, by_id, max_unscored=recipe.reward.max_unscored, eos_ids=rules["eos_ids"], log=log
         )
         if control is not None:
             if is_main():
                 write_json(context.out / CONTROL, {"control": control})
-            solved = rlvr_reward(
-                composite.verifier, by_id, format_weight=recipe.rlvr.format_weight,
-                answer_format=recipe.reward.answer_format, max_chars=recipe.reward.max_chars, eos_ids=ends, name="solving",
-            )  # fmt: skip
-            reward = either_reward(reward, solved, {p.id for p in problems[1::2]})
-            erring = [p.model_copy(update={"problem": controlled(p.problem, control)}) for p in problems[::2]]
-            problems[::2] = erring
+            weight = recipe.rlvr.format_weight
+            solutions = rlvr_reward(composite.verifier, by_id, format_weight=weight, name="solving", **rules)
+            reward = either_reward(reward, solutions, {p.id for p in problems[1::2]})
+            problems[::2] = [p.model_copy(update={"problem": controlled(p.problem, control)}) for p in problems[::2]]
         grpo(context, start, problems, reward, recipe.generator)

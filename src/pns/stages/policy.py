@@ -7,15 +7,15 @@ import shutil
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from transformers import set_seed
 
 from pns.errors import UserError
-from pns.parts.training import more_steps
+from pns.parts.training import as_large_as, more_steps
 from pns.problems.files import to_boxed
 from pns.processes import OtherProcess, is_main, loading_device
-from pns.recipe import GrpoPart, Recipe, Reference, RuntimePart
+from pns.recipe import GrpoPart, Reference, RuntimePart
 from pns.records import Problem, Response, write_parquet
 from pns.rewards.adapters.trl import AsyncRewardFunction, RewardFunction, rlvr_reward, signed_reward
 from pns.rewards.format import format_failures
@@ -110,30 +110,21 @@ def _budget_of_pns(context: Context) -> tuple[list[Problem], GrpoPart]:
     recipe = context.recipe
     problems = [*context.problems("generator"), *context.problems("pairs")]
     steps = more_steps(recipe.generator, recipe.sampled_by_generator)
-    part = as_large_steps(recipe, steps=min(steps, len(problems) // recipe.generator.prompts_per_step))
+    part = as_large_as(
+        recipe.rlvr, recipe.generator, steps=min(steps, len(problems) // recipe.generator.prompts_per_step)
+    )
     write_json(context.out / "budget.json", {"steps": part.steps, "steps_of_pns": steps})
     return problems, part
-
-
-def as_large_steps(recipe: Recipe, **changes: object) -> GrpoPart:
-    """RLVR's part with steps of as many rollouts as the generator's, and with the changes."""
-    shape = {name: getattr(recipe.generator, name) for name in ("prompts_per_step", "num_generations", "micro_batch")}
-    return recipe.rlvr.model_copy(update={**shape, **changes})
 
 
 def _rlvr(
     context: Context, start: str, problems: Sequence[Problem], part: GrpoPart, *, positive_weight: float | None = None
 ) -> None:
     recipe = context.recipe
-    engine_ids = end_ids(context, start)
     reward_of = partial(rlvr_reward, format_weight=recipe.rlvr.format_weight)
     with context.verifier() as verifier:
         reward = (reward_of if positive_weight is None else signed_reward)(
-            verifier,
-            {p.id: p for p in problems},
-            answer_format=recipe.reward.answer_format,
-            max_chars=recipe.reward.max_chars,
-            eos_ids=engine_ids,
+            verifier, {p.id: p for p in problems}, **reward_rules(context, start)
         )
         grpo(context, start, problems, reward, part, positive_weight)
 
@@ -164,6 +155,12 @@ def runtime_from(runtime: RuntimePart, start: str) -> RuntimePart:
     return runtime.model_copy(update={"vllm": part.model_copy(update={"url": part.generator_url})})
 
 
+def reward_rules(context: Context, start: str) -> dict[str, Any]:
+    """What every reward that checks the form of a GRPO training's completions is told: format, length, tokens that end one."""
+    part = context.recipe.reward
+    return {"answer_format": part.answer_format, "max_chars": part.max_chars, "eos_ids": end_ids(context, start)}
+
+
 def end_ids(context: Context, stage: str) -> set[int]:
     """The tokens that end a response of a stage's model."""
     return model_end_ids(context.model(stage), load_tokenizer(context.model(stage)))
@@ -190,12 +187,11 @@ def rollouts(context: Context, split: str, sampler: str = "rlvr") -> None:
             if split != "pairs":
                 return done
             logps = policy.log_probabilities([p.problem for p in rows], [r.text for r in done])
-            if writer == "generator":  # its tokens may be of another kind
-                return [
-                    r.model_copy(update={"policy_logp": lp, "n_tokens": n})
-                    for r, (lp, n) in zip(done, logps, strict=True)
-                ]
-            return [r.model_copy(update={"policy_logp": lp}) for r, (lp, _) in zip(done, logps, strict=True)]
+            # A generator's tokens may be of another kind than the policy's.
+            return [
+                r.model_copy(update={"policy_logp": lp, "n_tokens": r.n_tokens if writer == "policy" else n})
+                for r, (lp, n) in zip(done, logps, strict=True)
+            ]
 
         sample(engines.sampler(context, sampler, own), [drawn], finish, context.progress)
     publish(context.out / "responses.parquet", drawn.rows)

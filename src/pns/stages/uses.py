@@ -13,6 +13,7 @@ from pns.evaluation.processbench import Chain, evaluate
 from pns.evaluation.step_labels import chosen_chains, label_negatives, rejected_chains
 from pns.evaluation.step_verifier import StepVerifier
 from pns.evaluation.texts import split_steps
+from pns.parts.training import as_large_as
 from pns.records import Pair, Problem, Response, read_parquet
 from pns.rewards.adapters.trl import scored_reward
 from pns.rewards.arithmetic import find_steps
@@ -20,7 +21,7 @@ from pns.rewards.reward_model import Calibration, FittingScorer
 from pns.run import write_json
 from pns.stages.context import Context
 from pns.stages.models import trained_on
-from pns.stages.policy import as_large_steps, end_ids, grpo, references
+from pns.stages.policy import grpo, references, reward_rules
 from pns.streams import read_responses
 from pns.training.step_verifier import train_step_verifier
 
@@ -161,8 +162,9 @@ def rl(context: Context, judge: str) -> None:
     """
     recipe, own = context.recipe, context.recipe.uses.rl
     problems = context.problems("generator")
-    part = as_large_steps(
-        recipe,
+    part = as_large_as(
+        recipe.rlvr,
+        recipe.generator,
         steps=recipe.generator.steps,
         beta=own.beta,
         learning_rate=own.learning_rate or recipe.rlvr.learning_rate,
@@ -172,8 +174,6 @@ def rl(context: Context, judge: str) -> None:
         FittingScorer(context.reward_model(folder / "model")),
         Calibration.load(folder),
         {p.id: p for p in problems},
-        answer_format=recipe.reward.answer_format,
-        max_chars=recipe.reward.max_chars,
-        eos_ids=end_ids(context, "rlvr"),
+        **reward_rules(context, "rlvr"),
     )
     grpo(context, "rlvr", problems, reward, part)

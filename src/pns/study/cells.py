@@ -186,10 +186,9 @@ def add_cell(
     try:
         key = graph.add(recipe, f"{kind}-{cell.stage}", special, nodes=nodes, given=given)
     except KeyError as error:
-        own = switch is not None and not any(name in str(error.args[0]) for name in switch.at)
-        remedy = "name stages of the run, such as generator or negatives-pns"
-        if own:  # what the switch asks for needs a stage that a run without it does not have
-            remedy = "leave `at` out: the switch needs a stage that the other cells do not have"
+        remedy = (
+            "name stages of the run, such as generator or negatives-pns; without `at` a switch is seen by all of them"
+        )
         raise UserError(str(error.args[0]), file=recipes.file, field=f"{_where(cell)}.at", remedy=remedy) from None
     # What tuning chose may be what a switch says; a key that nobody reads is a mistake.
     if changes and key == add_cell(graph, recipes, replace(cell, switch=None), seed, tuned, align, kind):

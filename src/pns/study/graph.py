@@ -74,7 +74,10 @@ class Graph:
             return seen[name]
         recipe = asked.special.get(name, asked.recipe)
         view = self._view(recipe)
-        stage = (view.nodes if asked.nodes is None else asked.nodes)[name]
+        nodes = view.nodes if asked.nodes is None else asked.nodes
+        if name not in nodes:  # one of `special` needs a stage that the recipe of the others does not have
+            raise KeyError(f"{name} is needed, and the other stages' recipe has none")
+        stage = nodes[name]
         needs = {n: self._add(asked, n, seen) for n in stage.needs}
         marks = [self.tasks[key].mark for key in needs.values()]
         mark = fingerprints.mark_of(stage, view.data, view.files.get(name, {}), marks)

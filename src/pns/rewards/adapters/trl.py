@@ -180,26 +180,22 @@ def either_reward(
         problem_id: Sequence[str], trainer_state: Any = None, log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:  # fmt: skip
-        out: list[float | None] = [None] * len(prompts)
-        places: dict[bool, list[int]] = {False: [], True: []}
-        for i, identity in enumerate(problem_id):
-            places[identity in solved].append(i)
-        for to_solve, at in places.items():
-            if not at:
-                continue
-            rows: dict[str, Any] = {
-                "prompts": [prompts[i] for i in at],
-                "completions": [completions[i] for i in at],
-                "completion_ids": [completion_ids[i] for i in at],
-                "problem_id": [problem_id[i] for i in at],
-                "trainer_state": trainer_state,
-                "log_metric": log_metric,
-            }
-            # In a thread, as the composite is: the verifier waits for other processes.
-            paid = await asyncio.to_thread(solutions, **rows) if to_solve else await mistakes(**rows)
-            for i, value in zip(at, paid, strict=True):
-                out[i] = value
-        return out
+        given = {
+            "prompts": prompts, "completions": completions, "completion_ids": completion_ids, "problem_id": problem_id,
+        }  # fmt: skip
+
+        def rows(at: Sequence[int]) -> dict[str, Any]:
+            own = {name: [values[i] for i in at] for name, values in given.items()}
+            return {**own, "trainer_state": trainer_state, "log_metric": log_metric}
+
+        to_solve = [i for i, identity in enumerate(problem_id) if identity in solved]
+        to_err = [i for i, identity in enumerate(problem_id) if identity not in solved]
+        paid: dict[int, float | None] = {}
+        if to_err:
+            paid |= zip(to_err, await mistakes(**rows(to_err)), strict=True)
+        if to_solve:  # in a thread, as the composite is: the verifier waits for other processes
+            paid |= zip(to_solve, await asyncio.to_thread(solutions, **rows(to_solve)), strict=True)
+        return [paid[i] for i in range(len(problem_id))]
 
     reward.__name__ = "either"
     return reward
