@@ -13,7 +13,7 @@ import typer
 import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
-from pns.commands.common import BUG, console, errors, fail, ready, say
+from pns.commands.common import BUG, console, errors, fail, overrides_argument, ready, say
 from pns.commands.doctor import doctor
 from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
@@ -53,10 +53,7 @@ class OnExisting(StrEnum):
 
 
 RecipeArgument = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Dotted overrides, e.g. align.beta=0.2 seed=1.", metavar="[KEY=VALUE ...]", show_default=False),
-]
+Overrides = Annotated[list[str] | None, overrides_argument("align.beta=0.2 seed=1")]
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Where the run lives. Default: runs/<recipe name>.", show_default=False)
 ]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import STARTS_ANEW, STOPPED, column_option, console, errors, fail, say
+from pns.commands.common import STARTS_ANEW, STOPPED, column_option, console, errors, fail, overrides_argument, say
 from pns.errors import UserError
 
 BATCHES, FEWEST, FEW = 4, 4, 100
@@ -35,11 +35,7 @@ def calibrate(
         typer.Option(help="Folder for calibration.json; the recipe's reward.reward_model.calibration.",
                      metavar="FOLDER", show_default=False),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Dotted overrides, e.g. reward.reward_model.device=cuda.", metavar="[KEY=VALUE ...]",
-                       show_default=False),
-    ] = None,
+    overrides: Annotated[list[str] | None, overrides_argument("reward.reward_model.device=cuda")] = None,
     problem: Annotated[str, column_option("Problem texts. Default: problem.")] = "problem",
     response: Annotated[str, column_option("Responses. Default: response.")] = "response",
     label: Annotated[str | None, column_option("True or false: whether it is correct. Only the true ones are used.")] = None,

@@ -66,6 +66,11 @@ def column_option(help: str) -> Any:
     return typer.Option(help=help, metavar="COLUMN", show_default=False)
 
 
+def overrides_argument(example: str) -> Any:
+    """The rest of a command line: dotted keys of the recipe and their values."""
+    return typer.Argument(help=f"Dotted overrides, e.g. {example}.", metavar="[KEY=VALUE ...]", show_default=False)
+
+
 def console() -> Any:
     """A console; into a file or a pipe it is wide enough for our tables.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import pns
-from pns.commands.common import BUG, STARTS_ANEW, console, errors, fail, say
+from pns.commands.common import BUG, STARTS_ANEW, console, errors, fail, overrides_argument, say
 
 if TYPE_CHECKING:
     from pns.doctor.examine import Finding, Report
@@ -25,10 +25,7 @@ def doctor(
             help="Recipe or study (YAML). Without one: the environment alone.", metavar="RECIPE", show_default=False
         ),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Dotted overrides, e.g. runtime.device=cuda.", metavar="KEY=VALUE ...", show_default=False),
-    ] = None,
+    overrides: Annotated[list[str] | None, overrides_argument("runtime.device=cuda")] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option("--run-dir", help="Where it is to run. Default: runs/<recipe name>.", show_default=False),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pns.commands.common import BUG, console, errors, fail, ready, say
+from pns.commands.common import BUG, console, errors, fail, overrides_argument, ready, say
 from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 
@@ -26,10 +26,7 @@ class Iterated(StrEnum):
 
 def iterate(
     recipe: Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE", show_default=False)],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Dotted overrides, e.g. align.beta=0.2.", metavar="[KEY=VALUE ...]", show_default=False),
-    ] = None,
+    overrides: Annotated[list[str] | None, overrides_argument("align.beta=0.2")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
     method: Annotated[
         list[Iterated] | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pns.commands.common import BAD_INPUT, console, errors, need_libraries, say
+from pns.commands.common import BAD_INPUT, console, errors, need_libraries, overrides_argument, say
 from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 from pns.plan.words import amount, duration, size, two
@@ -35,10 +35,7 @@ def plan(
     recipe: Annotated[
         Path | None, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE", show_default=False)
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Dotted overrides, e.g. align.beta=0.2.", metavar="[KEY=VALUE ...]", show_default=False),
-    ] = None,
+    overrides: Annotated[list[str] | None, overrides_argument("align.beta=0.2")] = None,
     gpus: Annotated[
         int | None,
         typer.Option(

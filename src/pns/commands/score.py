@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import column_option, console, errors, say
+from pns.commands.common import column_option, console, errors, overrides_argument, say
 from pns.errors import UserError
 
 ENDING = "scores"
@@ -26,10 +26,7 @@ def score(
         Path,
         typer.Option(help="Recipe: a whole one, or one with only `reward`.", metavar="RECIPE", show_default=False),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Dotted overrides, e.g. reward.judge=none.", metavar="[KEY=VALUE ...]", show_default=False),
-    ] = None,
+    overrides: Annotated[list[str] | None, overrides_argument("reward.judge=none")] = None,
     problem: Annotated[str | None, column_option("Problem texts. Default: problem.")] = None,
     gold: Annotated[str | None, column_option("Gold answers. Default: answer.")] = None,
     response: Annotated[str | None, column_option("Responses. Default: response.")] = None,

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pns.commands.common import errors
+from pns.commands.common import errors, overrides_argument
 from pns.errors import UserError
 
 
@@ -20,10 +20,7 @@ def serve_reward(
         Path,
         typer.Argument(help="Recipe: a whole one, or one with only `reward`.", metavar="RECIPE", show_default=False),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Dotted overrides, e.g. reward.judge=none.", metavar="[KEY=VALUE ...]", show_default=False),
-    ] = None,
+    overrides: Annotated[list[str] | None, overrides_argument("reward.judge=none")] = None,
     host: Annotated[str, typer.Option(help="Address to listen at. Others than this machine: 0.0.0.0.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one, and says which.")] = 8100,
     token_env: Annotated[
