@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
-from pns.errors import UserError
+from pns.errors import StageStopped, UserError
 
 _TRIES = 3
+_RAISED: dict[str, type[Exception]] = {"user": UserError, "stopped": StageStopped}
+Told = tuple[str | None, Any]
+"""What an actor tells: (None, what its work gave), or how it failed and the message."""
+
+
+def told(work: Callable[[], Any]) -> Told:
+    """What goes wrong for a reason that the user can mend is told, not raised: Ray would wrap it, or try it again."""
+    try:
+        return None, work()
+    except UserError as error:
+        return "user", str(error)
+    except StageStopped as error:
+        return "stopped", str(error)
+
+
+def given(found: Told) -> Any:
+    """What the work gave. Raises what an actor told of instead."""
+    failed, value = found
+    if failed is not None:
+        raise _RAISED[failed](value)
+    return value
 
 
 def connect(cpus: int, field: str, *, log: bool = False) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from pns.cluster import connect
+from pns.cluster import Told, connect, given, told
 from pns.errors import StageStopped, UserError
 from pns.extras import install
 from pns.parts.engine import EnginePart
@@ -114,14 +114,12 @@ class Readers:
         waiting = [getattr(actors[(first + i) % len(actors)], method).remote(*given) for i, given in enumerate(calls)]
         for one in waiting:
             try:
-                error, found = ray.get(one, timeout=LOST_SECONDS)
+                found = ray.get(one, timeout=LOST_SECONDS)
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as lost:
                 raise StageStopped(
                     f"a reader of {self._field} is lost, and so were those in its place: {lost}"
                 ) from None
-            if error is not None:
-                raise UserError(error)
-            yield found
+            yield given(found)
 
     def close(self) -> None:
         """End the actors, and the cluster where it was started for them; they do not start again. Safe to call twice."""
@@ -229,17 +227,17 @@ class _Passes:
 
 
 class _Reader:
-    """An actor. What the user can mend is told, (message, None), and not raised: Ray would wrap it."""
+    """An actor. What the user can mend is told, and not raised (see `pns.cluster.told`)."""
 
     def __init__(self, device: str, threads: int) -> None:
         self._device, self._threads = device, threads
         self._models: dict[tuple[str, ...], Any] = {}
 
-    def facts(self, kind: Kind, how: dict[str, Any]) -> tuple[str | None, Any]:
-        return _told(lambda: self._model(kind, how).facts())
+    def facts(self, kind: Kind, how: dict[str, Any]) -> Told:
+        return told(lambda: self._model(kind, how).facts())
 
-    def read(self, kind: Kind, how: dict[str, Any], batch: Any) -> tuple[str | None, Any]:
-        return _told(lambda: self._model(kind, how).one_pass(batch))
+    def read(self, kind: Kind, how: dict[str, Any], batch: Any) -> Told:
+        return told(lambda: self._model(kind, how).one_pass(batch))
 
     def _model(self, kind: Kind, how: dict[str, Any]) -> Any:
         key = (kind, *(f"{name}={value}" for name, value in sorted(how.items())))
@@ -253,10 +251,3 @@ class _Reader:
             made: Callable[..., Any] = RewardModel if kind == "reward" else TransformersEngine
             self._models[key] = made(**how, device=self._device)
         return self._models[key]
-
-
-def _told(work: Callable[[], Any]) -> tuple[str | None, Any]:
-    try:
-        return None, work()
-    except UserError as error:
-        return str(error), None

@@ -8,12 +8,12 @@ gives one completion a row, and batches rows across jobs. (Source: ours.)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pns.cluster import connect
-from pns.errors import StageStopped, UserError
+from pns.cluster import Told, connect, given, told
+from pns.errors import UserError
 from pns.extras import install
 from pns.parts.engine import EnginePart
 from pns.readers import SHARE, Readers
@@ -22,7 +22,6 @@ from pns.sampling.jobs import Drawn, Job, completions
 _TRIES = 4
 PATIENCE_SECONDS = 900
 """For all actors to have their engines, where readers share GPUs with them."""
-_RAISED = {"user": UserError, "stopped": StageStopped}
 
 
 class RayEngine:
@@ -89,11 +88,7 @@ class RayEngine:
             max_task_retries=_TRIES,
         )
         for row in done.iter_rows():
-            found = json.loads(row["found"])
-            for kind, error in _RAISED.items():
-                if kind in found:
-                    raise error(found[kind])
-            yield int(row["place"]), completions(found["drawn"])
+            yield int(row["place"]), completions(given(json.loads(row["found"])))
 
     def generate(self, job: Job) -> Drawn:
         """One job by one actor, which loads its model for it: `generate_all` is the way to draw many."""
@@ -110,19 +105,19 @@ class RayEngine:
 
 
 class _Worker:
-    """An actor. What goes wrong for a reason that the user can mend is told, not raised: Ray would try it again."""
+    """An actor. What the user can mend is told, and not raised (see `pns.cluster.told`)."""
 
     def __init__(self, path: str, part: str, device: str, stage: str, threads: int) -> None:
         self._path, self._part = path, EnginePart.model_validate_json(part)
         self._device, self._stage, self._threads = device, stage, threads
-        self._failed = _told(lambda: {"engine": self._made()})
-        self._engine: Any = self._failed.pop("engine", None)
+        self._engine = told(self._made)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         return {"place": batch["place"], "found": [json.dumps(self._draw(str(text))) for text in batch["job"]]}
 
-    def _draw(self, text: str) -> dict[str, Any]:
-        return self._failed or _told(lambda: {"drawn": self._engine.generate(Job.from_json(text))})
+    def _draw(self, text: str) -> Told:
+        failed, engine = self._engine
+        return self._engine if failed is not None else told(lambda: engine.generate(Job.from_json(text)))
 
     def _made(self) -> Any:
         import torch
@@ -131,15 +126,6 @@ class _Worker:
 
         torch.set_num_threads(self._threads)
         return make_engine(self._path, self._part, device=self._device, stage=self._stage)
-
-
-def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return work()
-    except UserError as error:
-        return {"user": str(error)}
-    except StageStopped as error:
-        return {"stopped": str(error)}
 
 
 def _gpus(part: EnginePart, device: str) -> int:
