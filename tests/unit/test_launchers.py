@@ -271,7 +271,7 @@ def test_the_loaders_of_trainings_put_models_there(
         monkeypatch.setattr(module, "load_causal", load)
         monkeypatch.setattr(module, "load_tokenizer", nothing)
     for module, name in ((preference, "check_lengths"), (preference, "train"), (policy, "train_sft"), (align, "train_sft"),
-                         (models, "grpo"), (uses, "grpo"), (uses, "end_ids"), (models, "end_ids"),
+                         (models, "grpo"), (uses, "grpo"), (policy, "end_ids"),
                          (models, "composite_reward"), (uses, "scored_reward")):  # fmt: skip
         monkeypatch.setattr(module, name, nothing)
     monkeypatch.setattr(context, "RewardModel", score)
