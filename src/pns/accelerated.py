@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pns.errors import UserError
+
+MAIN_PORT = 29500
+"""Where the first of several processes listens, unless a configuration says another (accelerate 1.15, torch 2.13)."""
 
 _HOW_TO_TRAIN = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 """Beginnings of accelerate's variables, without those of rendezvous, devices and threads, which are the launcher's own."""
@@ -32,6 +36,45 @@ def machines(path: Path | None) -> int:
     if type(found) is not int or found < 1:
         raise UserError("num_machines is no whole number above 0", file=path, remedy="see recipes/accelerate")
     return found
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the processes of several machines meet: at the first machine's address."""
+
+    machines: int
+    address: str
+    port: int
+
+
+def meeting(path: Path, processes: int) -> Meeting:
+    """How the CPU processes of several machines meet, by a configuration of accelerate.
+
+    Accelerate's own launcher starts several CPU processes by MPI alone, so that this is read for torch's.
+
+    Args:
+        processes: of all machines.
+    Raises UserError: it is for one machine or for GPUs, names no address or no port, or the processes cannot be divided.
+    """
+    found, count = configuration(path), machines(path)
+    kind = str(found.get("distributed_type")).upper()
+    if count == 1 or kind != "MULTI_CPU":
+        what = "of one machine" if count == 1 else f"with distributed_type {kind}"
+        raise UserError(
+            f"nothing reads a configuration {what} on a CPU: each process holds a whole model", file=path,
+            field="--launcher-config", remedy="leave it out, set runtime.device=cuda, or see recipes/accelerate/two_cpus.yaml",
+        )  # fmt: skip
+    address, port = found.get("main_process_ip"), found.get("main_process_port", MAIN_PORT)
+    if not isinstance(address, str) or not address:
+        raise UserError("names no first machine", file=path, field="main_process_ip", remedy="set its address")
+    if type(port) is not int or not 0 < port < 2**16:
+        raise UserError("is no port", file=path, field="main_process_port", remedy=f"set one, such as {MAIN_PORT}")
+    if processes % count:
+        raise UserError(
+            f"{processes} processes cannot be divided among {count} machines", file=path,
+            field="num_machines", remedy="set runtime.processes to a multiple of it",
+        )  # fmt: skip
+    return Meeting(count, address, port)
 
 
 def divides(path: Path | None) -> bool:

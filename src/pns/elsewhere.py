@@ -83,21 +83,23 @@ class Beat:
 
 
 def _take_part(path: Path, beat: Beat, which: Any, config: Path, rank: int) -> str:
-    """Returns how it ended."""
+    """Returns how it ended. What the processes print goes beside the log of the stage."""
     job = Files.of(path.with_name(f"{_stage(path)}.log")).job
     runtime = json.loads(job.read_text(encoding="utf-8"))["recipe"]["runtime"]
+    words = command(job.resolve(), config, runtime["processes"], runtime["device"], rank)
     me = psutil.Process()
-    child = subprocess.Popen(
-        command(job.resolve(), config, runtime["processes"], runtime["device"], rank),
-        env={**os.environ, STARTER: json.dumps([me.pid, me.create_time()])},
-        start_new_session=True,
-    )
+    log = path.with_name(f"{_stage(path)}.machine-{rank}.log")
+    with log.open("a", encoding="utf-8") as output:
+        child = subprocess.Popen(
+            words, stdout=output, stderr=output, start_new_session=True,
+            env={**os.environ, STARTER: json.dumps([me.pid, me.create_time()])},
+        )  # fmt: skip
     try:
         while (code := child.poll()) is None:
             if beat.training() != which:
                 return "ended, for its driver is gone"
             time.sleep(LOOK)
-        return "done" if code == 0 else f"the launcher ended with exit code {code}"
+        return "done" if code == 0 else f"the launcher ended with exit code {code}; its log is {log}"
     finally:
         _end(child)
 

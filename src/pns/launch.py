@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from pns.accelerated import divides, no_copy, training_variables
+from pns.accelerated import configuration, divides, machines, meeting, no_copy, training_variables
 from pns.cluster import connect
 from pns.errors import StageStopped, UserError
 from pns.extras import install, missing
@@ -64,6 +64,15 @@ class Launcher:
     kind: Literal["accelerate", "ray"]
     config: Path | None = None
 
+    def one_port(self, recipe: Recipe) -> bool:
+        """Whether the processes of all trainings meet at the same port, so that there can be one training at a time."""
+        runtime = recipe.runtime
+        if self.kind == "ray" or runtime.processes == 1:
+            return False
+        if machines(self.config) > 1:
+            return True
+        return runtime.device != "cpu" and configuration(self.config).get("main_process_port") != 0  # 0: a free one
+
 
 @dataclass(frozen=True)
 class Files:
@@ -83,7 +92,7 @@ class Files:
 def launch(job: Job, launcher: Launcher, progress: Progress) -> None:
     """Run a training stage in `runtime.processes` processes, to its end.
 
-    Raises what the stage raised: UserError, StageStopped; RuntimeError with a traceback, or where a process died.
+    Raises what the stage raised: UserError, StageStopped, RuntimeError with a traceback; StageStopped where a process died.
     """
     files, processes = Files.of(job.log), job.recipe.runtime.processes
     for path in (files.progress, files.outcome):
@@ -101,7 +110,7 @@ def launch(job: Job, launcher: Launcher, progress: Progress) -> None:
     beat = files.beat if launcher.kind == "accelerate" and launcher.config is not None else None
     with _followed(files.progress, progress), _beating(beat, parent):
         code = start(files.job.resolve(), launcher, processes, job.recipe.runtime.device)
-    _raise(files.outcome, code)
+    _raise(files.outcome, code, job.log)
 
 
 def command(job: Path, config: Path | None, processes: int, device: str, rank: int | None = None) -> list[str]:
@@ -112,7 +121,12 @@ def command(job: Path, config: Path | None, processes: int, device: str, rank: i
         rank: the machine's number; None: as the configuration says.
     """
     # accelerate's launcher has no several processes on a CPU without MPI; torch's own sets the same variables.
-    if device == "cpu":
+    if device == "cpu" and config is not None:
+        meet = meeting(config, processes)
+        words = ["torch.distributed.run", "--nproc-per-node", str(processes // meet.machines)]
+        words += ["--nnodes", str(meet.machines), "--node-rank", str(rank or 0)]
+        words += ["--master-addr", meet.address, "--master-port", str(meet.port)]
+    elif device == "cpu":
         words = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
         words += [] if processes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     else:
@@ -222,23 +236,27 @@ def _meanwhile(work: Callable[[threading.Event], None]) -> Iterator[None]:
         thread.join()
 
 
-def _raise(outcome: Path, ended_badly: str | None) -> None:
+def _raise(outcome: Path, ended_badly: str | None, log: Path) -> None:
     try:
         found = json.loads(outcome.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        found = {"kind": "bug", "text": ended_badly or "no process said how the training ended"}
+        found = {"kind": "lost", "text": ended_badly or "no process said how the training ended"}
     if found["kind"] == "done" and ended_badly is None:
         return
     if found["kind"] == "user":
         raise UserError(found["text"])
     if found["kind"] == "stopped":
         raise StageStopped(found["text"])
+    if found["kind"] == "lost":
+        raise StageStopped(
+            f"a process of the training was lost, perhaps for memory, or its machine ({found['text']}); its log is {log}"
+        )
     raise RuntimeError(found["text"] if found["kind"] == "bug" else ended_badly)
 
 
 def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
     """Raises UserError: several processes that nobody starts, or that cannot divide a training's batch among them; a
-    configuration that nothing reads on a CPU.
+    configuration that nothing reads on a CPU, or by which processes cannot meet there.
     """
     runtime = recipe.runtime
     if launcher is None and runtime.processes > 1:
@@ -248,10 +266,12 @@ def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
         )  # fmt: skip
     check_batches(recipe, runtime.processes)
     if launcher is not None and launcher.config is not None and runtime.device == "cpu":
-        raise UserError(
-            "on a CPU nothing reads a configuration of accelerate: each process holds a whole model",
-            field="--launcher-config", remedy="leave it out, or set runtime.device=cuda",
-        )  # fmt: skip
+        if launcher.kind == "ray":
+            raise UserError(
+                "on a CPU Ray reads no configuration of accelerate: each process holds a whole model",
+                field="--launcher-config", remedy="leave it out, or set runtime.device=cuda",
+            )  # fmt: skip
+        meeting(launcher.config, runtime.processes)
     if launcher is not None and divides(launcher.config) and runtime.copies(divided=True):
         raise no_copy(runtime.sampler)
 

@@ -27,7 +27,8 @@ PATIENCE = 1.0
 
 
 def run(path: Path, *, watch_parent: bool = True) -> None:
-    """Run the stage of a job file. The first process writes how it ended; the others say so only where they failed.
+    """Run the stage of a job file. The first process writes how it ended; the others say so only where they failed. One that
+    fails because it lost touch with another leaves the word to that one.
 
     Args:
         watch_parent: end this process when the driver's worker is gone, where that is on the same machine; on another one it
@@ -58,18 +59,33 @@ def run(path: Path, *, watch_parent: bool = True) -> None:
     except StageStopped as error:
         write_json(outcome, {"kind": "stopped", "text": str(error)})
         raise SystemExit(1) from None
-    except Exception:
-        if is_main():
+    except Exception as error:
+        if not _lost_touch(error):
             write_json(outcome, {"kind": "bug", "text": traceback.format_exc()})
+        elif _said(outcome) is None:
+            said = str(error).partition("] ")[2] or str(error)  # gloo begins with the place in its source
+            write_json(outcome, {"kind": "lost", "text": said.strip().partition("\n")[0].partition(". ")[0][:200]})
         raise
+
+
+def _said(outcome: Path) -> str | None:
+    """How an attempt has ended so far, where a process has said so."""
+    try:
+        return str(json.loads(outcome.read_text(encoding="utf-8"))["kind"])
+    except (OSError, ValueError):
+        return None
 
 
 def _refused(outcome: Path) -> bool:
     """Whether the stage itself ended an attempt before, and no process was lost."""
-    try:
-        return json.loads(outcome.read_text(encoding="utf-8"))["kind"] in ("user", "stopped")
-    except (OSError, ValueError):
-        return False
+    return _said(outcome) in ("user", "stopped")
+
+
+def _lost_touch(error: Exception) -> bool:
+    """Whether a process failed because another one was gone, or its machine; gloo has no class of error for that."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def _work(job: dict[str, Any]) -> None:

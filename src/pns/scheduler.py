@@ -11,7 +11,7 @@ from typing import Any
 
 from pns.display import Display
 from pns.errors import StageStopped, UserError
-from pns.launch import Launcher
+from pns.launch import TRAININGS, Launcher
 from pns.pipeline import Stage
 from pns.recipe import Recipe
 from pns.run import Run
@@ -82,8 +82,9 @@ def run_tasks(
     """Run those of the wanted tasks that are not done, each after those that it needs; `done` grows with them.
 
     Ready ones start in the order of `tasks`. What wanted ones need must be wanted or done. The run must be locked. With a
-    `launcher` trainings are several processes (see `pns.launch`). A done one behind one that is not is looked at again when
-    its inputs are there: where they came out otherwise (see `published`) it is made again, too.
+    `launcher` trainings are several processes (see `pns.launch`), one training at a time where all meet at one port. A done
+    one behind one that is not is looked at again when its inputs are there: where they came out otherwise (see `published`)
+    it is made again, too.
 
     Raises:
         UserError, StageStopped, StageFailed. Whatever is published by then stays.
@@ -106,7 +107,7 @@ def run_tasks(
                 if name in behind and (state := published(run, tasks[name])) is not None:
                     todo.remove(name)
                     done[name] = state
-                elif len(active) < jobs:
+                elif len(active) < jobs and not _taken(tasks[name], launcher, [tasks[n] for n in active]):
                     todo.remove(name)
                     if name in behind:
                         display.again(name)
@@ -118,6 +119,13 @@ def run_tasks(
         for one in active.values():
             one.process.kill()
             one.process.join()
+
+
+def _taken(task: Task, launcher: Launcher | None, active: Collection[Task]) -> bool:
+    """Whether a training has to wait for another one, at whose end the port is free again."""
+    if launcher is None or task.stage.call not in TRAININGS or not launcher.one_port(task.recipe):
+        return False
+    return any(other.stage.call in TRAININGS for other in active)
 
 
 def _behind(tasks: Mapping[str, Task], wanted: Collection[str], first: Collection[str]) -> set[str]:

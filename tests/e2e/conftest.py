@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ class Command:
     folder: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, *args: str | Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """A running command; its standard error goes with its output."""
+    def start(
+        self, *args: str | Path, env: Mapping[str, str] | None = None, on: Sequence[str] = ()
+    ) -> subprocess.Popen[str]:
+        """A running command, behind the words of `on`; its standard error goes with its output."""
         paths = [str(SRC), *filter(None, [os.environ.get("PYTHONPATH")])]
         settings = {"PYTHONPATH": os.pathsep.join(paths), **SETTINGS, **(env or {})}
         process = subprocess.Popen(
-            [sys.executable, "-m", "pns", *map(str, args)],
+            [*on, sys.executable, "-m", "pns", *map(str, args)],
             cwd=self.folder,
             env={**os.environ, **settings},
             stdin=subprocess.DEVNULL,

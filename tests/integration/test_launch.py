@@ -18,8 +18,8 @@ import torch
 from helpers.small import save_small_model
 from helpers.trainings import NAMES, train_all
 from pns import launched
-from pns.errors import UserError
-from pns.launch import Files, Launcher, check_launcher, launch, launcher_of
+from pns.errors import StageStopped, UserError
+from pns.launch import Files, Launcher, _raise, check_launcher, launch, launcher_of
 from pns.parts.training import SftPart
 from pns.pipeline import Stage
 from pns.problems import embedded
@@ -129,9 +129,76 @@ def test_configurations_and_processes_that_nobody_reads_are_refused(tmp_path: Pa
     two = recipe()
     with pytest.raises(UserError, match="2 processes need somebody to start them"):
         check_launcher(two, None)
-    with pytest.raises(UserError, match="nothing reads a configuration of accelerate"):
-        check_launcher(two, Launcher("accelerate", tmp_path))
+    one = tmp_path / "x.yaml"
+    one.write_text("num_machines: 1\n", encoding="utf-8")
+    with pytest.raises(UserError, match="nothing reads a configuration of one machine on a CPU"):
+        check_launcher(two, Launcher("accelerate", one))
+    machines = ROOT / "recipes" / "accelerate" / "two_cpus.yaml"
+    with pytest.raises(UserError, match="Ray reads no configuration of accelerate"):
+        check_launcher(two, Launcher("ray", machines))
+    check_launcher(two, Launcher("accelerate", machines))
     check_launcher(two, Launcher("accelerate"))
+
+
+def test_where_all_trainings_meet_at_one_port(tmp_path: Path) -> None:
+    def one_port(*settings: str, kind: Any = "accelerate", config: Path | None = None) -> bool:
+        return Launcher(kind, config).one_port(load_recipe(ROOT / "recipes" / "smoke.yaml", settings)[0])
+
+    free = tmp_path / "x.yaml"
+    free.write_text("main_process_port: 0\n", encoding="utf-8")
+    two, gpus = "runtime.processes=2", ("runtime.processes=2", "runtime.device=cuda")
+    assert one_port(*gpus)
+    assert one_port(two, config=ROOT / "recipes" / "accelerate" / "two_cpus.yaml")
+    assert not one_port(two)
+    assert not one_port("runtime.device=cuda")
+    assert not one_port(*gpus, config=free)
+    assert not one_port(*gpus, kind="ray")
+
+
+def test_how_a_training_ended(tmp_path: Path) -> None:
+    outcome, log = tmp_path / "outcome.json", tmp_path / "sft.log"
+    lost = "was lost, perhaps for memory, or its machine"
+    with pytest.raises(StageStopped, match=rf"{lost} \(the launcher ended with exit code 1\); its log is {log}"):
+        _raise(outcome, "the launcher ended with exit code 1", log)
+    write_json(outcome, {"kind": "lost", "text": "gone"})
+    with pytest.raises(StageStopped, match=rf"{lost} \(gone\)"):
+        _raise(outcome, "x", log)
+    write_json(outcome, {"kind": "bug", "text": "ours"})
+    with pytest.raises(RuntimeError, match="ours"):
+        _raise(outcome, "x", log)
+    write_json(outcome, {"kind": "done"})
+    _raise(outcome, None, log)
+    with pytest.raises(RuntimeError, match="x"):
+        _raise(outcome, "x", log)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "kind", "said"),
+    [
+        (RuntimeError("[a/gloo/b.cc:5] Connection closed by peer [h]:1. Typically"), None, "lost", "Connection closed by peer [h]:1"),
+        (torch.distributed.DistNetworkError("no\nwhere"), None, "lost", "no"),
+        (ValueError("ours"), RuntimeError("[a/gloo/b.cc:5] Connection closed"), "bug", "ours"),
+        (RuntimeError("[a/gloo/b.cc:5] Connection closed"), ValueError("ours"), "bug", "ours"),
+    ],
+)  # fmt: skip
+def test_who_lost_touch_leaves_the_word_to_the_cause(
+    first: Exception, then: Exception | None, kind: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, outcome = tmp_path / "job.json", tmp_path / "outcome.json"
+    write_json(path, {"parent": ["elsewhere", 1, 1.0], "outcome": str(outcome), "lock": str(tmp_path / "l")})
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    for rank, error in enumerate(filter(None, (first, then))):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setattr(launched, "_work", lambda _, error=error: fail(error))
+        with pytest.raises(type(error)):
+            launched.run(path)
+    found = json.loads(outcome.read_text(encoding="utf-8"))
+    assert found["kind"] == kind
+    assert said in found["text"]
+    assert kind == "bug" or found["text"] == said
 
 
 @pytest.mark.usefixtures("environment")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from pns import launch, launched
-from pns.accelerated import training_variables
+from pns.accelerated import MAIN_PORT, Meeting, meeting, training_variables
 from pns.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
@@ -18,6 +19,7 @@ FSDP2 = {
     "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
     "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT", "ACCELERATE_MIXED_PRECISION": "bf16",
 }  # fmt: skip
+TWO: dict[str, Any] = {"num_machines": 2, "distributed_type": "MULTI_CPU", "main_process_ip": "a"}
 ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_GRADIENT_CLIPPING": "1.0", "ACCELERATE_MIXED_PRECISION": "bf16"}
 
 
@@ -100,7 +102,7 @@ def test_accelerate_understands_our_command_line(
     """By its own parser and launchers; only what they would start is left out."""
     from accelerate.commands import launch as theirs
 
-    assert len(list(CONFIGS.glob("*.yaml"))) == 5
+    assert len([path for path in CONFIGS.glob("*.yaml") if path.stem != "two_cpus"]) == 5
     starts: list[tuple[Any, dict[str, str]]] = []
     monkeypatch.setattr("accelerate.utils.launch.is_port_in_use", lambda port: False)
     monkeypatch.setattr("torch.distributed.run.run", lambda args: starts.append((args, dict(os.environ))))
@@ -122,6 +124,40 @@ def test_accelerate_understands_our_command_line(
         assert found["PARALLELISM_CONFIG_DP_SHARD_SIZE"] == "8"
     else:
         assert int(args.num_processes if name == "one_gpu" else args.nproc_per_node) == processes
+
+
+@pytest.mark.parametrize("rank", [None, 1])
+def test_torch_understands_our_command_line_for_two_machines_without_gpus(rank: int | None) -> None:
+    from torch.distributed import run
+
+    words = launch.command(Path("/x/logs/sft.job.json"), CONFIGS / "two_cpus.yaml", 4, "cpu", rank)
+    assert words[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    config, _, script = run.config_from_args(run.parse_args(words[3:]))
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (2, 2, 2)
+    assert (config.rdzv_endpoint, config.rdzv_configs["rank"]) == ("10.0.0.1:29500", rank or 0)
+    assert script[-2:] == ["pns.launched", "/x/logs/sft.job.json"]
+
+
+@pytest.mark.parametrize(
+    ("told", "processes", "said"),
+    [
+        ({}, 2, "nothing reads a configuration of one machine on a CPU"),
+        ({"num_machines": 2, "distributed_type": "FSDP"}, 2, "with distributed_type FSDP on a CPU"),
+        ({"num_machines": 2, "distributed_type": "MULTI_CPU"}, 2, "main_process_ip: names no first machine"),
+        ({**TWO, "main_process_port": 0}, 2, "main_process_port: is no port"),
+        ({**TWO, "main_process_port": "x"}, 2, "main_process_port: is no port"),
+        (TWO, 3, "num_machines: 3 processes cannot be divided among 2 machines"),
+    ],
+)
+def test_machines_without_gpus_that_cannot_meet(
+    told: dict[str, Any], processes: int, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        meeting(path, processes)
+    path.write_text(json.dumps(TWO), encoding="utf-8")
+    assert meeting(path, 4) == Meeting(2, "a", MAIN_PORT)
 
 
 def test_two_machines_repeat_what_each_of_them_divides() -> None:

@@ -26,8 +26,9 @@ def test_accelerate_reads_our_configurations(path: Path) -> None:
     from accelerate.commands.config.config_args import load_config_from_file
 
     found = load_config_from_file(str(path))
-    assert found.num_processes == {"one_gpu": 1, "two_nodes": 16}.get(path.stem, 8)
-    kind = {"one_gpu": "NO", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}.get(path.stem, "FSDP")
+    assert found.num_processes == {"one_gpu": 1, "two_cpus": 2, "two_nodes": 16}.get(path.stem, 8)
+    kinds = {"one_gpu": "NO", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED", "two_cpus": "MULTI_CPU"}
+    kind = kinds.get(path.stem, "FSDP")
     assert str(found.distributed_type).rpartition(".")[2] == kind
     assert f"recipes/accelerate/{path.name}" in path.read_text(encoding="utf-8") or path.stem == "two_nodes"
 
@@ -39,6 +40,24 @@ def test_every_training_is_launched_and_nothing_else() -> None:
     for call in calls:
         started = call.partition(":")[0] not in others and call not in ("policy:make_start", "policy:rollouts")
         assert (call in TRAININGS) == started, call
+
+
+@pytest.mark.parametrize(
+    ("name", "active", "launcher", "taken"),
+    [
+        ("rlvr", ["reward_model"], Launcher("accelerate"), True),
+        ("rlvr", ["rollouts-pairs"], Launcher("accelerate"), False),
+        ("rollouts-pairs", ["rlvr"], Launcher("accelerate"), False),
+        ("rlvr", ["reward_model"], Launcher("ray"), False),
+        ("rlvr", ["reward_model"], None, False),
+    ],
+)
+def test_a_training_waits_for_the_port(name: str, active: list[str], launcher: Launcher | None, taken: bool) -> None:
+    from pns.scheduler import Task, _taken
+
+    recipe, _ = load_recipe(SMOKE, ["runtime.device=cuda", "runtime.processes=2"])
+    tasks = {n: Task(stage, recipe, "", n, {}) for n, stage in pipeline.stages(recipe).items()}
+    assert _taken(tasks[name], launcher, [tasks[n] for n in active]) == taken
 
 
 def marks(*overrides: str) -> dict[str, str]:

@@ -7,14 +7,12 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from pns.accelerated import configuration, machines
+from pns.accelerated import MAIN_PORT, configuration, machines
 from pns.errors import UserError
 from pns.launch import Launcher, check_launcher
 from pns.plan.checks import Check
 from pns.recipe import Recipe
 
-MAIN_PORT = 29500
-"""Where the first process of accelerate's several listens, unless its configuration says another (accelerate 1.15)."""
 GROUP_PORT = 51216
 """Where a training waits for TRL's vLLM server, to send it weights (`vllm_group_port`, TRL 1.16)."""
 
@@ -30,7 +28,7 @@ def here_checks(recipe: Recipe, launcher: Launcher | None) -> Iterator[Check]:
         except UserError as error:
             yield Check("launcher", "failed", error.message, error.remedy or "")
     several = launcher is not None and launcher.kind == "accelerate" and runtime.processes > 1
-    if several and runtime.device == "cuda" and not config.get("machine_rank"):
+    if several and (runtime.device == "cuda" or machines(file) > 1) and not config.get("machine_rank"):
         port = config.get("main_process_port")
         yield _port(
             "port: accelerate", MAIN_PORT if port is None else port, "another main_process_port (--launcher-config)"
