@@ -127,6 +127,7 @@ def _negatives(recipe: Recipe, method: str) -> Stage:
     if method in GENERATED:
         keys = (*_selection_keys(recipe, method), "reward.calibrated")
         needs = (*_from_chosen(recipe, method), "reward_model", f"samples-{method}")
+        needs += ("negatives-rejection",) if recipe.negatives.select == "as_rejection" else ()
         return Stage(name, call, needs, keys, args=(method,), version=3 if _other_model(recipe) else 2)
     needs = ("problems", "rlvr", *_from_chosen(recipe, method), "reward_model")
     keys = (*_selection_keys(recipe, method), "reward", *_RUN)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pns.negatives.select import accepted, picked
+from pns.negatives.resample import Spread
+from pns.negatives.select import accepted, picked, usable
 from pns.recipe import NegativesPart
 from pns.records import Response
 from pns.streams import by_problem, write_responses
@@ -13,7 +14,7 @@ from pns.streams import by_problem, write_responses
 
 def select_to(
     out: Path, candidates: Iterable[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str,
-    seed: int, lengths: Mapping[str, int] | None = None,
+    seed: int, lengths: Mapping[str, int] | None = None, spread_as: Spread | None = None,
 ) -> dict[str, int]:  # fmt: skip
     """Write the selected negatives as Parquet, by problem, best first. The arguments are those of `picked`, in any order.
 
@@ -21,17 +22,35 @@ def select_to(
     """
     counts = {"candidates": 0, "problems_served": 0}
 
-    def usable() -> Iterator[Response]:
+    def counted() -> Iterator[Response]:
         for response in candidates:
             counts["candidates"] += 1
             if accepted(response, part, m_floor, plausible=plausible):  # what is not need not be sorted
                 yield response
 
     def best() -> Iterator[Response]:
-        ordered = by_problem(usable(), out.parent)
-        for _, rows in picked(ordered, part, m_floor, plausible=plausible, how=how, seed=seed, lengths=lengths):
+        ordered = by_problem(counted(), out.parent)
+        for _, rows in picked(
+            ordered, part, m_floor, plausible=plausible, how=how, seed=seed, lengths=lengths, spread_as=spread_as
+        ):
             counts["problems_served"] += 1
             yield from rows
 
     write_responses(out, best())
     return counts
+
+
+def spread_of(
+    wanted: Iterable[Response], candidates: Iterable[Response], folder: Path, part: NegativesPart,
+    m_floor: float | None, lengths: Mapping[str, int] | None,
+) -> Spread:  # fmt: skip
+    """By what candidates that pass the gates of plausibility are drawn to be spread as the wanted negatives, at least one.
+
+    Args:
+        candidates: in any order.
+        folder: for files of a while.
+    """
+    ordered = by_problem((r for r in candidates if accepted(r, part, m_floor, plausible=True)), folder)
+    problems = usable(ordered, part, m_floor, plausible=True, lengths=lengths)
+    known = ([r.policy_logp for r in rows if r.policy_logp is not None] for _, rows in problems)
+    return Spread([r.policy_logp for r in wanted if r.policy_logp is not None], filter(None, known))

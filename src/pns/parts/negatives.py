@@ -100,10 +100,10 @@ class NegativesPart(Part):
         description="M gate: quantile of correct responses, from 0.05 to 0.95 (below and above count as those); null: no gate",
     )
     min_rubric: int = Field(9, ge=0, le=12, description="C gate: least sum of the four dimensions")
-    select: Literal["likely", "best", "proportional", "importance", "random"] = Field(
+    select: Literal["likely", "best", "proportional", "importance", "as_rejection", "random"] = Field(
         "likely",
         description="among the accepted: highest policy log-probability a token, highest score, drawn by score, drawn by "
-        "policy over generator, or any",
+        "policy over generator, drawn so that log-probabilities are spread as those of rejection's, or any",
     )
     per_problem: int = Field(1, ge=1, description="most negatives of a problem")
     near_duplicate: float = Field(
@@ -127,14 +127,20 @@ class NegativesPart(Part):
             raise ValueError("methods must be a non-empty list without repeats")
         if ("mixture" in self.methods) != bool(self.mixture):
             raise ValueError("methods: mixture and negatives.mixture go together")
+        if self.select == "as_rejection" and self.gate_all:
+            raise ValueError("select: as_rejection needs rejection's own negatives; set gate_all: false")
         if {"mixture", "fill"} & set(self.mixture) or any(not 0 < w < float("inf") for w in self.mixture.values()):
             raise ValueError("mixture takes methods of their own with weights above 0, no mixture and no fill")
         return self
 
     def sources(self) -> tuple[Method, ...]:
-        """The methods whose negatives are to be made: those compared, and those that `mixture` and `fill` draw from."""
-        drawn = {*self.mixture, *(("rejection", "pns") if "fill" in self.methods else ())}
-        return tuple(m for m in ALL_METHODS if m in {*self.methods, *drawn})
+        """The methods whose negatives are to be made: those compared, those that `mixture` and `fill` draw from, and
+        rejection where the generator's are to be like them.
+        """
+        drawn = {*self.methods, *self.mixture, *(("rejection", "pns") if "fill" in self.methods else ())}
+        if self.select == "as_rejection" and drawn & set(GENERATED):
+            drawn.add("rejection")
+        return tuple(m for m in ALL_METHODS if m in drawn)
 
     def generates(self) -> bool:
         """Whether a generator is trained."""

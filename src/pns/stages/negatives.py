@@ -6,7 +6,7 @@ import random
 import statistics
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,7 @@ from pns.evaluation.metrics import auc_with_ci
 from pns.negatives.mixed import fill, mixture
 from pns.negatives.rules import corruption, flip
 from pns.negatives.select import build_pairs, draw, matched_ids, places
-from pns.negatives.selection import select_to
+from pns.negatives.selection import select_to, spread_of
 from pns.negatives.yields import fully_consistent, yield_of
 from pns.recipe import ALL_METHODS, GENERATED, Method, RewardPart
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
@@ -55,7 +55,7 @@ def negatives(context: Context, method: Method) -> None:
         else:
             candidates = _by_rule(context, composite, method)
     write_parquet(context.out / "candidates.parquet", candidates)
-    stats = _select(context, method, candidates)
+    stats = _select(context, method, lambda: candidates)
     if method == "prompted":
         stats |= prompted.account(context, candidates)
     write_json(context.out / "stats.json", stats)
@@ -63,14 +63,14 @@ def negatives(context: Context, method: Method) -> None:
 
 def _select_samples(context: Context, method: Method) -> None:
     samples = context.inputs[f"samples-{method}"] / "candidates.parquet"
-    stats = _select(context, method, read_responses(samples))
+    stats = _select(context, method, lambda: read_responses(samples))
     if method == "pns":  # of the other one only wrong continuations are kept, so there is no yield
         floor, least = context.calibration_of_m().quantile(0.25), context.recipe.negatives.min_rubric
         stats |= yield_of(lambda: read_responses(samples), floor=floor, min_rubric=least)
     write_json(context.out / "stats.json", stats)
 
 
-def _select(context: Context, method: Method, candidates: Iterable[Response]) -> dict[str, Any]:
+def _select(context: Context, method: Method, candidates: Callable[[], Iterable[Response]]) -> dict[str, Any]:
     """negatives.parquet from the candidates; what stats.json says of it."""
     part = context.recipe.negatives
     plausible = part.gated(method)
@@ -81,10 +81,19 @@ def _select(context: Context, method: Method, candidates: Iterable[Response]) ->
     if part.length_ratio is not None:
         right = context.chosen()
         lengths = {r.problem_id: r.n_tokens for r in right}
+    spread_as = None
+    if how == "as_rejection":
+        wanted = flat(_selected(context, "rejection"))
+        if not wanted:
+            raise UserError(
+                "rejection has no negatives to be like", field="negatives.select",
+                remedy="more rollouts (rollouts.n), or select: likely",
+            )  # fmt: skip
+        spread_as = spread_of(wanted, candidates(), context.out, part, floor, lengths)
     return dict(
         select_to(
-            context.out / "negatives.parquet", candidates, part, floor,
-            plausible=plausible, how=how, seed=seed, lengths=lengths,
+            context.out / "negatives.parquet", candidates(), part, floor,
+            plausible=plausible, how=how, seed=seed, lengths=lengths, spread_as=spread_as,
         )
     )  # fmt: skip
 
