@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pns import gpus
 from pns.display import Display
 from pns.errors import StageStopped, UserError
 from pns.launch import TRAININGS, Launcher
@@ -51,6 +52,7 @@ class _Active:
     pipe: Any
     begun: float
     inputs: Mapping[str, str]
+    gpu: str | None
 
 
 def published(run: Run, task: Task) -> dict[str, Any] | None:
@@ -111,7 +113,8 @@ def run_tasks(
                     todo.remove(name)
                     if name in behind:
                         display.again(name)
-                    active[name] = _start(context, name, tasks, done, run, launcher)
+                    gpu = _own_gpu(tasks[name], launcher, active.values()) if jobs > 1 else None
+                    active[name] = _start(context, name, tasks, done, run, launcher, gpu)
                     display.stage(name)
             if active:
                 _wait(active, tasks, done, run, display)
@@ -128,6 +131,14 @@ def _taken(task: Task, launcher: Launcher | None, active: Collection[Task]) -> b
     return any(other.stage.call in TRAININGS for other in active)
 
 
+def _own_gpu(task: Task, launcher: Launcher | None, active: Collection[_Active]) -> str | None:
+    """The GPU that the fewest of the active stages have; None: whichever the stage takes itself."""
+    launched = launcher is not None and task.stage.call in TRAININGS
+    if not gpus.takes_one(task.recipe, launched=launched):
+        return None
+    return gpus.least_used(gpus.visible(), [one.gpu for one in active])
+
+
 def _behind(tasks: Mapping[str, Task], wanted: Collection[str], first: Collection[str]) -> set[str]:
     """The wanted tasks that need one of the first, and those that need them."""
     found = set(first)
@@ -138,7 +149,7 @@ def _behind(tasks: Mapping[str, Task], wanted: Collection[str], first: Collectio
 
 
 def _start(
-    context: Any, name: str, tasks: Mapping[str, Task], done: Done, run: Run, launcher: Launcher | None
+    context: Any, name: str, tasks: Mapping[str, Task], done: Done, run: Run, launcher: Launcher | None, gpu: str | None
 ) -> _Active:
     task, lock = tasks[name], lock_of(run, name)
     inputs = {n: str(done[key]["digest"]) for n, key in task.needs.items()}
@@ -152,12 +163,13 @@ def _start(
         lock=lock,
         threads=task.recipe.runtime.threads,
         launcher=launcher,
+        gpu=gpu,
     )
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(job, theirs), name=name)
     process.start()
     theirs.close()
-    return _Active(process, ours, time.time(), inputs)
+    return _Active(process, ours, time.time(), inputs, gpu)
 
 
 def _wait(active: dict[str, _Active], tasks: Mapping[str, Task], done: Done, run: Run, display: Display) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pns.errors import StageStopped, UserError
+from pns.gpus import VISIBLE
 from pns.launch import TRAININGS, Launcher, launch
 from pns.pipeline import Stage, call
 from pns.readers import opened
@@ -34,7 +35,11 @@ NO_SPACE = "the disk is full"
 
 @dataclass(frozen=True)
 class Job:
-    """All that a worker is told."""
+    """All that a worker is told.
+
+    Attributes:
+        gpu: the only one that it sees; None: all that the driver sees.
+    """
 
     stage: Stage
     recipe: Recipe
@@ -44,6 +49,7 @@ class Job:
     lock: Path
     threads: int
     launcher: Launcher | None = None
+    gpu: str | None = None
 
 
 # glibc hands every tensor of more than 128 KiB back to the system when it is freed, and the next one is cleared page by page:
@@ -68,6 +74,8 @@ def server() -> Any:
 def work(job: Job, pipe: Connection) -> None:
     """Entry point of a worker: run one stage, tell the driver of progress and of the end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if job.gpu is not None:  # before anything looks for GPUs
+        os.environ[VISIBLE] = job.gpu
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     with job.log.open("a", encoding="utf-8") as log:
         os.dup2(log.fileno(), 1)
