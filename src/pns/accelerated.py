@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -85,6 +86,71 @@ def divides(path: Path | None) -> bool:
     kind, deepspeed = str(found.get("distributed_type")).upper(), found.get("deepspeed_config")
     zero = deepspeed.get("zero_stage") if isinstance(deepspeed, dict) else None
     return kind == "FSDP" or (kind == "DEEPSPEED" and zero == 3)
+
+
+Divided = Literal["everything", "state", "optimizer", "nothing"]
+"""Of a training among processes: weights, gradients and optimizer states; without the weights; these states alone; none."""
+
+_ZERO: dict[str, Divided] = {"3": "everything", "2": "state", "1": "optimizer"}
+_SIZES = ("dp_replicate", "dp_shard", "tp", "cp", "sp")
+
+
+def parallelism(path: Path | None, processes: int) -> dict[str, int]:
+    """The sizes of a configuration's `parallelism_config` by name, each 1 where it says none; empty where there is none.
+
+    Raises UserError where they are no whole numbers, or their product is not `processes`: accelerate refuses that in each
+    process, behind the loading of all models.
+    """
+    told = configuration(path).get("parallelism_config")
+    if not isinstance(told, dict) or not told:
+        return {}
+    sizes = {name: told.get(f"parallelism_config_{name}_size", 1) for name in _SIZES}
+    if any(type(size) is not int or size < 1 for size in sizes.values()):
+        raise UserError("a size is no whole number above 0", file=path, field="parallelism_config")
+    # DeepSpeed divides sequences by itself; sizes of 1 alone say nothing.
+    by_deepspeed = sizes["sp"] > 1 and told.get("parallelism_config_sp_backend") == "deepspeed"
+    if prod(sizes.values()) not in (1, processes) and not by_deepspeed:
+        said = " x ".join(f"{name}_size {size}" for name, size in sizes.items() if size > 1)
+        raise UserError(
+            f"{said} is {prod(sizes.values())}, and there are {processes} processes", file=path, field="parallelism_config",
+            remedy="set runtime.processes to the product, or change the sizes",
+        )  # fmt: skip
+    return sizes
+
+
+def division(path: Path | None, processes: int) -> tuple[Divided, int]:
+    """What of a training's state is divided, and among how many processes; ("nothing", 1) without a configuration (DDP).
+
+    Of DeepSpeed its `zero_stage` is read, not a `deepspeed_config_file`, for which all counts as undivided.
+    Raises UserError as `parallelism` and `machines`.
+    """
+    found, sizes = configuration(path), parallelism(path, processes)
+    kind, among = str(found.get("distributed_type")).upper(), sizes.get("dp_shard", 1)
+    what: Divided = "nothing"
+    if kind == "FSDP":
+        what, whole_machine = _fsdp(found.get("fsdp_config"))
+        if max(sizes.values(), default=1) == 1:
+            among = -(-processes // machines(path)) if whole_machine else processes
+    elif kind == "DEEPSPEED":
+        told = found.get("deepspeed_config")
+        if isinstance(told, dict) and "deepspeed_config_file" not in told:
+            what = _ZERO.get(str(told.get("zero_stage", 2)), "nothing")
+        among = processes
+    return ("nothing", 1) if among == 1 or what == "nothing" else (what, among)
+
+
+def _fsdp(told: Any) -> tuple[Divided, bool]:
+    """What FSDP divides, and whether among the processes of a machine alone; all among all, unless it says otherwise."""
+    options = told if isinstance(told, dict) else {}
+    # Version 1 has words, or their numbers, under two names; version 2 a truth value.
+    said = (options.get("fsdp_sharding_strategy"), options.get("fsdp_reshard_after_forward"))
+    words = {word for word in said if isinstance(word, str | int)}
+    if words & {"NO_SHARD", 3}:
+        return "nothing", False
+    return (
+        "state" if False in words or words & {"SHARD_GRAD_OP", "HYBRID_SHARD_ZERO2", 2, 5} else "everything",
+        bool(words & {"HYBRID_SHARD", "HYBRID_SHARD_ZERO2", 4, 5}),
+    )
 
 
 def no_copy(sampler: str) -> UserError:

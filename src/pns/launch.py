@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from pns.accelerated import configuration, divides, machines, meeting, no_copy, training_variables
+from pns.accelerated import configuration, divides, machines, meeting, no_copy, parallelism, training_variables
 from pns.cluster import connect
 from pns.errors import StageStopped, UserError
 from pns.extras import install, missing
@@ -256,7 +256,7 @@ def _raise(outcome: Path, ended_badly: str | None, log: Path) -> None:
 
 def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
     """Raises UserError: several processes that nobody starts, or that cannot divide a training's batch among them; a
-    configuration that nothing reads on a CPU, or by which processes cannot meet there.
+    configuration that nothing reads on a CPU, or by which processes cannot meet there; one whose sizes do not give them.
     """
     runtime = recipe.runtime
     if launcher is None and runtime.processes > 1:
@@ -272,6 +272,8 @@ def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
                 field="--launcher-config", remedy="leave it out, or set runtime.device=cuda",
             )  # fmt: skip
         meeting(launcher.config, runtime.processes)
+    if launcher is not None:
+        parallelism(launcher.config, runtime.processes)
     if launcher is not None and divides(launcher.config) and runtime.copies(divided=True):
         raise no_copy(runtime.sampler)
 

@@ -17,6 +17,7 @@ from pns.plan.words import amount, duration, size, two
 if TYPE_CHECKING:
     from pns.launch import Launcher
     from pns.plan.checks import Check
+    from pns.plan.cost import Spread
     from pns.plan.estimate import Estimate, Setting
     from pns.plan.machine import Machine
     from pns.recipe import Recipe
@@ -44,7 +45,14 @@ def plan(
             show_default=False,
         ),
     ] = None,
-    shard: Annotated[int, typer.Option(min=1, help="Devices of a node, which share the state of a training.")] = 8,
+    shard: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Without --launcher: devices of a node, assumed to share the state of a training. Default: 8.",
+            show_default=False,
+        ),
+    ] = None,
     engine: Annotated[
         EngineName | None,
         typer.Option(
@@ -93,7 +101,7 @@ def plan(
 
       pns plan recipes/embedded.yaml --calibrate --machine here.json
 
-      pns plan recipes/paper/qwen2.5-7b.yaml --launcher ray
+      pns plan recipes/paper/qwen2.5-7b.yaml --gpus 8 --launcher accelerate --launcher-config recipes/accelerate/fsdp2.yaml
 
       pns plan recipes/paper/qwen2.5-7b.yaml --price-in 0.4 --price-out 1.2
     """
@@ -106,15 +114,15 @@ def plan(
             _only_measure(machine, as_json)
             return
         from pns.launch import launcher_of
+        from pns.plan.sharing import spread_of
         from pns.recipe_files import load_recipe
 
         starter = launcher_of(launcher.value, launcher_config)
         told, _ = load_recipe(recipe, overrides or [])
-        with_ = _setting(
-            told, _machine(told, machine, calibrate), gpus, shard, engine, assume or [], (price_in, price_out)
-        )
+        spread, sharing = spread_of(told, starter, gpus, shard)
+        with_ = _setting(told, _machine(told, machine, calibrate), spread, engine, assume or [], (price_in, price_out))
         place = run_dir or Path("runs") / told.name
-        failed = _show(told, with_, place, starter, ask=not offline, as_json=as_json)
+        failed = _show(told, with_, sharing, place, starter, gpus, ask=not offline, as_json=as_json)
     if failed:
         raise typer.Exit(BAD_INPUT)
 
@@ -158,40 +166,39 @@ def _measured(device: str, file: Path | None) -> Machine:
 
 
 def _setting(
-    recipe: Recipe, machine: Machine, gpus: int | None, shard: int, engine: EngineName | None, assume: list[str],
+    recipe: Recipe, machine: Machine, spread: Spread, engine: EngineName | None, assume: list[str],
     prices: tuple[float | None, float | None],
 ) -> Setting:  # fmt: skip
-    from pns.plan.cost import Spread
     from pns.plan.estimate import Setting
     from pns.plan.models import shapes_of
     from pns.plan.work import assume as assumed
 
     shapes, _ = shapes_of(recipe)
-    spread = Spread(recipe.runtime.processes if gpus is None else gpus, shard)
     continuous = None if engine is None else engine is EngineName.vllm
     return Setting(shapes, machine, spread, assumed(recipe, assume), *prices, continuous)
 
 
 def _show(
-    recipe: Recipe, setting: Setting, run_dir: Path, launcher: Launcher | None, *, ask: bool, as_json: bool
-) -> bool:
-    """Print all; whether a check has failed."""
+    recipe: Recipe, setting: Setting, sharing: str, run_dir: Path, launcher: Launcher | None, gpus: int | None, *,
+    ask: bool, as_json: bool,
+) -> bool:  # fmt: skip
+    """Print all; whether a check has failed. `sharing`: what is divided of a training, in words."""
     from pns.plan.checks import checks
     from pns.plan.estimate import estimates, totals
     from pns.plan.here import here_checks
 
     found = estimates(recipe, setting)
-    results = [*checks(recipe, found, setting, run_dir, ask=ask), *here_checks(recipe, launcher)]
+    results = [*checks(recipe, found, setting, run_dir, ask=ask), *here_checks(recipe, launcher, gpus)]
     whole = totals(found, setting.spread, recipe.runtime.jobs)
     if as_json:
-        typer.echo(json.dumps(_data(recipe, setting, found, results, whole), indent=1))
+        typer.echo(json.dumps(_data(recipe, setting, sharing, found, results, whole), indent=1))
     else:
-        _tables(recipe, setting, found, results, whole)
+        _tables(recipe, setting, sharing, found, results, whole)
     return any(check.state == "failed" for check in results)
 
 
 def _data(
-    recipe: Recipe, setting: Setting, found: list[Estimate], results: list[Check], whole: dict[str, Any]
+    recipe: Recipe, setting: Setting, sharing: str, found: list[Estimate], results: list[Check], whole: dict[str, Any]
 ) -> dict[str, Any]:
     rows = [
         {
@@ -208,6 +215,7 @@ def _data(
         "recipe": recipe.name,
         "estimates": "a cost model's, two significant digits (docs/scale.md)",
         "devices": setting.spread.gpus,
+        "state_of_trainings": {"divided": setting.spread.divided, "among": setting.spread.sharing, "said": sharing},
         "engine": _engine(recipe, setting, training=False),
         "engine_in_grpo": _engine(recipe, setting, training=True),
         "machine": setting.machine.model_dump(),
@@ -220,7 +228,7 @@ def _data(
 
 
 def _tables(
-    recipe: Recipe, setting: Setting, found: list[Estimate], results: list[Check], whole: dict[str, Any]
+    recipe: Recipe, setting: Setting, sharing: str, found: list[Estimate], results: list[Check], whole: dict[str, Any]
 ) -> None:
     from rich.table import Table
     from rich.text import Text
@@ -244,7 +252,7 @@ def _tables(
         max(whole["seconds_by"], key=whole["seconds_by"].get),
     )  # fmt: skip
     console().print(table)
-    say(_basis(recipe, setting, whole))
+    say(_basis(recipe, setting, sharing, whole))
     checks = Table(title="checks", title_justify="left")
     for column in ("check", "", "what"):
         checks.add_column(column)
@@ -270,7 +278,7 @@ def _engine(recipe: Recipe, setting: Setting, *, training: bool) -> str:
     ).value
 
 
-def _basis(recipe: Recipe, setting: Setting, whole: dict[str, Any]) -> str:
+def _basis(recipe: Recipe, setting: Setting, sharing: str, whole: dict[str, Any]) -> str:
     """What the figures rest on, in lines."""
     shapes = {
         name: f"{shape.parameters(head=name != 'reward_model') / 1e9:.3g} B" for name, shape in setting.shapes.items()
@@ -284,6 +292,7 @@ def _basis(recipe: Recipe, setting: Setting, whole: dict[str, Any]) -> str:
         "Time is of stages one after the other, each on all devices; memory is of one device.",
         "Time goes to: " + ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in spent),
         "Parameters: " + ", ".join(f"{name} {count}" for name, count in shapes.items()) + ".",
+        f"Trainings: {sharing}.",
         f"Sampling: {engine}; in GRPO trainings {grpo}.",
         f"Disk: {size(whole['disk_bytes'])} in the end, {size(whole['peak_disk_bytes'])} at most with checkpoints.",
     ]

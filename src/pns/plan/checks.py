@@ -345,7 +345,9 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
     have = setting.machine.memory_gb * 1e9
     detail = f"{worst.name} needs about {size(worst.memory)} a device, and one has {size(have)}"
     if worst.memory > have:
-        remedy = "more GPUs (--gpus), a larger gradient_accumulation or a smaller micro_batch, "
+        whole = setting.spread.gpus > 1 and setting.spread.divided == "nothing" and worst.work.train is not None
+        remedy = "a configuration that divides it (--launcher-config recipes/accelerate/fsdp2.yaml), " if whole else ""
+        remedy += "more GPUs (--gpus), a larger gradient_accumulation or a smaller micro_batch, "
         remedy += "runtime.gradient_checkpointing=true, "
         remedy += "runtime.vllm.sleep=true, or align.lora" if recipe.runtime.vllm is not None else "or align.lora"
         if worst.work.train is None and vllm_of(recipe, setting, training=False) is not None:

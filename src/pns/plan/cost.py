@@ -5,9 +5,9 @@ computes and what moves bytes (the roofline model), plus what every layer costs 
 
 How work is spread: sampling runs a whole copy of the model on each device, each with its share of the rows. Reading in
 trainings does so, too; that of other stages is one process on one device (`Spread(1)`).
-Training shares parameters, gradients and optimizer states among the devices of one node (`shard`), and repeats that on
-every node (hybrid sharding, as FSDP2 has it). A step's rows are divided among all devices, so that more devices than
-rows find no work.
+Training divides what `Spread.divided` says of weights, gradients and optimizer states among `Spread.sharing` devices, and
+repeats that on the others: by default all of it among the devices of a node (hybrid sharding, as FSDP2 has it). A step's
+rows are divided among all devices, so that more devices than rows find no work.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from pns.accelerated import Divided
 from pns.plan.machine import Machine
 from pns.plan.shapes import Shape
 from pns.rewards.reward_model import MAX_TOKENS
@@ -39,6 +40,9 @@ class Spread:
     """Devices, and how many of them share the state of a training.
 
     Attributes:
+        shard: those that share it, at most.
+        divided: what of it they share.
+        node: devices of a node, where these are others than `shard`.
         continuous: vLLM draws, else static batches.
         compiled: those are decoded through torch.compile.
     """
@@ -47,11 +51,28 @@ class Spread:
     shard: int = 8
     continuous: bool = False
     compiled: bool = False
+    divided: Divided = "everything"
+    node: int | None = None
 
     @property
     def sharing(self) -> int:
-        """Devices among which a training's state is divided."""
-        return min(self.gpus, self.shard)
+        """Devices among which what is divided of a training's state is."""
+        return 1 if self.divided == "nothing" else min(self.gpus, self.shard)
+
+    @property
+    def holding(self) -> int:
+        """Devices that hold the weights of a training together."""
+        return self.sharing if self.divided == "everything" else 1
+
+    @property
+    def crowded(self) -> bool:
+        """Whether those that share it are on several nodes."""
+        return self.sharing > (self.node or self.shard)
+
+    @property
+    def nodes(self) -> int:
+        """Nodes that all devices are on."""
+        return math.ceil(self.gpus / (self.node or self.shard))
 
 
 def decode_step(shape: Shape, machine: Machine, rows: float, context: float, *, layer_seconds: float) -> float:
@@ -128,14 +149,18 @@ def rows_a_pass(rows: int, accumulation: int, gpus: int, unit: int = 1) -> int:
     return unit * max(1, min(math.ceil(units / accumulation), math.ceil(units / gpus)))
 
 
+_MOVED: dict[Divided, tuple[int, int]] = {"everything": (3, 0), "state": (1, 1), "optimizer": (0, 2), "nothing": (0, 0)}
+"""How often all weights' worth of numbers goes among those that share a state: in each pass, and once a step."""
+
+
 def step_seconds(
     shape: Shape, machine: Machine, spread: Spread, *, rows: int, accumulation: int, length: float, unit: int = 1,
     head: bool = True, again: bool = False, trained: int | None = None, stored: int = 4,
 ) -> float:  # fmt: skip
     """Seconds of one optimizer step on `rows` rows of `length` tokens.
 
-    A pass gathers the sharded weights twice and scatters gradients once, beside its computing; nodes add up their
-    gradients once a step.
+    A pass gathers divided weights twice and scatters divided gradients once, beside its computing; once a step, those that
+    repeat the same part add up their gradients, and weights that only the optimizer's part changes are gathered.
 
     Args:
         unit: rows that stay together (2 of a pair).
@@ -148,24 +173,41 @@ def step_seconds(
     rate = machine.matmul_tflops * 1e12 * machine.train_share
     compute = each * shape.train_flops(length, head=head, again=again) / rate + shape.layers * machine.pass_seconds
     share, weights = spread.sharing, shape.parameters(head=head)
-    gathered = 3 * machine.width * weights * (share - 1) / share / (machine.link_gbs * 1e9)
-    nodes = math.ceil(spread.gpus / spread.shard)
+    in_pass, in_step = _MOVED[spread.divided]
+    within = machine.network_gbs if spread.crowded else machine.link_gbs
+    once = machine.width * weights * (share - 1) / share / (within * 1e9)
+    copies = math.ceil(spread.gpus / share)
     gradients = stored * (weights if trained is None else trained) / share
-    added = 2 * gradients * (nodes - 1) / nodes / (machine.network_gbs * 1e9)
-    return rounds * max(compute, gathered) + added + machine.step_seconds
+    between = machine.network_gbs if spread.nodes > 1 else machine.link_gbs
+    added = 2 * gradients * (copies - 1) / copies / (between * 1e9) + in_step * once
+    return rounds * max(compute, in_pass * once) + added + machine.step_seconds
 
 
 def state_bytes(
-    shape: Shape, spread: Spread, *, width: int, head: bool = True, trained: int | None = None, stored: int = 4
-) -> float:
+    shape: Shape, spread: Spread, *, width: int, head: bool = True, trained: int | None = None, stored: int = 4, working: int = 2
+) -> float:  # fmt: skip
     """Bytes of weights, gradients and optimizer states on one device.
+
+    DeepSpeed keeps what it does not divide in the numbers that it computes with: of 16 bytes a parameter ZeRO-2 divides 14
+    (arXiv 1910.02054, section 3).
 
     Args:
         width: bytes of a weight that is not trained.
         stored: bytes of a number of a trained parameter: of its weight, gradient and moments (`runtime.train_dtype`).
+        working: bytes of a weight and of a gradient that is whole where others are divided.
     """
     weights, each = shape.parameters(head=head), STATE_NUMBERS * stored
+    changed = weights if trained is None else trained
+    if spread.sharing > 1 and spread.holding == 1:
+        kept = working * (2 if spread.divided == "optimizer" else 1)  # of a trained one, with its gradient or without
+        return working * (weights - changed) + kept * changed + (each - kept) * changed / spread.sharing
     return (each * weights if trained is None else width * weights + each * trained) / spread.sharing
+
+
+def reference_bytes(shape: Shape, machine: Machine, spread: Spread, *, head: bool = True, loaded: int = 4) -> float:
+    """Bytes of a training's reference on one device: divided as the weights are; under ZeRO-1 and -2 whole, as computed with."""
+    each = machine.width if spread.sharing > spread.holding else loaded
+    return each * shape.parameters(head=head) / spread.holding
 
 
 def train_bytes(
@@ -182,9 +224,9 @@ def train_bytes(
         loaded: bytes of a weight that is not trained: of the reference, and of what adapters leave as it is.
     """
     width, weights = machine.width, shape.parameters(head=head)
-    held = state_bytes(shape, spread, width=loaded, head=head, trained=trained, stored=stored)
+    held = state_bytes(shape, spread, width=loaded, head=head, trained=trained, stored=stored, working=width)
     if reference:
-        held += loaded * weights / spread.sharing
+        held += reference_bytes(shape, machine, spread, head=head, loaded=loaded)
     # Where the state is float32 and the work is not, or where the state is shared, layers are at work in a copy.
     if width < 4 or spread.shard > 1:
         held += width * min(weights, 2 * shape.layer() + shape.vocab * shape.hidden)

@@ -130,7 +130,9 @@ def _trained(train: Train, recipe: Recipe, setting: Setting) -> int | None:
 
 
 def _stored(recipe: Recipe, setting: Setting) -> int:
-    """Bytes of a number of a training's state. Where it is shared, FSDP2 under accelerate turns it into float32."""
+    """Bytes of a number of a training's state. Where it is shared, FSDP2 under accelerate turns it into float32, and DeepSpeed
+    keeps it so.
+    """
     return _loaded(recipe, setting) if setting.spread.sharing == 1 else 4
 
 
@@ -200,7 +202,7 @@ def _sample_bytes(sample: Sample, work: Work, recipe: Recipe, setting: Setting) 
 def _shared(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> bool:
     """Whether transformers samples with weights that are there anyway: those that are trained, or read in the same process."""
     if work.train is not None:
-        return not recipe.runtime.copies(setting.spread.sharing > 1)
+        return not recipe.runtime.copies(setting.spread.holding > 1)
     return not (recipe.engine.ray_workers or recipe.engine.ray_readers) and sample.model in work.beside
 
 
@@ -210,9 +212,11 @@ def _resident(work: Work, recipe: Recipe, setting: Setting) -> float:
     if train is None:
         return _held(work, setting)
     shape, trained = setting.shapes[train.model], _trained(train, recipe, setting)
-    held = cost.state_bytes(shape, setting.spread, width=loaded, trained=trained, stored=stored)
-    reference = loaded * shape.parameters() / setting.spread.sharing if train.reference else 0.0
-    return held + reference + _held(work, setting)
+    machine, spread = setting.machine, setting.spread
+    held = cost.state_bytes(shape, spread, width=loaded, trained=trained, stored=stored, working=machine.width)
+    if train.reference:
+        held += cost.reference_bytes(shape, machine, spread, loaded=loaded)
+    return held + _held(work, setting)
 
 
 def _held(work: Work, setting: Setting) -> float:
@@ -226,7 +230,7 @@ def _awake(work: Work, recipe: Recipe, setting: Setting) -> float:
     if part is not None:
         asleep = isinstance(part, GrpoVllmPart) and part.sleep
         return 0.0 if asleep else part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
-    if not recipe.runtime.copies(setting.spread.sharing > 1):
+    if not recipe.runtime.copies(setting.spread.holding > 1):
         return 0.0
     kept = 0.0
     for sample in work.samples:

@@ -17,14 +17,22 @@ GROUP_PORT = 51216
 """Where a training waits for TRL's vLLM server, to send it weights (`vllm_group_port`, TRL 1.16)."""
 
 
-def here_checks(recipe: Recipe, launcher: Launcher | None) -> Iterator[Check]:
-    """Checks of this machine, for a run that is started on it. Raises UserError for a configuration that is no YAML."""
+def here_checks(recipe: Recipe, launcher: Launcher | None, gpus: int | None = None) -> Iterator[Check]:
+    """Checks of this machine, for a run that is started on it.
+
+    Args:
+        gpus: devices that are planned for in place of `runtime.processes`, perhaps of another machine: without a launcher
+            it is not asked for one.
+    Raises UserError for a configuration that is no YAML.
+    """
     runtime = recipe.runtime
     file = None if launcher is None else launcher.config
     config = configuration(file)
-    if launcher is not None:
+    if launcher is not None or (gpus is None and runtime.processes > 1):
+        processes = runtime.processes if gpus is None else gpus
+        told = recipe.model_copy(update={"runtime": runtime.model_copy(update={"processes": processes})})
         try:
-            check_launcher(recipe, launcher)
+            check_launcher(told, launcher)
         except UserError as error:
             yield Check("launcher", "failed", error.message, error.remedy or "")
     several = launcher is not None and launcher.kind == "accelerate" and runtime.processes > 1
