@@ -196,16 +196,13 @@ def test_a_copy_that_samples_stays_on_the_gpu_of_a_training() -> None:
 
 
 def test_compiled_decoding_is_planned_as_faster() -> None:
-    def decode(stage: str, *overrides: str) -> float:
-        recipe = paper("engine={kind: transformers}", "runtime.vllm=null", *overrides)
-        return {e.name: e for e in estimates(recipe, setting(recipe))}[stage].seconds["decode"]
-
+    static = ("engine={kind: transformers}", "runtime.vllm=null")
     for key, stage, other in (
         ("engine.compiled=true", "samples-pns", "rlvr"),
         ("runtime.sampler=compiled", "rlvr", "samples-pns"),
     ):
-        assert decode(stage, key) < decode(stage)
-        assert decode(other, key) == decode(other)
+        assert decode(stage, *static, key) < decode(stage, *static)
+        assert decode(other, *static, key) == decode(other, *static)
 
 
 def test_one_gpu_has_no_room_for_the_optimizer(tmp_path: Path) -> None:
@@ -426,7 +423,7 @@ def test_the_figures_of_the_page_are_those_of_the_plan() -> None:
     assert [row[0] for row in rows] == ["1", "2", "4", "8", "64", "512"]
     for row in rows:
         gpus = int(row[0])
-        recipe = paper(f"engine.ray_readers={gpus}")
+        recipe = paper(f"engine.ray_workers={gpus}", f"engine.ray_readers={gpus}")
         whole = totals(estimates(recipe, setting(recipe, gpus=gpus)), Spread(gpus), 1)
         assert row[3] == size(whole["memory_bytes"])
         if gpus < 8:
@@ -436,7 +433,9 @@ def test_the_figures_of_the_page_are_those_of_the_plan() -> None:
         by = whole["seconds_by"]
         assert row[1:3] == [f"{two(whole['hours']):g}", f"{two(whole['device_hours']):g}"]
         assert row[4:] == [duration(by[kind]) for kind in ("decode", "judge", "train", "read")]
-    asleep = [(n, paper("runtime.vllm.sleep=true", f"engine.ray_readers={n}")) for n in (4, 8)]
+    asleep = [
+        (n, paper("runtime.vllm.sleep=true", f"engine.ray_workers={n}", f"engine.ray_readers={n}")) for n in (4, 8)
+    ]
     four, eight = (totals(estimates(recipe, setting(recipe, gpus=n)), Spread(n), 1) for n, recipe in asleep)
     said = f"four GPUs then take {two(four['hours']):g} hours and {size(four['memory_bytes'])}, eight {size(eight['memory_bytes'])}."
     assert said in " ".join(page.split())
@@ -444,11 +443,6 @@ def test_the_figures_of_the_page_are_those_of_the_plan() -> None:
 
 
 def test_grpo_samples_as_runtime_vllm_says_and_other_stages_as_the_engine(tmp_path: Path) -> None:
-    def decode(stage: str, *overrides: str, **how: Any) -> float:
-        recipe = paper(*overrides)
-        given = setting(recipe, **how)
-        return {e.name: e for e in estimates(recipe, given)}[stage].seconds["decode"]
-
     static = ("engine={kind: transformers}", "runtime.vllm=null")
     for stage, own, other in (
         ("generator", "runtime.vllm=null", static[0]),
@@ -461,6 +455,65 @@ def test_grpo_samples_as_runtime_vllm_says_and_other_stages_as_the_engine(tmp_pa
         assert decode(stage, continuous=False) == decode(stage, *static)
 
 
+def decode(stage: str, *overrides: str, gpus: int = 8, **how: Any) -> float:
+    recipe = paper(*overrides)
+    return {e.name: e for e in estimates(recipe, setting(recipe, gpus=gpus, **how))}[stage].seconds["decode"]
+
+
+def test_samples_of_a_stage_that_does_not_train_are_drawn_by_one_engine_or_by_the_workers() -> None:
+    workers = "engine.ray_workers=8"
+    for stage in ("samples-pns", "rollouts-pairs", "evaluate-pns"):
+        assert decode(stage) == decode(stage, gpus=1) > 3 * decode(stage, workers)
+        assert decode(stage, workers, gpus=4) > 1.4 * decode(stage, workers), "no more than there are GPUs"
+    assert decode("rlvr") < decode("rlvr", gpus=1), "a training samples on all its GPUs"
+    two = ("engine.vllm.tensor_parallel=2", workers)
+    assert decode("samples-pns", *two) > 1.5 * decode("samples-pns", workers), "four engines"
+    static = ("engine={kind: transformers, ray_workers: 8}", "rollouts.batch_size=128")
+    assert decode("rollouts-pairs", *static) == pytest.approx(decode("rollouts-pairs", *static, gpus=1) / 8)
+
+
+def test_stages_with_one_engine_do_not_know_of_the_workers() -> None:
+    for method in ("prefix", "prompted"):
+        given = f"negatives.methods=[rejection, {method}]"
+        assert decode(f"negatives-{method}", given, "engine.ray_workers=8") == decode(f"negatives-{method}", given)
+
+
+def test_each_shard_of_a_worker_waits_for_its_own_longest_completion() -> None:
+    one = cost.sample_seconds(
+        shapes_of(paper())[0]["policy"], H100, Spread(continuous=True), rows=256, batch=256, prompt=140, mean=512,
+        longest=2048,
+    )  # fmt: skip
+    room = ("engine.ray_workers=8", "engine.vllm.gpu_memory_utilization=1")
+    shards = 4096 * 8 // 256
+    assert decode("rollouts-pairs", *room, "rollouts.batch_size=256") == pytest.approx(shards / 8 * one)
+    assert decode("rollouts-pairs", "engine.ray_workers=8", "rollouts.batch_size=32768") > 5 * decode(
+        "rollouts-pairs", "engine.ray_workers=8"
+    ), "a shard is one worker's"
+    # One vLLM takes several shards in a call.
+    assert decode("rollouts-pairs", "rollouts.batch_size=256") == pytest.approx(decode("rollouts-pairs"), rel=0.01)
+    many = decode("evaluate-pns", "engine.ray_workers=64", gpus=64)
+    assert many < decode("evaluate-pns", "engine.ray_workers=8") / 2, "all benchmarks are drawn together"
+
+
+def test_servers_draw_as_many_as_they_are(tmp_path: Path) -> None:
+    one, two = (
+        f"engine={{kind: server, server: {{urls: {urls}}}}}" for urls in (["http://a"], ["http://a", "http://b"])
+    )
+    assert decode("samples-pns", two) < 0.6 * decode("samples-pns", one)
+    assert "samples" not in checked(paper(one), tmp_path)
+
+
+def test_samples_on_fewer_gpus_than_there_are_is_said(tmp_path: Path) -> None:
+    def said(*overrides: str, gpus: int = 8) -> str | None:
+        found = checked(paper(*overrides), tmp_path, gpus=gpus).get("samples")
+        return None if found is None else found.detail
+
+    assert said() == "samples run on one GPU of 8; set engine.ray_workers=8"
+    assert said("engine.ray_workers=4") == "samples run on 4 GPUs of 8; set engine.ray_workers=8"
+    assert said("engine.vllm.tensor_parallel=2") == "samples run on 2 GPUs of 8; set engine.ray_workers=4"
+    assert said("engine.ray_workers=8") is said(gpus=1) is None
+
+
 def test_readers_divide_what_is_read_by_no_training() -> None:
     def read(stage: str, *overrides: str, gpus: int = 8) -> float:
         recipe = paper(*overrides)
@@ -470,7 +523,9 @@ def test_readers_divide_what_is_read_by_no_training() -> None:
     for stage in ("rollouts-pairs", "audit"):
         assert read(stage, readers) == pytest.approx(read(stage) / 8, rel=0.03)
     # Of a shard of 256 rows the reward model has three passes, of 2^16 tokens each, and a pass is one reader's.
-    assert read("samples-pns") / 8 < read("samples-pns", readers) < read("samples-pns") / 6
+    few = "negatives.sample.batch_size=256"
+    assert read("samples-pns", few) / 8 < read("samples-pns", readers, few) < read("samples-pns", few) / 6
+    assert read("samples-pns", readers) == pytest.approx(read("samples-pns") / 8, rel=0.03)
     prefix = "negatives.methods=[rejection, pns_prefix]"
     assert read("samples-pns_prefix", prefix) > 2 * read("negatives-prefix", "negatives.methods=[rejection, prefix]")
     assert read("reward_model", readers) == read("reward_model"), "its processes were launched"
@@ -485,7 +540,7 @@ def test_readers_are_advised_where_reading_takes_a_share_of_all_time(tmp_path: P
 
     said = advice(gpus=8)
     assert said is not None
-    assert said.startswith("engine.ray_readers=8 reads in 13 min what takes 49 min")
+    assert said.startswith("engine.ray_readers=8 reads in 12 min what takes 49 min")
     assert advice("engine.ray_readers=8", gpus=8) is None
     assert advice(gpus=1) is None
     assert advice("engine.vllm.tensor_parallel=2", gpus=8) is None

@@ -6,15 +6,28 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from pns.plan.cost import USABLE
-from pns.plan.estimate import Estimate, Setting, estimate
+from pns.plan.estimate import Estimate, Setting, engines, estimate, vllm_of
 from pns.plan.words import duration, size
 from pns.recipe import Recipe
 
 
 def advice(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator[tuple[str, str]]:
     """(name, what to set and what it gains) of each piece."""
+    yield from _samplers(recipe, setting)
     yield from _passes(recipe, found, setting)
     yield from _readers(recipe, found, setting)
+
+
+def _samplers(recipe: Recipe, setting: Setting) -> Iterator[tuple[str, str]]:
+    """Where stages that do not train sample on fewer devices than there are."""
+    part, gpus = vllm_of(recipe, setting, training=False), setting.spread.gpus
+    each = 1 if part is None else part.tensor_parallel
+    drawing, most = engines(recipe, setting), gpus // each
+    if recipe.engine.server is not None or drawing >= most:
+        return
+    one, more = ("GPU", "GPUs") if recipe.runtime.device == "cuda" else ("process", "processes")
+    on = f"one {one}" if drawing * each == 1 else f"{drawing * each} {more}"
+    yield "samples", f"samples run on {on} of {gpus}; set engine.ray_workers={most}"
 
 
 # What says how many rows a pass has, of each part that trains.

@@ -15,6 +15,7 @@ from pns.plan.machine import Machine
 from pns.plan.shapes import Shape
 from pns.plan.work import Assumptions, Read, Sample, Train, Which, Work, longest_generated, work_of
 from pns.recipe import GrpoVllmPart, Recipe, VllmPart
+from pns.sampling.vllm import MOST_TOGETHER
 
 TEXT_BYTES = 5.0
 """Bytes on disk of a sampled token, its row's other fields with it."""
@@ -81,9 +82,8 @@ def estimate(name: str, work: Work, recipe: Recipe, setting: Setting) -> Estimat
     """Seconds, memory, disk and price of a stage's work."""
     machine, given = setting.machine, setting.given
     out = Estimate(name, work)
-    seconds = {"decode": 0.0, "read": 0.0, "train": 0.0}
+    seconds = {"decode": _decode_seconds(work, recipe, setting), "read": 0.0, "train": 0.0}
     for sample in work.samples:
-        seconds["decode"] += sample.rounds * _sample_seconds(sample, work, recipe, setting)
         out.memory = max(out.memory, _sample_bytes(sample, work, recipe, setting))
     for read in work.reads:
         seconds["read"] += read.rounds * _read_seconds(read, work, recipe, setting)
@@ -148,11 +148,69 @@ def _spread(sample: Sample, setting: Setting) -> Spread:
     return replace(setting.spread, continuous=flag, compiled=sample.compiled)
 
 
-def _sample_seconds(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float:
-    shape, machine = setting.shapes[sample.model], setting.machine
+def _decode_seconds(work: Work, recipe: Recipe, setting: Setting) -> float:
+    """Seconds of all that a stage samples: in a training on all devices; else its calls divided among engines."""
+    if work.train is not None:
+        return sum(
+            s.rounds * _sample_seconds(s, s.rows, setting.spread.gpus, work, recipe, setting) for s in work.samples
+        )
+    pooled = [s for s in work.samples if s.pool]
+    alone = [s for s in work.samples if not s.pool]
+    return _in_calls(pooled, work, recipe, setting) + sum(_in_calls([s], work, recipe, setting) for s in alone)
+
+
+def _in_calls(samples: list[Sample], work: Work, recipe: Recipe, setting: Setting) -> float:
+    """Seconds of completions whose shards are asked for together, by as many calls at a time as there are engines."""
+    if not samples:
+        return 0.0
+    pool, size = samples[0].pool, _call(samples, recipe, setting)
+    if size > samples[0].batch:  # a call takes shards of all of them, which have the same lengths
+        samples = [replace(samples[0], rows=sum(s.rows for s in samples))]
+    served = _replicas(recipe, setting)
+    workers = 1 if served or not pool else engines(recipe, setting)
+    calls: list[tuple[int, float]] = []
+    for sample in samples:
+        whole, rest = divmod(sample.rows, size)
+        for count, rows in ((whole, size), (1, rest)):
+            if count and rows:
+                calls.append((count, _sample_seconds(sample, rows, served or 1, work, recipe, setting)))
+    count = sum(n for n, _ in calls)
+    if not count:
+        return 0.0
+    mean = sum(n * seconds for n, seconds in calls) / count
+    return max(max(seconds for _, seconds in calls), math.ceil(count / workers) * mean)
+
+
+def _call(samples: list[Sample], recipe: Recipe, setting: Setting) -> int:
+    """Rows of one call of an engine. An actor draws a shard at a time, and so does transformers (docs/engines.md)."""
+    rows, batch = sum(s.rows for s in samples), samples[0].batch
+    if not samples[0].pool:
+        return batch
+    if _replicas(recipe, setting):
+        return max(1, rows)
+    if vllm_of(recipe, setting, training=False) is None or recipe.engine.ray_workers:
+        return batch
+    return max(batch, min(MOST_TOGETHER, rows // 4) // batch * batch)
+
+
+def engines(recipe: Recipe, setting: Setting) -> int:
+    """Engines that draw shards at a time on the devices of a plan, one where nothing says more."""
+    part = vllm_of(recipe, setting, training=False)
+    return max(1, min(recipe.engine.ray_workers, setting.spread.gpus // (1 if part is None else part.tensor_parallel)))
+
+
+def _replicas(recipe: Recipe, setting: Setting) -> int:
+    """Servers that draw; 0 where engines do."""
+    server = recipe.engine.server if setting.continuous is not False else None
+    return 0 if server is None else len(server.urls) or server.replicas
+
+
+def _sample_seconds(sample: Sample, rows: int, gpus: int, work: Work, recipe: Recipe, setting: Setting) -> float:
+    """Seconds of `rows` completions that are drawn at once on so many devices."""
     return cost.sample_seconds(
-        shape, machine, _spread(sample, setting), rows=sample.rows, batch=sample.batch, prompt=setting.given.prompt_tokens,
-        mean=sample.mean, longest=sample.longest, room=_room(sample, work, recipe, setting),
+        setting.shapes[sample.model], setting.machine, replace(_spread(sample, setting), gpus=gpus), rows=rows, batch=sample.batch,
+        prompt=setting.given.prompt_tokens, mean=sample.mean, longest=sample.longest,
+        room=_room(sample, work, recipe, setting),
     )  # fmt: skip
 
 
@@ -192,8 +250,12 @@ def _room(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float
 def _sample_bytes(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> float:
     spread = _spread(sample, setting)
     context = setting.given.prompt_tokens + (sample.mean if spread.continuous else sample.longest)
+    rows = sample.rows
+    if work.train is None:
+        served = _replicas(recipe, setting)
+        spread, rows = replace(spread, gpus=served or 1), rows if served else min(rows, sample.batch)
     return cost.sample_bytes(
-        setting.shapes[sample.model], setting.machine, spread, rows=sample.rows, batch=sample.batch,
+        setting.shapes[sample.model], setting.machine, spread, rows=rows, batch=sample.batch,
         context=context, beside=_resident(work, recipe, setting), share=_share(sample, work, recipe, setting),
         shared=not spread.continuous and _shared(sample, work, recipe, setting),
     )  # fmt: skip

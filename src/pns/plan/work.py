@@ -96,8 +96,10 @@ class Sample:
     """Completions drawn, in `rounds` equal lots one after the other.
 
     Attributes:
+        batch: rows of a shard.
         continuous: as vLLM does it, else in static batches.
         compiled: these through torch.compile.
+        pool: by the engines of all `ray_workers`; else one engine draws them, a shard after the other.
     """
 
     model: Which
@@ -108,6 +110,7 @@ class Sample:
     rounds: int = 1
     continuous: bool = False
     compiled: bool = False
+    pool: bool = True
 
 
 @dataclass(frozen=True)
@@ -188,11 +191,11 @@ class Desk:
     def answer(self, longest: int) -> float:
         return self.given.answer_share * longest
 
-    def sample(self, model: Which, rows: int, longest: int, batch: int) -> Sample:
+    def sample(self, model: Which, rows: int, longest: int, batch: int, *, pool: bool = True) -> Sample:
         """Of a stage that does not train."""
         flag = continuous(self.recipe, training=False)
         compiled = self.recipe.engine.compiled
-        return Sample(model, rows, self.answer(longest), longest, batch, continuous=flag, compiled=compiled)
+        return Sample(model, rows, self.answer(longest), longest, batch, continuous=flag, compiled=compiled, pool=pool)
 
     @property
     def longest_answer(self) -> int:
@@ -376,12 +379,12 @@ def _written(desk: Desk, method: str, pairs: int) -> Work:
         own = part.prefix
         rows = pairs * own.n * own.rounds
         writer: Which = "policy" if method == "prefix" else "generator"
-        drawn = desk.sample(writer, rows // own.rounds, own.max_new_tokens, own.batch_size)
+        drawn = desk.sample(writer, rows // own.rounds, own.max_new_tokens, own.batch_size, pool=False)
         return Work(rows=rows, samples=[drawn] * own.rounds)
     if method == "prompted":
         told = part.prompted
         rows = pairs * told.n * (2 if told.style == "both" else 1)
-        drawn = desk.sample("policy", rows, told.max_new_tokens, told.batch_size)
+        drawn = desk.sample("policy", rows, told.max_new_tokens, told.batch_size, pool=False)
         return Work(rows=rows, samples=[drawn] if told.writer == "policy" else [])
     return Work(rows=pairs)
 
@@ -421,7 +424,7 @@ def _evaluate(desk: Desk, stage: Stage) -> Work:
     sizes = {**benchmark_rows(desk.recipe), "dev": desk.recipe.problems.splits.dev}
     drawn = [(rows, n) for name, rows in sizes.items() for n in (1, part.samples(name))]
     total = sum(rows * n for rows, n in drawn)
-    # Each set is drawn for itself, so its last batch is small.
+    # Each set has shards of its own, so its last one is small.
     samples = [desk.sample("policy", rows * n, part.max_new_tokens, part.batch_size) for rows, n in drawn]
     return Work(rows=total, verified=total, samples=samples)
 
