@@ -278,14 +278,19 @@ def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
         raise no_copy(runtime.sampler)
 
 
-def launcher_of(kind: str, config: Path | None) -> Launcher | None:
-    """From the command line. Raises UserError: a configuration that nothing reads or that is no file; Ray is missing."""
+def launcher_of(kind: str, config: Path | None, *, installed: bool = True) -> Launcher | None:
+    """From the command line.
+
+    Args:
+        installed: whether it has to be.
+    Raises UserError: a configuration that nothing reads or that is no file; Ray is missing.
+    """
     if config is not None and kind == "none":
         raise UserError("without --launcher nothing reads a configuration", field="--launcher-config")
     if config is not None and not config.is_file():
         raise UserError("no such file", file=config, remedy="see recipes/accelerate, or `accelerate config`")
-    if kind == "ray" and missing(["ray"]):
-        raise UserError("Ray is not installed", field="--launcher", remedy=f"install it: {install('ray')}")
+    if kind == "ray" and installed and missing(["ray"]):
+        raise UserError("Ray is not installed", field="--launcher", remedy=f"install it: {install('ray-train')}")
     if kind == "none":
         return None
     return Launcher("ray" if kind == "ray" else "accelerate", None if config is None else config.resolve())

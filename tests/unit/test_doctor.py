@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from pns.cli import app
@@ -169,12 +170,47 @@ def test_a_local_version_is_not_asked_of_pypi(world: World) -> None:
 
 
 def test_what_an_extra_of_a_library_lacks(world: World) -> None:
-    ray = Installed("2.60.0", ("pandas>=2.2.3; extra == 'data'", "fsspec; extra == 'train'"), ("data", "train"))
+    ray = Installed("2.60.0", ("pandas>=2.2.3; extra == 'data'", "tensorboardX; extra == 'train'"), ("data", "train"))
     world.there |= {"ray": ray, "pandas": Installed("2.2.0")}
     trouble = report(code=0)["extras"]["ray"]["packages"][0]["trouble"]
-    assert trouble == "ray lacks pandas>=2.2.3, fsspec"
-    world.there |= {"pandas": Installed("3.1.0"), "fsspec": Installed("2026.9.0")}
-    assert report(code=0)["extras"]["ray"]["complete"]
+    assert trouble == "ray lacks pandas>=2.2.3"
+    world.there |= {"pandas": Installed("3.1.0")}
+    workers = ("engine.ray_workers=2", "engine.ray_readers=2")
+    assert finding(report(str(SMOKE), *workers, code=0), "extra ray")["state"] == "ok", (
+        "workers need nothing of Ray Train"
+    )
+    launched = finding(report(str(SMOKE), "--launcher", "ray", code=1), "extra ray-train")
+    assert (launched["why"], launched["said"]) == ("--launcher", "ray lacks tensorboardX")
+    assert launched["mend"] == "pip install 'plausible-negatives[ray-train]'"
+
+
+def test_the_environment_of_the_tests_has_all_of_ray_that_is_asked_for() -> None:
+    pins = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()}
+    wanted = [text.partition(";")[0] for text in PROJECT["optional-dependencies"]["dev"]]
+    (ray,) = (Requirement(text) for text in wanted if text.startswith("ray"))
+    asked = [Requirement(text) for e in ("ray", "ray-train") for text in PROJECT["optional-dependencies"][e]]
+    assert set().union(*(r.extras for r in asked)) == ray.extras
+    assert {r.specifier for r in asked} == {ray.specifier}
+    assert {"pandas", "fsspec", "pyarrow", "requests", "tensorboardx"} <= pins
+
+
+def test_what_a_launcher_needs(world: World, tmp_path: Path) -> None:
+    config = ROOT / "recipes" / "accelerate" / "zero3.yaml"
+    options = ("--launcher", "accelerate", "--launcher-config", str(config))
+    for asked in (SMOKE, ROOT / "studies" / "embedded.yaml"):
+        row = finding(report(str(asked), *options, code=1), "extra deepspeed")
+        assert (row["why"], row["said"]) == ("--launcher-config", "missing: deepspeed")
+    world.there["deepspeed"] = Installed("0.19.8")
+    assert finding(report(str(SMOKE), *options, code=0), "extra deepspeed")["state"] == "ok"
+    options = ("--launcher", "accelerate", "--launcher-config", str(config.with_name("fsdp2.yaml")))
+    del world.there["deepspeed"]
+    assert "extra deepspeed" not in [row["what"] for row in report(str(SMOKE), *options, code=0)["findings"]]
+    missing = report(str(SMOKE), "--launcher", "ray", code=1)
+    assert finding(missing, "extra ray-train")["said"] == "missing: ray", "told, and not an error"
+    reward = tmp_path / "reward.yaml"
+    reward.write_text("reward: {}\n")
+    for given in (["--launcher", "ray"], [str(reward), "--launcher", "ray"], [str(SMOKE), "--launcher-config", "x"]):
+        assert CliRunner().invoke(app, ["doctor", *given]).exit_code == 2, given
 
 
 def test_packages_that_do_not_fit_are_told_and_keep_nothing_from_running(world: World) -> None:
@@ -302,7 +338,17 @@ def test_disk_and_cores(world: World, tmp_path: Path, monkeypatch: pytest.Monkey
     where = ("--run-dir", str(tmp_path / "not" / "there"))
     found = report(str(SMOKE), "runtime.jobs=4000", *where, code=0)
     assert finding(found, "disk")["said"].endswith(f"GiB free at {tmp_path}")
-    assert finding(found, "cores")["state"] == "note"
+    cores = finding(found, "cores")
+    assert (cores["state"], cores["why"], cores["mend"]) == (
+        "note", "runtime.jobs x runtime.threads", "set runtime.jobs lower",
+    )  # fmt: skip
+    for keys in (["runtime.jobs=1"], ["runtime.jobs=2"]):
+        threads = report(str(SMOKE), *keys, "runtime.threads=4000", *where, code=0)
+        assert finding(threads, "cores")["mend"] == "set runtime.threads lower"
+    reward = tmp_path / "reward.yaml"
+    reward.write_text("reward: {verify_workers: 4000}\n")
+    scoring = finding(report(str(reward), code=0), "cores")
+    assert (scoring["why"], scoring["mend"]) == ("reward.verify_workers", "set reward.verify_workers lower")
     (tmp_path / "file").touch()
     in_the_way = report(str(SMOKE), "--run-dir", str(tmp_path / "file" / "run"), code=1)
     assert finding(in_the_way, "disk")["said"] == f"{tmp_path / 'file'} cannot be written"

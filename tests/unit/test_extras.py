@@ -34,6 +34,6 @@ def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: py
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert set(TRAINING) <= {word.partition(">")[0] for word in extras["train"]}
-    for name in ("train", "server", "ray", "vllm"):
+    for name in ("train", "server", "ray", "ray-train", "vllm"):
         assert name in extras
         assert install(name) == f'pip install "plausible-negatives[{name}]"'

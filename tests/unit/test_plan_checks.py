@@ -16,6 +16,7 @@ from pns.doctor import packages
 from pns.doctor.examine import library_findings
 from pns.doctor.packages import Library
 from pns.errors import UserError
+from pns.launch import Launcher
 from pns.pipeline import stages
 from pns.plan import checks as module
 from pns.plan import cost
@@ -108,18 +109,26 @@ def test_libraries_are_those_that_the_recipe_asks_for(tmp_path: Path, monkeypatc
     monkeypatch.setattr(module, "library_findings", library_findings)
 
     def look_at(requirement: Any) -> Library:
-        state: Any = "missing" if requirement.name in ("peft", "vllm") else "ok"
+        state: Any = "missing" if requirement.name in ("peft", "vllm", "deepspeed") else "ok"
         return Library(requirement.name, str(requirement.specifier), None if state == "missing" else "1", state)
 
     monkeypatch.setattr(packages, "look_at", look_at)
     monkeypatch.setattr(packages, "requirements", lambda: {
         extra: [Requirement(name)] for extra, name in (("core", "typer"), ("train", "torch"), ("lora", "peft"),
-                                                       ("server", "httpx2"), ("vllm", "vllm"))
+                                                       ("server", "httpx2"), ("vllm", "vllm"),
+                                                       ("deepspeed", "deepspeed"))
     })  # fmt: skip
     found = checked(paper("align.lora={r: 8}", "runtime.report_to=[wandb]"), tmp_path)
     states = {name.removeprefix("libraries: "): c.state for name, c in found.items() if name.startswith("libraries")}
     package = states.pop("package wandb")
     assert states == {"extra train": "ok", "extra server": "ok", "extra lora": "failed", "extra vllm": "failed"}
+    zero3 = Launcher("accelerate", ROOT / "accelerate" / "zero3.yaml")
+    given = setting(paper())
+    launched = {
+        c.name: c for c in checks(paper(), estimates(paper(), given), given, tmp_path, ask=False, launcher=zero3)
+    }
+    assert launched["libraries: extra deepspeed"].state == "failed"
+    assert "deepspeed" in launched["libraries: extra deepspeed"].remedy
     assert package == ("ok" if importlib.util.find_spec("wandb") else "failed")
     assert "lora,vllm" in found["libraries: extra lora"].remedy
     monkeypatch.setattr(packages, "requirements", lambda: {"core": [], "train": [], "server": []})

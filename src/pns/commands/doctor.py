@@ -12,6 +12,8 @@ import typer
 
 import pns
 from pns.commands.common import BUG, STARTS_ANEW, console, errors, fail, overrides_argument, say
+from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
+from pns.errors import UserError
 
 if TYPE_CHECKING:
     from pns.doctor.examine import Finding, Report
@@ -30,6 +32,8 @@ def doctor(
         Path | None,
         typer.Option("--run-dir", help="Where it is to run. Default: runs/<recipe name>.", show_default=False),
     ] = None,
+    launcher: LauncherOption = Launchers.none,
+    launcher_config: LauncherConfig = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Read versions alone: no library is imported, and no GPU looked for.")
     ] = False,
@@ -48,6 +52,8 @@ def doctor(
 
       pns doctor recipes/embedded.yaml runtime.device=cuda
 
+      pns doctor recipes/embedded.yaml --launcher ray
+
       pns doctor studies/embedded.yaml --quick
 
       pns doctor recipes/embedded.yaml --json
@@ -57,7 +63,7 @@ def doctor(
             from pns.doctor.examine import examine
         except ImportError as error:
             fail(f"error: this command itself needs {error.name}: {error}\n  -> pip install {error.name}", BUG)
-        asked, unread = _asked(recipe, overrides or [])
+        asked, unread = _asked(recipe, overrides or [], launcher, launcher_config)
         report = examine(
             asked, run_dir or Path("runs") / (asked.name if asked else ""), imports=not quick, unread=unread
         )
@@ -69,14 +75,19 @@ def doctor(
         raise typer.Exit(BUG)
 
 
-def _asked(recipe: Path | None, overrides: list[str]) -> tuple[Asked | None, str | None]:
+def _asked(
+    recipe: Path | None, overrides: list[str], launcher: Launchers, config: Path | None
+) -> tuple[Asked | None, str | None]:
     """What the recipe needs; or why it cannot be read, where a library that reading takes does not import."""
     if recipe is None:
+        if launcher is not Launchers.none or config is not None:
+            raise UserError("without a recipe nothing is launched", field="--launcher", remedy="name one")
         return None, None
     try:
         from pns.doctor.needs import load
+        from pns.launch import launcher_of
 
-        return load(recipe, overrides), None
+        return load(recipe, overrides, launcher_of(launcher.value, config, installed=False)), None
     except ImportError as error:
         return None, str(error)
 

@@ -188,7 +188,10 @@ def _show(
     from pns.plan.here import here_checks
 
     found = estimates(recipe, setting)
-    results = [*checks(recipe, found, setting, run_dir, ask=ask), *here_checks(recipe, launcher, gpus)]
+    results = [
+        *checks(recipe, found, setting, run_dir, ask=ask, launcher=launcher),
+        *here_checks(recipe, launcher, gpus),
+    ]
     whole = totals(found, setting.spread, recipe.runtime.jobs)
     if as_json:
         typer.echo(json.dumps(_data(recipe, setting, sharing, found, results, whole), indent=1))

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -306,9 +307,11 @@ def _of_machine(asked: Asked | None, machine: Machine, environment: Environment)
     found = []
     if asked is not None and asked.kind != "reward":
         found.append(_disk(machine))
-    if asked is not None and asked.processes > machine.cores:
-        said = f"it keeps {asked.processes} processes busy, and there are {machine.cores} cores"
-        found.append(Finding("cores", "runtime.jobs x runtime.threads", "note", said, "set runtime.jobs lower"))
+    if asked is not None and prod(asked.busy.values()) > machine.cores:
+        said = f"it keeps {prod(asked.busy.values())} cores busy, and there are {machine.cores}"
+        # Where one key alone asks for too many, that one; else the first that can be lowered.
+        order = sorted(asked.busy, key=lambda key: (asked.busy[key] <= machine.cores, asked.busy[key] == 1))
+        found.append(Finding("cores", " x ".join(asked.busy), "note", said, f"set {order[0]} lower"))
     limit, ray = machine.open_files, any(lib.fits for lib in environment.wanted.get("ray", ()))
     if ray and limit is not None and limit < RAY_OPEN_FILES:
         said = f"at most {limit}; Ray wants {RAY_OPEN_FILES} or more"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from pns.accelerated import configuration
 from pns.errors import UserError
 from pns.parts.base import Part, ServerPart
 from pns.parts.sources import data_root
@@ -26,6 +27,9 @@ from pns.recipe import (
     RuntimePart,
 )
 
+if TYPE_CHECKING:
+    from pns.launch import Launcher
+
 Kind = Literal["extra", "package", "module", "cuda", "problems", "variable"]
 
 
@@ -37,7 +41,7 @@ class Need:
         kind: `extra` of this package; `package`, an import name; `module` of the user's own; `cuda`, a GPU that torch
             sees; `problems`, a set's name or a file; `variable` of the environment.
         name: which one; empty for `cuda`.
-        why: the key of the recipe that asks for it.
+        why: the key of the recipe, or the option, that asks for it.
     """
 
     kind: Kind
@@ -53,19 +57,31 @@ class Asked:
         kind: `recipe`, `study`, or `reward` for a recipe with the reward alone.
         name: its name, which is also that of its run directory.
         needs: each once, in the order of the keys.
-        processes: `runtime.jobs` x `runtime.threads`: cores that it keeps busy.
+        busy: keys whose values make, as a product, the cores that it keeps busy.
     """
 
     kind: Literal["recipe", "study", "reward"]
     name: str
     needs: list[Need]
-    processes: int
+    busy: dict[str, int]
 
 
-def needs_of(recipe: Recipe) -> list[Need]:
-    """What a run of the recipe needs. A prompted writer counts only where `prompted` is among the methods."""
+def needs_of(recipe: Recipe, launcher: Launcher | None = None) -> list[Need]:
+    """What a run of the recipe needs. A prompted writer counts only where `prompted` is among the methods.
+
+    Raises UserError where the launcher's configuration cannot be read.
+    """
     idle = () if "prompted" in recipe.negatives.sources() else ("negatives.prompted",)
-    return _once([Need("extra", "train", "every run trains"), *_below(recipe, "", idle)])
+    return _once([Need("extra", "train", "every run trains"), *_below(recipe, "", idle), *_launching(launcher)])
+
+
+def _launching(launcher: Launcher | None) -> Iterator[Need]:
+    if launcher is None:
+        return
+    if launcher.kind == "ray":
+        yield Need("extra", "ray-train", "--launcher")
+    if str(configuration(launcher.config).get("distributed_type")).upper() == "DEEPSPEED":
+        yield Need("extra", "deepspeed", "--launcher-config")
 
 
 def needs_of_reward(reward: RewardPart) -> list[Need]:
@@ -73,10 +89,10 @@ def needs_of_reward(reward: RewardPart) -> list[Need]:
     return _once(_below(reward, "reward"))
 
 
-def load(path: Path, overrides: list[str]) -> Asked:
+def load(path: Path, overrides: list[str], launcher: Launcher | None = None) -> Asked:
     """A recipe, a study (of all its cells together), or a recipe with the reward alone.
 
-    Raises UserError: as the commands that run it; overrides of a study.
+    Raises UserError: as the commands that run it; overrides of a study; a launcher of a reward, which trains nothing.
     """
     from pns.recipe_files import load_recipe, load_reward, read_yaml
 
@@ -87,15 +103,21 @@ def load(path: Path, overrides: list[str]) -> Asked:
                 raise UserError(
                     "a study takes no overrides", file=path, field=overrides[0], remedy="write them under its key `set`"
                 )
-            return _study(path)
+            return _study(path, launcher)
         if "reward" in given and set(given) <= set(RewardRecipe.model_fields):
+            if launcher is not None:
+                raise UserError("a reward trains nothing", file=path, field="--launcher", remedy="leave it out")
             reward = load_reward(path, overrides)
-            return Asked("reward", path.stem, needs_of_reward(reward), reward.verify_workers)
+            return Asked("reward", path.stem, needs_of_reward(reward), {"reward.verify_workers": reward.verify_workers})
         recipe, _ = load_recipe(path, overrides)
-    return Asked("recipe", recipe.name, needs_of(recipe), recipe.runtime.jobs * recipe.runtime.threads)
+    return Asked("recipe", recipe.name, needs_of(recipe, launcher), _busy(recipe.runtime))
 
 
-def _study(path: Path) -> Asked:
+def _busy(part: RuntimePart) -> dict[str, int]:
+    return {"runtime.jobs": part.jobs, "runtime.threads": part.threads}
+
+
+def _study(path: Path, launcher: Launcher | None) -> Asked:
     from pns.study.cells import Recipes, check_contrasts
     from pns.study.spec import combinations, load_study
 
@@ -111,9 +133,8 @@ def _study(path: Path) -> Asked:
     main = study.objectives[study.main].set
     settings += [(f"ablations.switches.{n}", {**main, **s.set}) for n, s in study.ablations.switches.items()]
     every = [recipes.base, *(recipes.of(study.seeds[0], values, where) for where, values in settings)]
-    runtime = recipes.base.runtime
-    needs = _once(need for recipe in every for need in needs_of(recipe))
-    return Asked("study", study.name, needs, runtime.jobs * runtime.threads)
+    needs = _once(need for recipe in every for need in needs_of(recipe, launcher))
+    return Asked("study", study.name, needs, _busy(recipes.base.runtime))
 
 
 @contextmanager

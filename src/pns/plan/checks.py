@@ -17,6 +17,7 @@ from pns.doctor.examine import library_findings
 from pns.doctor.needs import Asked, needs_of
 from pns.errors import UserError
 from pns.extras import TRAINING, install, missing
+from pns.launch import Launcher
 from pns.parts.base import ServerPart
 from pns.plan.advice import advice
 from pns.plan.estimate import Estimate, Setting, totals, vllm_of
@@ -43,15 +44,18 @@ class Check:
     remedy: str = ""
 
 
-def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Path, *, ask: bool) -> list[Check]:
+def checks(
+    recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Path, *, ask: bool, launcher: Launcher | None = None
+) -> list[Check]:  # fmt: skip
     """All of them.
 
     Args:
         found: the estimates, for disk and memory.
         ask: off: neither servers nor the hub are asked, and all that rests on them is unchecked.
+        launcher: of the trainings; what it needs is among the libraries.
     """
     every: list[Callable[[], Iterator[Check]]] = [
-        lambda: _libraries(recipe),
+        lambda: _libraries(recipe, launcher),
         lambda: _problems(recipe, ask),
         lambda: _splits(recipe),
         lambda: _models(recipe, ask),
@@ -66,12 +70,12 @@ def checks(recipe: Recipe, found: list[Estimate], setting: Setting, run_dir: Pat
     return [check for some in every for check in some()]
 
 
-def _libraries(recipe: Recipe) -> Iterator[Check]:
+def _libraries(recipe: Recipe, launcher: Launcher | None) -> Iterator[Check]:
     """As `pns doctor` tells them from their versions; where it cannot, whether those of every training are there."""
-    known, lacking = packages.requirements(), missing(TRAINING)
+    known, lacking, needs = packages.requirements(), missing(TRAINING), needs_of(recipe, launcher)
     if known is not None:
-        untold = {f"extra {need.name}" for need in needs_of(recipe) if need.kind == "extra" and need.name not in known}
-        for found in library_findings(Asked("recipe", recipe.name, needs_of(recipe), 1)):
+        untold = {f"extra {need.name}" for need in needs if need.kind == "extra" and need.name not in known}
+        for found in library_findings(Asked("recipe", recipe.name, needs, {})):
             state: State = "ok" if found.state == "ok" else "unchecked" if found.what in untold else "failed"
             yield Check(f"libraries: {found.what}", state, f"{found.said} ({found.why})", found.mend or "")
     elif lacking:
