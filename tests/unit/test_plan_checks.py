@@ -716,6 +716,12 @@ def test_the_command_prints_stages_and_checks() -> None:
     assert all(float(f"{row['seconds']:.2g}") == row["seconds"] for row in data["stages"]), "two digits"
 
 
+def test_devices_of_servers_are_said_not_to_be_counted() -> None:
+    said = RUN.invoke(app, ["plan", str(PAPER), "--offline"]).output
+    assert "Device hours leave out the devices of servers: the judge." in said
+    assert "leave out" not in RUN.invoke(app, ["plan", str(SMOKE)]).output
+
+
 def test_a_failed_check_is_exit_code_2_and_the_plan_is_printed_all_the_same() -> None:
     result = RUN.invoke(app, ["plan", str(PAPER), "--gpus", "1", "--offline", "--json"])
     assert result.exit_code == 2

@@ -17,6 +17,11 @@ from pns.errors import UserError
 from pns.launch import Launcher
 from pns.plan import here
 from pns.plan.checks import Check
+from pns.plan.cost import Spread
+from pns.plan.estimate import Setting, estimates
+from pns.plan.machine import H100
+from pns.plan.models import shapes_of
+from pns.plan.work import assumptions
 from pns.recipe_files import load_recipe
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
@@ -100,6 +105,36 @@ def test_each_process_of_a_machine_has_a_gpu(tmp_path: Path, monkeypatch: pytest
     nothing = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
     monkeypatch.setitem(sys.modules, "torch", nothing)
     assert found(*CUDA)["GPUs"].state == "unchecked"
+
+
+def memory(kind: str | None = "accelerate", config: Path | None = None) -> Check | None:
+    recipe = load_recipe(SMOKE.with_name("paper") / "qwen2.5-7b.yaml", [])[0]
+    given = Setting(shapes_of(recipe)[0], H100, Spread(8), assumptions(recipe))
+    launcher = None if kind is None else Launcher(kind, config)  # type: ignore[arg-type]
+    told = list(here.main_memory(recipe, estimates(recipe, given), given, launcher))
+    return told[0] if told else None
+
+
+def test_each_process_loads_whole_models_into_main_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(here, "memory_here", lambda: 300e9)
+    two = config(tmp_path, num_machines=2)
+    found, halved, placed = memory(), memory(config=two), memory("ray")
+    assert found is not None
+    # What DPO trains and its reference, in float32: 2 x 4 x 7.6e9 bytes.
+    assert (found.state, "61 GB for each process, 490 GB for 8, and there are 300 GB" in found.detail) == (
+        "failed",
+        True,
+    )
+    assert halved is not None
+    assert (halved.state, "240 GB for 4" in halved.detail) == ("ok", True)
+    assert placed is not None
+    assert (placed.state, "61 GB" in placed.detail) == ("unchecked", True)
+    nothing = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
+    monkeypatch.setitem(sys.modules, "torch", nothing)
+    elsewhere = memory()
+    assert elsewhere is not None
+    assert elsewhere.state == "unchecked", "it is another machine that has the GPUs"
+    assert memory(None) is None
 
 
 def test_what_the_launcher_cannot_do_is_said(tmp_path: Path) -> None:

@@ -185,12 +185,13 @@ def _show(
     """Print all; whether a check has failed. `sharing`: what is divided of a training, in words."""
     from pns.plan.checks import checks
     from pns.plan.estimate import estimates, totals
-    from pns.plan.here import here_checks
+    from pns.plan.here import here_checks, main_memory
 
     found = estimates(recipe, setting)
     results = [
         *checks(recipe, found, setting, run_dir, ask=ask, launcher=launcher),
         *here_checks(recipe, launcher, gpus),
+        *main_memory(recipe, found, setting, launcher),
     ]
     whole = totals(found, setting.spread, recipe.runtime.jobs)
     if as_json:
@@ -293,6 +294,7 @@ def _basis(recipe: Recipe, setting: Setting, sharing: str, whole: dict[str, Any]
     spent = sorted(whole["seconds_by"].items(), key=lambda kv: -kv[1])
     lines = [
         "Time is of stages one after the other, each on all devices; memory is of one device.",
+        *_servers(recipe),
         "Time goes to: " + ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in spent),
         "Parameters: " + ", ".join(f"{name} {count}" for name, count in shapes.items()) + ".",
         f"Trainings: {sharing}.",
@@ -305,6 +307,21 @@ def _basis(recipe: Recipe, setting: Setting, sharing: str, whole: dict[str, Any]
         lines.append(f"Judge: {amount(whole['judge_calls'])} calls; no price was given (--price-in, --price-out).")
     lines.append("Assumed: " + ", ".join(f"{k}={v:g}" for k, v in setting.given.model_dump().items()) + " (--assume)")
     return "\n".join([*lines, _machine_lines(setting.machine)])
+
+
+def _servers(recipe: Recipe) -> list[str]:
+    """A line on whose devices are not counted, where servers have some of their own."""
+    reward, engine, vllm = recipe.reward, recipe.engine.server, recipe.runtime.vllm
+    prompted = recipe.negatives.prompted.server if "prompted" in recipe.negatives.sources() else None
+    named = {
+        "the judge": reward.judge_server,
+        "the reward model": None if reward.reward_model is None else reward.reward_model.server,
+        "the prompted writer": prompted,
+        "the engine": engine if engine is not None and engine.urls else None,
+        "GRPO's vLLM": vllm if vllm is not None and vllm.mode == "server" else None,
+    }
+    apart = [name for name, part in named.items() if part is not None]
+    return [f"Device hours leave out the devices of servers: {', '.join(apart)}."] if apart else []
 
 
 def _machine_lines(machine: Machine) -> str:

@@ -55,14 +55,13 @@ def look(run_dir: Path, *, gpus: bool = True) -> Machine:
     """The machine, with the disk on which `run_dir` lies or would lie; `gpus` off: the driver is not asked for any."""
     import resource
 
-    memory, free = _memory()
-    limit = _container_memory()
+    free, limit = _memory()[1], _container_memory()
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     place = next(p for p in (run_dir.absolute(), *run_dir.absolute().parents) if p.exists())
     data, problem = _data()
     return Machine(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory=min(memory, limit or memory),
+        memory=memory_here(),
         memory_free=min(free, limit or free),
         open_files=None if hard == resource.RLIM_INFINITY else hard,
         disk=str(place),
@@ -72,6 +71,12 @@ def look(run_dir: Path, *, gpus: bool = True) -> Machine:
         data_problem=problem,
         driver=_driver() if gpus else (),
     )
+
+
+def memory_here() -> int:
+    """Bytes of memory of the machine, or of its container where that may have less."""
+    memory = _memory()[0]
+    return min(memory, _container_memory() or memory)
 
 
 def _memory() -> tuple[int, int]:

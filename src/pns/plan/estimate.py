@@ -143,6 +143,16 @@ def _loaded(recipe: Recipe, setting: Setting) -> int:
     return 4 if recipe.runtime.train_dtype == "float32" else 2
 
 
+def loaded_bytes(work: Work, recipe: Recipe, setting: Setting) -> float:
+    """Bytes of main memory into which each launched process of a training loads its models, whole, before the trainer takes
+    them to its GPU: what it trains and, beside it, the reference.
+    """
+    if work.train is None:
+        return 0.0
+    weights = setting.shapes[work.train.model].parameters(head=_head(work.train.model))
+    return (2 if work.train.reference else 1) * _loaded(recipe, setting) * weights
+
+
 def _spread(sample: Sample, setting: Setting) -> Spread:
     flag = sample.continuous if setting.continuous is None else setting.continuous
     return replace(setting.spread, continuous=flag, compiled=sample.compiled)

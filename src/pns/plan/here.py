@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from pns.accelerated import MAIN_PORT, configuration, machines
+from pns.doctor.machine import memory_here
 from pns.errors import UserError
 from pns.launch import Launcher, check_launcher
 from pns.plan.checks import Check
+from pns.plan.estimate import Estimate, Setting, loaded_bytes
+from pns.plan.words import size
 from pns.recipe import Recipe
 
 GROUP_PORT = 51216
@@ -51,6 +54,29 @@ def here_checks(recipe: Recipe, launcher: Launcher | None, gpus: int | None = No
         yield _gpus(-(-runtime.processes // machines(file)))
 
 
+def main_memory(recipe: Recipe, found: list[Estimate], setting: Setting, launcher: Launcher | None) -> Iterator[Check]:
+    """Whether this machine's memory holds what the processes that are launched on it load for GPUs."""
+    if launcher is None or recipe.runtime.device != "cuda":
+        return
+    each, name = max((loaded_bytes(e.work, recipe, setting), e.name) for e in found)
+    if not each:
+        return
+    count = -(-setting.spread.gpus // machines(launcher.config))
+    if launcher.kind == "ray":
+        text = f"{name} loads about {size(each)} for each process, on the machine where Ray places it"
+        yield Check("main memory", "unchecked", text)
+        return
+    have = memory_here()
+    detail = f"{name} loads about {size(each)} for each process, {size(count * each)} for {count}, and there are {size(have)}"
+    if not _seen():
+        yield Check("main memory", "unchecked", f"{detail} here, on a machine where torch sees no GPU")
+    elif count * each > have:
+        remedy = "fewer runtime.processes, or more machines (num_machines of --launcher-config)"
+        yield Check("main memory", "failed", detail, remedy)
+    else:
+        yield Check("main memory", "ok", detail)
+
+
 def _port(name: str, port: Any, remedy: str) -> Check:
     if port == 0:
         return Check(name, "ok", "a free one is taken at the start")
@@ -75,14 +101,21 @@ def _program(command: tuple[str, ...]) -> Check:
 def _gpus(processes: int) -> Check:
     """Whether each process of this machine has a GPU."""
     label = "GPUs"
-    try:
-        import torch
-    except ImportError:
+    count = _seen()
+    if count is None:
         return Check(label, "unchecked", "torch is not installed here")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         return Check(label, "unchecked", f"{processes} processes want one each, and torch sees none on this machine")
     if processes > count:
         remedy = "fewer runtime.processes, or more machines (num_machines of --launcher-config)"
         return Check(label, "failed", f"{processes} processes want one each, and torch sees {count}", remedy)
     return Check(label, "ok", f"{processes} processes, and torch sees {count}")
+
+
+def _seen() -> int | None:
+    """GPUs that torch sees; None where it is not installed."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
