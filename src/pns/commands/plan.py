@@ -293,7 +293,7 @@ def _basis(recipe: Recipe, setting: Setting, sharing: str, whole: dict[str, Any]
     engine, grpo = (words[_engine(recipe, setting, training=flag)] for flag in (False, True))
     spent = sorted(whole["seconds_by"].items(), key=lambda kv: -kv[1])
     lines = [
-        "Time is of stages one after the other, each on all devices; memory is of one device.",
+        "Time is of stages one after the other; memory is of one device.",
         *_servers(recipe),
         "Time goes to: " + ", ".join(f"{kind} {duration(seconds)}" for kind, seconds in spent),
         "Parameters: " + ", ".join(f"{name} {count}" for name, count in shapes.items()) + ".",
