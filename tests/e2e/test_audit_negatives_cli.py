@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from e2e.conftest import Micro
 from pns.cli import app
 
 pytestmark = pytest.mark.e2e
@@ -100,3 +101,45 @@ def test_a_small_transformer_sees_what_is_in_the_words(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "a" / "audit.json").read_text())["methods"]["pairs"]["detectors"]
     assert list(found) == ["transformer"]
     assert found["transformer"]["auc"] > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("e2e")
+def test_a_run(smoke: Micro, own: Micro, tmp_path: Path) -> None:
+    out = tmp_path / "audit"
+    code, said = run(smoke.folder, "--out", out, *CHEAP)
+    assert code == 0, said
+    found = json.loads((out / "audit.json").read_text())
+    assert set(found["methods"]) == {"rejection", "flip", "corruption", "pns"}
+    assert found["settings"]["regime"] == "matched"
+    assert found["settings"]["reward model"] == "the run's audit model"
+    for method in found["methods"].values():
+        assert method["detectors"]["reward_model"]["auc"] is not None
+        assert set(method["truth"]["rejected"]) == {"wrong"}, "by the run's own gold answers"
+    page = (out / "index.html").read_text()
+    assert "audit model" in page
+    assert str(smoke.folder.parent) not in page
+    code, said = run(smoke.folder, "--out", tmp_path / "own", "--regime", "own", *CHEAP)
+    assert code == 0, said
+    for words, told in (
+        (("--method", "method"), "--method: names a column of a file"),
+        (("--baseline", smoke.folder / "x.jsonl"), "--baseline: is for files"),
+    ):
+        code, said = run(smoke.folder, "--out", tmp_path / "no", *words)
+        assert code == 2
+        assert told in said
+    for stage in own.run.stages.glob("*-pairs"):
+        for path in stage.glob("*.parquet"):
+            path.unlink()
+    code, said = run(own.folder, "--out", tmp_path / "no")
+    assert code == 2
+    assert "this run has no pairs" in said
+    assert "finish the run" in said
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_regime_is_for_runs(tmp_path: Path) -> None:
+    file = write(tmp_path / "p.jsonl", *rows(15, "flip"))
+    code, said = run(file, "--out", tmp_path / "a", "--regime", "own")
+    assert code == 2
+    assert "--regime: is for runs" in said

@@ -18,6 +18,13 @@ FEWEST = 10
 FILES = ("audit.json", "pairs.jsonl", "index.html")
 
 
+class Regime(StrEnum):
+    """Which pairs of a run."""
+
+    matched = "matched"
+    own = "own"
+
+
 class Detector(StrEnum):
     """What tries to tell rejected from chosen."""
 
@@ -28,7 +35,12 @@ class Detector(StrEnum):
 
 def negatives(
     file: Annotated[
-        Path, typer.Argument(help=".jsonl, .csv, .tsv or .parquet, one pair a row.", metavar="FILE", show_default=False)
+        Path,
+        typer.Argument(
+            help="A finished run, or pairs: .jsonl, .csv, .tsv or .parquet, one a row.",
+            metavar="RUN|FILE",
+            show_default=False,
+        ),
     ],
     out: Annotated[
         Path,
@@ -50,7 +62,15 @@ def negatives(
     ] = None,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="Recipe whose reward.reward_model scores both sides.", metavar="RECIPE", show_default=False),
+        typer.Option(
+            help="Recipe whose reward.reward_model scores both sides. Default for a run: its audit model.",
+            metavar="RECIPE",
+            show_default=False,
+        ),
+    ] = None,
+    regime: Annotated[
+        Regime | None,
+        typer.Option(help="Which pairs of a run. Default: matched ones, where there are any.", show_default=False),
     ] = None,
     detector: Annotated[
         list[Detector] | None,
@@ -70,7 +90,11 @@ def negatives(
     others) and of a reward model; where the first wrong step stands, how far a rejected response is from the nearest
     chosen one, which answers it gives, what leaks, what repeats. 0.5: this detector cannot tell. Below: it is fooled.
 
+    Of a run: the pairs of all its methods, the gold answers of its problems, and its audit model, which selected nothing.
+
     Examples:
+
+      pns audit negatives runs/embedded --out audit
 
       pns audit negatives pairs.jsonl --out audit
 
@@ -83,16 +107,21 @@ def negatives(
         from pns.evaluation.preferences import PreferenceColumns
 
         columns = PreferenceColumns(prompt, chosen, rejected, method, gold)
-        pairs = _read(file, baseline, columns, limit, seed)
-        figures, rows = _audit(pairs, recipe, detector, folds, seed)
-        settings = {
-            "file": file.name,
-            "baseline": baseline and baseline.name,
-            "folds": folds,
-            "limit": limit,
-            "seed": seed,
-        }
-        _write(out, figures, rows, pairs, settings)
+        source: Any = None if recipe is None else _named(recipe)
+        told: dict[str, Any] = {"file": file.resolve().name, "baseline": baseline and baseline.name}
+        if file.is_dir():
+            _no_columns(columns, baseline)
+            told["regime"], pairs = _of_run(file, regime and regime.value)
+            source = source or _audit_model(file)
+            if source is not None and recipe is None:
+                told["reward model"] = "the run's audit model"
+        elif regime is not None:
+            raise UserError("is for runs", field="--regime", remedy="leave it out for a file")
+        else:
+            pairs = _read(file, baseline, columns)
+        pairs = _some(pairs, limit, seed, file)
+        figures, rows = _audit(pairs, source, detector, folds, seed)
+        _write(out, figures, rows, pairs, {**told, "folds": folds, "limit": limit, "seed": seed})
         _show(figures)
         say(f"output: {out / 'index.html'}")
 
@@ -109,8 +138,48 @@ def _check_out(out: Path, force: bool) -> None:
     check_writable(nearest / "index.html", "--out")
 
 
-def _read(file: Path, baseline: Path | None, columns: Any, limit: int | None, seed: int) -> list[Any]:
-    from pns.evaluation.preferences import ONE_METHOD, enough, read_preferences
+def _no_columns(columns: Any, baseline: Path | None) -> None:
+    """Raises UserError for options that say nothing of a run."""
+    from pns.evaluation.preferences import PreferenceColumns
+
+    usual = PreferenceColumns()
+    for name in ("prompt", "chosen", "rejected", "method", "gold"):
+        if getattr(columns, name) != getattr(usual, name):
+            raise UserError("names a column of a file", field=f"--{name}", remedy="leave it out for a run")
+    if baseline is not None:
+        raise UserError("is for files", field="--baseline", remedy="leave it out: a run has rejection's pairs, or none")
+
+
+def _of_run(folder: Path, regime: str | None) -> tuple[str, list[Any]]:
+    from pns.evaluation.preferences import Preference
+    from pns.exports.sources import pairs_of_run, run_problems
+
+    found, methods = pairs_of_run(folder, regime)
+    gold = {p.id: p.answer for p in run_problems(folder, "pairs")}
+    return found, [
+        Preference(line, pair.prompt, pair.chosen, pair.rejected, method, gold[pair.problem_id])
+        for method, pairs in methods.items()
+        for line, pair in enumerate(pairs, 1)
+    ]
+
+
+def _audit_model(folder: Path) -> Any:
+    """The source of a run's audit model; None where it has none yet."""
+    from pns.exports.sources import open_run
+    from pns.parts.reward import RewardModelSource
+    from pns.recipe_files import load_recipe
+
+    run = open_run(folder)
+    there = sorted(path for path in run.stages.glob("[0-9]*-audit_model/model") if not path.parent.suffix)
+    if not there:
+        say("this run has no audit model yet: no reward model is asked", err=True)
+        return None
+    device = load_recipe(run.folder / "recipe.yaml")[0].runtime.device
+    return RewardModelSource(path=str(there[0]), calibration=there[0].parent, device=device)
+
+
+def _read(file: Path, baseline: Path | None, columns: Any) -> list[Any]:
+    from pns.evaluation.preferences import ONE_METHOD, read_preferences
 
     pairs = read_preferences(file, columns, ONE_METHOD)
     if baseline is not None:
@@ -121,6 +190,13 @@ def _read(file: Path, baseline: Path | None, columns: Any, limit: int | None, se
         from dataclasses import replace
 
         pairs += read_preferences(baseline, replace(columns, method=None), "rejection")
+    return pairs
+
+
+def _some(pairs: list[Any], limit: int | None, seed: int, file: Path) -> list[Any]:
+    """All, or those that the limit leaves. Raises UserError where a method has too few."""
+    from pns.evaluation.preferences import enough
+
     if limit is not None:
         pairs = _drawn(pairs, limit, seed)
     enough(pairs, FEWEST, file)
@@ -139,14 +215,14 @@ def _drawn(pairs: list[Any], limit: int, seed: int) -> list[Any]:
 
 
 def _audit(
-    pairs: list[Any], recipe: Path | None, asked: list[Detector] | None, folds: int, seed: int
+    pairs: list[Any], source: Any, asked: list[Detector] | None, folds: int, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from pns.commands.tables import progress
     from pns.evaluation.plausibility import Audit, audit_pairs
     from pns.verify import Verifier
 
     detectors = _detectors(asked)
-    with _reward_model(recipe) as model, Verifier() as verifier, progress(console(), "auditing") as bar:
+    with _reward_model(source) as model, Verifier() as verifier, progress(console(), "auditing") as bar:
         how = Audit(
             detectors=detectors, reward_model=model, verifier=verifier if any(p.gold for p in pairs) else None,
             folds=folds, seed=seed,
@@ -175,17 +251,24 @@ def _detectors(asked: list[Detector] | None) -> dict[str, Any]:
     return found if asked is None else {name: found[name] for name in dict.fromkeys(d.value for d in asked)}
 
 
-@contextmanager
-def _reward_model(recipe: Path | None) -> Iterator[Any]:
-    if recipe is None:
-        yield None
-        return
+def _named(recipe: Path) -> Any:
+    """The reward model of a recipe. Raises UserError where it names none."""
     from pns.recipe_files import load_reward
-    from pns.rewards.build import build_scorer, close_scorer
 
     source = load_reward(recipe).reward_model
     if source is None:
         raise UserError("this recipe names no reward model", file=recipe, field="reward.reward_model", remedy="add one")
+    return source
+
+
+@contextmanager
+def _reward_model(source: Any) -> Iterator[Any]:
+    """The scorer of a source, where there is one."""
+    if source is None:
+        yield None
+        return
+    from pns.rewards.build import build_scorer, close_scorer
+
     scorer = build_scorer(source)
     try:
         yield scorer

@@ -47,7 +47,7 @@ def of_run(folder: Path, method: str | None, regime: str, *, negatives: bool) ->
         method: None: `pns` where the run has it, else its only one.
     Raises UserError where the run has not come that far, or has no such method or regime.
     """
-    run = _open(folder)
+    run = open_run(folder)
     if negatives:
         found = run.stages.glob("[0-9]*-negatives-*/negatives.parquet")
         # A stage that still works, or is being replaced, has a suffix.
@@ -58,7 +58,7 @@ def of_run(folder: Path, method: str | None, regime: str, *, negatives: bool) ->
         rows = [Preference(problems[r.problem_id], r.text) for r in responses]
         facts, scores = _of_responses(responses), [r.scores for r in responses]
     else:
-        made = {p.stem.removeprefix(f"{regime}-"): p for p in run.stages.glob(f"[0-9]*[0-9]-pairs/{regime}-*.parquet")}
+        made = _pairs_there(run, regime)
         path = _one_of(made, method, folder, f"{regime} pairs")
         pairs = read_parquet(path, Pair)
         rows = [Preference(p.prompt, p.rejected, p.chosen) for p in pairs]
@@ -67,7 +67,28 @@ def of_run(folder: Path, method: str | None, regime: str, *, negatives: bool) ->
     return _without_same(rows, _of_run(run, chosen_method, path) | facts | _of_scores(scores))
 
 
-def _open(folder: Path) -> Run:
+def pairs_of_run(folder: Path, regime: str | None) -> tuple[str, dict[str, list[Pair]]]:
+    """(regime, method -> its pairs) of a finished run. None: matched pairs, or where the run has none, own ones.
+
+    Raises UserError where the run has not come that far, or has no such regime.
+    """
+    run = open_run(folder)
+    for name in (regime,) if regime is not None else ("matched", "own"):
+        if made := _pairs_there(run, name):
+            return name, {method: read_parquet(path, Pair) for method, path in sorted(made.items())}
+    raise UserError(
+        f"this run has no {regime + ' ' if regime else ''}pairs", file=folder, field=None if regime is None else "--regime",
+        remedy="finish the run, or choose a regime that its recipe makes (pairs.regimes)",
+    )  # fmt: skip
+
+
+def _pairs_there(run: Run, regime: str) -> dict[str, Path]:
+    found = run.stages.glob(f"[0-9]*[0-9]-pairs/{regime}-*.parquet")
+    return {path.stem.removeprefix(f"{regime}-"): path for path in found}
+
+
+def open_run(folder: Path) -> Run:
+    """A run of one recipe. Raises UserError where it is none, or that of a study."""
     if (folder / STUDY).is_file():
         raise UserError(
             "this is the folder of a study, or of rounds, and no run", file=folder,
@@ -78,7 +99,7 @@ def _open(folder: Path) -> Run:
 
 def run_problems(folder: Path, split: str) -> list[Problem]:
     """The problems of a split of a run. Raises UserError where it has no such split, or has not drawn any."""
-    there = {p.stem: p for p in _open(folder).stages.glob("[0-9]*-problems/*.parquet")}
+    there = {p.stem: p for p in open_run(folder).stages.glob("[0-9]*-problems/*.parquet")}
     if split not in there:
         names = ", ".join(sorted(there)) or "none yet: run the problems stage"
         raise UserError(f"this run has no split {split!r}", file=folder, field="--split", remedy=f"there: {names}")
