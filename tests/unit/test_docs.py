@@ -54,6 +54,21 @@ def test_files_that_are_named_exist(page: Path) -> None:
         assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
+def test_files_that_help_and_messages_name_exist() -> None:
+    """Also a study or recipe that a page names in a command."""
+    texts = [*(ROOT / "src").rglob("*.py"), *PAGES, *ROOT.glob("recipes/**/*.yaml"), *ROOT.glob("studies/*")]
+    found = 0
+    for file in texts:
+        if file.is_file():
+            for name in re.findall(
+                r"(?<![\w./-])((?:recipes|studies|benchmarks)/[\w./-]+\.(?:yaml|sh|py))\b",
+                file.read_text(encoding="utf-8"),
+            ):
+                assert (ROOT / name).exists(), f"{file.name}: {name}"
+                found += 1
+    assert found > 100
+
+
 def blocks(language: str) -> list[str]:
     text = (ROOT / "docs" / "bring-your-own.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)

@@ -167,7 +167,9 @@ class GrpoVllmPart(Part):
 
 
 class RuntimePart(Part):
-    """The machine. Only `threads`, `device` and `processes` change results, so only they enter fingerprints."""
+    """The machine. `threads`, `device` and `processes`, and of trainings `train_dtype`, `sampler` and `vllm`, change results, so
+    they alone enter fingerprints.
+    """
 
     jobs: int = Field(2, ge=1, description="stages that may run side by side")
     threads: int = Field(1, ge=1, description="OpenMP threads a process; fixed, since it changes floating-point sums")
