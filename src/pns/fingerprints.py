@@ -34,7 +34,7 @@ _LATER: dict[str, Any] = {
     "start": "policy", "format_gate": True, "accuracy_gate": True, "calibrated": True,
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "max_model_len": None,
-    "lora": False, "compiled": False, "ray_readers": 0, "control": None, "chosen_by": "policy",
+    "lora": False, "compiled": False, "ray_readers": 0, "control": None, "chosen_by": "policy", "args": {},
 }  # fmt: skip
 
 # Parts that came later than protocols which still hold.

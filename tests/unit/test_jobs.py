@@ -301,8 +301,10 @@ def test_what_changes_samples_is_in_the_marks_and_nothing_else() -> None:
         "kind": "vllm", "tensor_parallel": 1, "max_model_len": None, "prefix_caching": True, "batch_invariant": False
     }  # fmt: skip
     assert plain != marks(kind="vllm", vllm={"lora": True}), "merged weights round otherwise"
+    assert plain == marks(kind="vllm", vllm={"args": {}}), "results of before there was this key are still good"
+    assert plain != marks(kind="vllm", vllm={"args": {"kv_cache_dtype": "fp8"}})
     dumped = EnginePart(kind="vllm", vllm=VllmPart()).model_dump(mode="json")
-    assert "lora" not in of_protocol({"engine": dumped})["engine"]["vllm"], "protocols of before hold"
+    assert not {"lora", "args"} & set(of_protocol({"engine": dumped})["engine"]["vllm"]), "protocols of before hold"
     assert "ray_readers" not in of_protocol({"engine": dumped})["engine"]
     asked = server()
     assert asked == server(urls=["http://b/v1", "http://c/v1"], concurrency=3, retries=0, served_model={"rlvr": "m"})

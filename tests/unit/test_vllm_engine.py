@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pns.errors import StageStopped, UserError
-from pns.parts.engine import EnginePart, EngineServerPart, VllmPart
+from pns.parts.engine import VLLM_ARGS, EnginePart, EngineServerPart, VllmPart
 from pns.run import seed_of
 from pns.sampling import vllm as ours
 from pns.sampling.jobs import Job, draw_all
@@ -328,3 +328,24 @@ def test_without_vllm_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch, tmp_pa
     with pytest.raises(UserError, match=r"engine\.kind: vLLM cannot be imported") as caught:
         ours.VllmEngine(tmp_path, VllmPart())
     assert "pip install vllm" in str(caught.value.remedy)
+
+
+def test_further_arguments_reach_vllm(fake: Fake, tmp_path: Path) -> None:
+    ours.VllmEngine(tmp_path, VllmPart(args={"max_num_seqs": 512, "enforce_eager": True}))
+    assert (fake.made[0]["max_num_seqs"], fake.made[0]["enforce_eager"]) == (512, True)
+    ours.VllmEngine(tmp_path, VllmPart())
+    assert "max_num_seqs" not in fake.made[1]
+    fake.fails = TypeError("EngineArgs.__init__() got an unexpected keyword argument 'max_seqs'")
+    with pytest.raises(UserError, match=r"unexpected keyword argument 'max_seqs'.*\n.*other args"):
+        ours.VllmEngine(tmp_path, VllmPart(args={"max_num_seqs": 512}))
+
+
+@pytest.mark.parametrize("name", ["model", "max_model_len", "data_parallel_size"])
+def test_arguments_that_other_keys_say_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is said by another key"):
+        VllmPart(args={name: 1})
+
+
+def test_every_argument_that_the_engine_gives_is_refused_as_a_further_one(fake: Fake, tmp_path: Path) -> None:
+    ours.VllmEngine(tmp_path, VllmPart())
+    assert set(fake.made[0]) <= VLLM_ARGS

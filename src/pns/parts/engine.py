@@ -6,12 +6,19 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pns.parts.base import Part
 
 _PLACE = re.compile(r"\{(\w+)\}")
 _PLACES = ("model", "port", "replica")
+
+
+VLLM_ARGS = frozenset({
+    "model", "tokenizer", "tensor_parallel_size", "gpu_memory_utilization", "max_model_len", "enable_prefix_caching", "seed",
+    "enable_lora", "max_lora_rank", "data_parallel_size",
+})  # fmt: skip
+"""Arguments of vllm.LLM that other keys say."""
 
 
 class VllmPart(Part):
@@ -29,6 +36,18 @@ class VllmPart(Part):
     lora: bool = Field(
         False, description="sample a model of align.lora as its base with the adapter, instead of the merged weights"
     )
+    args: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="further arguments of vllm.LLM, e.g. {max_num_seqs: 512, kv_cache_dtype: fp8, enforce_eager: true}",
+    )
+
+    @field_validator("args")
+    @classmethod
+    def _not_ours(cls, args: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        taken = sorted(set(args) & VLLM_ARGS)
+        if taken:
+            raise ValueError(f"{taken[0]} is said by another key: see those of engine.vllm, and engine.ray_workers")
+        return args
 
 
 class EngineServerPart(Part):
@@ -129,7 +148,7 @@ _FREE = frozenset({
 })  # fmt: skip
 
 # Keys that came later than results which are still good: they count where they say something else than this.
-_LATER = {"lora": False}
+_LATER: dict[str, Any] = {"lora": False, "args": {}}
 
 
 def engine_marks(data: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -70,11 +70,12 @@ class VllmEngine:
                 enable_prefix_caching=part.prefix_caching,
                 seed=0,
                 **lora,
+                **part.args,
             )
-        except (ValueError, OSError, RuntimeError) as error:
+        except (TypeError, ValueError, OSError, RuntimeError) as error:
             raise UserError(
                 f"vLLM cannot load the model ({error})", file=path, field=_FIELD,
-                remedy="its log says more; less gpu_memory_utilization or max_model_len, or more tensor_parallel",
+                remedy="its log says more; less gpu_memory_utilization or max_model_len, more tensor_parallel, or other args",
             ) from None  # fmt: skip
         self._ends = model_end_ids(path, self.tokenizer)
 
