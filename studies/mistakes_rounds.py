@@ -27,7 +27,10 @@ from pns.problems.mistakes import RIGHT, mistake
 from pns.recipe_files import load_recipe
 from pns.records import Response, read_parquet
 
-METHODS = {"pns": "align-pns-own", "rejection": "align-rejection-own", "sft_chosen": "align-sft_chosen-own"}
+METHODS = {
+    "pns": "align-pns-own", "rejection": "align-rejection-own", "sft_chosen": "align-sft_chosen-own",
+    "sft_pns": "align-sft_chosen-own-pns",
+}  # fmt: skip
 
 
 def seeds_of(stages: Path) -> list[int]:

@@ -13,14 +13,16 @@ from helpers.study import ROOT, SMALL, recipes, study_file
 from pns import fingerprints, pipeline
 from pns.errors import UserError
 from pns.recipe_files import load_recipe
+from pns.report.rounds import table_of
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
 from pns.study import protocol as protocols
 from pns.study.cells import Cell, Recipes, Tuned, add_cell, add_extras, cells, check_contrasts
 from pns.study.family import unnamed_family
 from pns.study.graph import Graph
+from pns.study.iterate import add_all
 from pns.study.plan import plan, units
-from pns.study.rounds import add_rounds, for_rounds
+from pns.study.rounds import IteratedMethod, add_rounds, aligned_by, for_rounds
 from pns.study.spec import combinations, load_study, with_settings
 from pns.study.tuning import Trial, add_step, choose
 
@@ -536,6 +538,24 @@ def test_rounds_go_on_from_the_aligned_policy_with_fresh_problems() -> None:
     )
     rejection = add_rounds(Graph(), for_rounds(recipe, 2, "rejection"), 2, "rejection")
     assert not any("generator" in one for one in rejection)
+
+
+@pytest.mark.parametrize(("control", "method"), [("sft_pns", "pns"), ("sft_chosen", "rejection")])
+def test_a_control_of_rounds_has_the_very_pairs_of_its_method(control: IteratedMethod, method: IteratedMethod) -> None:
+    recipe, _ = load_recipe(ROOT / "recipes" / "smoke.yaml")
+    graph, of = add_all(recipe, [1], 2, [method, control])
+    theirs, mine = of[method][1], of[control][1]
+    assert mine[0] == theirs[0], "both begin with the same policy"
+    assert mine[1]["pairs"] == theirs[1]["pairs"]
+    assert ("generator" in mine[1]) == (method == "pns")
+    trained = graph.tasks[mine[1][aligned_by(control)]]
+    assert trained.stage.call == "align:sft_chosen"
+    assert trained.stage.args == ("own", method)
+    assert trained.needs["pairs"] == theirs[1]["pairs"]
+    assert graph.tasks[mine[2]["pairs"]].mark != graph.tasks[theirs[2]["pairs"]].mark, "the policies have parted"
+    head, _ = table_of(control, [{"round": 1, "greedy": {"mean": 0.5, "ci95": None}, "sampled": {"mean": 0.5, "ci95": None},
+                                  "pairs": {f"own-{method}": {"n": 3}}}])  # fmt: skip
+    assert "pairs" in head
 
 
 def test_studies_and_rounds_with_one_vllm_server_have_one_training_at_a_time(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ class Iterated(StrEnum):
     pns = "pns"
     rejection = "rejection"
     sft_chosen = "sft_chosen"
+    sft_pns = "sft_pns"
 
 
 def iterate(
@@ -31,8 +32,8 @@ def iterate(
     method: Annotated[
         list[Iterated] | None,
         typer.Option(
-            help="pns; rejection: the same rounds with the policy's own mistakes; sft_chosen: with the chosen side of "
-            "rejection's pairs alone. Give it again for several: the first is compared with the others. Default: pns.",
+            help="pns; rejection: the same rounds with the policy's own mistakes; sft_pns, sft_chosen: with the chosen side "
+            "of pns's, of rejection's pairs alone. Give it again for several: the first is compared with the others. Default: pns.",
             show_default=False,
         ),
     ] = None,
@@ -60,6 +61,8 @@ def iterate(
       pns iterate recipes/embedded.yaml --seeds 1,2,3
 
       pns iterate recipes/embedded.yaml --method pns --method rejection
+
+      pns iterate recipes/embedded.yaml --method pns --method sft_pns
     """
     with errors():
         from pns.display import Display

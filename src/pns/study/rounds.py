@@ -13,22 +13,29 @@ from typing import Literal
 
 from pns.pipeline import Stage
 from pns.recipe import SHARED_AMONG_ROUNDS, Method, Recipe
-from pns.study.graph import HARDENED, OWN_SFT, Graph, nodes_of
+from pns.study.graph import HARDENED, OWN_SFT, Graph, nodes_of, sft_stage
 from pns.study.spec import with_settings
 
-IteratedMethod = Literal["pns", "rejection", "sft_chosen"]
-"""What a round can be made of: negatives that are sampled anew from the policy as it stands; or the control, which sees
-the chosen side of rejection's pairs alone."""
+IteratedMethod = Literal["pns", "rejection", "sft_chosen", "sft_pns"]
+"""What a round can be made of: negatives that are sampled anew from the policy as it stands; or the control of such a
+method, which sees the chosen side of its pairs alone: `sft_chosen` of rejection's, `sft_pns` of pns's."""
+_CONTROLS: dict[IteratedMethod, tuple[Method, str]] = {
+    "sft_chosen": ("rejection", OWN_SFT),
+    "sft_pns": ("pns", sft_stage("pns")),
+}
+"""control -> whose pairs it has, and the stage that trains on their chosen side."""
 
 
 def negatives_of(method: IteratedMethod) -> Method:
     """Whose pairs the rounds of a method are trained on."""
-    return "rejection" if method == "sft_chosen" else method
+    if method in _CONTROLS:
+        return _CONTROLS[method][0]
+    return "pns" if method == "pns" else "rejection"
 
 
 def aligned_by(method: IteratedMethod) -> str:
     """The stage that trains the policy in a round of a method."""
-    return OWN_SFT if method == "sft_chosen" else f"align-{method}-own"
+    return _CONTROLS[method][1] if method in _CONTROLS else f"align-{method}-own"
 
 
 def for_rounds(recipe: Recipe, rounds: int, method: IteratedMethod) -> Recipe:
@@ -61,7 +68,8 @@ def add_rounds(
     policy = graph.add(recipe, "rlvr")
     out = [{kind: graph.add(recipe, f"{kind}-rlvr") for kind in kinds}]
     aligned = aligned_by(method)
-    made = ("reward_model", *(("generator",) if method == "pns" else ()), f"negatives-{negatives_of(method)}", "pairs")
+    whose = negatives_of(method)
+    made = ("reward_model", *(("generator",) if whose == "pns" else ()), f"negatives-{whose}", "pairs")
     last: dict[str, str] = {}
     for number in range(1, rounds + 1):
         mine = with_settings(recipe, {"round": {"number": number, "of": rounds}})
