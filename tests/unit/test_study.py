@@ -12,6 +12,7 @@ import pytest
 from helpers.study import ROOT, SMALL, recipes, study_file
 from pns import fingerprints, pipeline
 from pns.errors import UserError
+from pns.problems.families import BENCHMARKS as EMBEDDED
 from pns.recipe_files import load_recipe
 from pns.report.rounds import table_of
 from pns.run import Run, fingerprint, read_json, write_json
@@ -21,6 +22,7 @@ from pns.study.cells import Cell, Recipes, Tuned, add_cell, add_extras, cells, c
 from pns.study.family import unnamed_family
 from pns.study.graph import Graph
 from pns.study.iterate import add_all
+from pns.study.modelled import CostModel
 from pns.study.plan import plan, units
 from pns.study.rounds import IteratedMethod, add_rounds, aligned_by, for_rounds
 from pns.study.spec import combinations, load_study, with_settings
@@ -501,20 +503,91 @@ def test_the_reference_rates_know_every_kind_of_stage(tmp_path: Path) -> None:
     assert fresh.seconds_left is not None
 
 
-@pytest.mark.parametrize(
-    "other", [{"model": {"kind": "pretrained", "path": "."}}, {"runtime.device": "cuda"}, {"model.hidden": 512}]
-)
-def test_a_plan_for_another_kind_of_model_or_machine_knows_no_times(tmp_path: Path, other: dict[str, Any]) -> None:
+@pytest.mark.parametrize("other", [{"runtime.device": "cuda"}, {"model.hidden": 512}])
+def test_a_plan_for_another_kind_of_model_or_machine_takes_the_cost_model_and_says_so(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
     graph = Graph()
-    found = recipes(tmp_path, set=other)
+    found = recipes(tmp_path, set=other, uses=["reward_model", "rl", "step_verifier", "calibration"])
     add_cell(graph, found, cells(found.study)["pns"], 1, Tuned(), {})
-    assert plan({"all": graph.tasks}, graph.tasks, {})[0].seconds_left is None
+    add_cell(graph, found, cells(found.study)["pns"], 1, Tuned(), {}, kind="dev")
+    extras = add_extras(graph, found, 1, Tuned())
+    assert extras
+    for task in graph.tasks.values():
+        seconds = CostModel().seconds(task)
+        assert seconds is not None, task.stage.call
+        assert seconds > 0
+    share = plan({"all": graph.tasks}, graph.tasks, {})[0]
+    assert share.modelled == len(graph.tasks)
+    assert share.seconds_left == pytest.approx(sum(CostModel().seconds(t) or 0 for t in graph.tasks.values()))
+    some = next(n for n, t in graph.tasks.items() if t.stage.name == "rlvr")
+    again = plan({"all": graph.tasks}, graph.tasks, {some: {"seconds": 3.0}})[0]
+    assert again.modelled == len(graph.tasks) - 1 - again.measured
+
+
+def test_a_model_of_which_nobody_knows_the_shape_has_no_times(tmp_path: Path) -> None:
+    graph = Graph()
+    found = recipes(tmp_path, set={"model": {"kind": "pretrained", "path": "."}})
+    add_cell(graph, found, cells(found.study)["pns"], 1, Tuned(), {})
+    share = plan({"all": graph.tasks}, graph.tasks, {})[0]
+    assert share.seconds_left is None
+    assert share.modelled == 0
+
+
+def test_what_scores_the_benchmarks_and_the_development_split_is_modelled_apart(tmp_path: Path) -> None:
+    graph, found = Graph(), recipes(tmp_path, set={"runtime.device": "cuda", "problems.splits.dev": 1})
+    one = {k: add_cell(graph, found, cells(found.study)["policy"], 1, Tuned(), {}, kind=k) for k in ("dev", "test")}
+    dev, test = (CostModel().seconds(graph.tasks[one[k]]) for k in ("dev", "test"))
+    assert dev is not None
+    assert test is not None
+    assert dev < test
 
 
 def test_work_grows_with_what_is_sampled(tmp_path: Path) -> None:
     graph = Graph()
     found = recipes(tmp_path, set={"negatives.sample.n": 6})
     assert units(graph.tasks[cell_keys(found, graph, "pns")["samples-pns"]]) == 32 * 6
+
+
+WRITTEN = {
+    "model": {"kind": "pretrained", "path": "."}, "negatives.prompted": {"n": 3, "style": "both"},
+    "negatives.prefix": {"n": 2, "rounds": 5}, "rollouts.n": 8,
+}  # fmt: skip
+
+
+def test_work_counts_styles_rounds_and_what_is_drawn(tmp_path: Path) -> None:
+    graph, methods = Graph(), ["rejection", "rejection_hard", "prefix", "pns_prefix", "prompted", "flip"]
+    found = recipes(tmp_path, methods=methods, set=WRITTEN, primary=[])
+    asked = ["samples-pns_prefix", *(f"negatives-{m}" for m in methods)]
+    rows = {name: units(graph.tasks[graph.add(found.base, name)]) / 32 for name in asked}
+    assert rows == {
+        "samples-pns_prefix": 10, "negatives-rejection": 2, "negatives-rejection_hard": 8, "negatives-prefix": 10,
+        "negatives-pns_prefix": 1, "negatives-prompted": 6, "negatives-flip": 1,
+    }  # fmt: skip
+    gated = with_settings(found.base, {"negatives.gate_all": True})
+    assert units(graph.tasks[graph.add(gated, "negatives-rejection")]) == 32 * 8, "all wrong ones are scored"
+
+
+def test_the_rate_of_rules_is_not_that_of_what_is_written(tmp_path: Path) -> None:
+    graph, found = Graph(), recipes(tmp_path, methods=["rejection", "flip", "prompted"], set=WRITTEN, primary=[])
+    rule, other, written = (graph.add(found.base, f"negatives-{m}") for m in ("flip", "rejection", "prompted"))
+    tasks = {name: graph.tasks[name] for name in (rule, other, written)}
+    share = plan({"all": tasks}, tasks, {rule: {"seconds": 1.0}, other: {"seconds": 2.0}})[0]
+    assert (share.measured, share.seconds_left) == (0, None)
+    again = {n: graph.tasks[n] for m in ("flip", "prompted") for n in [graph.add(found.of(2), f"negatives-{m}")]}
+    done = {rule: {"seconds": 1.0}, written: {"seconds": 60.0}}
+    assert plan({"all": again}, {**tasks, **again}, done)[0].seconds_left == pytest.approx(61.0)
+
+
+def test_work_counts_the_samples_of_each_benchmark(tmp_path: Path) -> None:
+    tests = []
+    for n, more in enumerate(({}, {"evaluate.k_of": {next(iter(EMBEDDED)): 9}})):
+        (tmp_path / str(n)).mkdir()
+        graph, found = Graph(), recipes(tmp_path / str(n), set=more)
+        tests.append(graph.tasks[add_cell(graph, found, cells(found.study)["policy"], 1, Tuned(), {})])
+    plain, several = tests
+    part = plain.recipe
+    assert units(several) - units(plain) == part.problems.benchmark_size * (9 - part.evaluate.k)
 
 
 def test_rounds_go_on_from_the_aligned_policy_with_fresh_problems() -> None:

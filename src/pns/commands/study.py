@@ -136,13 +136,23 @@ def _plan(recipes: Recipes, run: Run, jobs: int | None) -> None:
         table.add_column(column, justify="left" if column == "phase" else "right")
     for share in shares:
         table.add_row(
-            share.phase, str(share.tasks), str(share.done), _hours(share.seconds_left), _hours(share.wall(side))
+            share.phase,
+            str(share.tasks),
+            str(share.done),
+            _hours(share.seconds_left, share.modelled),
+            _hours(share.wall(side), share.modelled),
         )
     walls = [share.wall(side) for share in shares]
     whole = sum(w for w in walls if w is not None) if None not in walls else None
-    table.add_row("all", str(sum(s.tasks for s in shares)), str(sum(s.done for s in shares)), "", _hours(whole))
+    table.add_row(
+        "all",
+        str(sum(s.tasks for s in shares)),
+        str(sum(s.done for s in shares)),
+        "",
+        _hours(whole, sum(s.modelled for s in shares)),
+    )
     console().print(table)
-    say(_basis(shares))
+    say(_basis(shares, recipes.base.runtime.device))
     if any(share.supposed for share in shares):
         say(
             "Tuning is not over: settings of its grids stand for those that it will choose, such as make most stages. Where it "
@@ -151,24 +161,38 @@ def _plan(recipes: Recipes, run: Run, jobs: int | None) -> None:
         )
 
 
-def _basis(shares: list[Any]) -> str:
+def _basis(shares: list[Any], device: str) -> str:
+    from pns.plan.machine import DEFAULTS
+
     left = sum(share.tasks - share.done for share in shares)
     measured = sum(share.measured for share in shares)
+    modelled = sum(share.modelled for share in shares)
     if not left:
         return "All is done."
     if any(share.seconds_left is None for share in shares):
         return (
-            "Times are not known for this model before a stage of each kind has run; ask again (--plan) when some have."
+            "Some times are not known before a stage of each kind has run: the shape of the model is not known here, or another "
+            "one writes negatives. Ask again (--plan) when some have."
+        )
+    if modelled:
+        others = left - measured - modelled
+        return (
+            f"Modelled: times of {modelled} of the {left} that are left are by the cost model of `pns plan` with the defaults of "
+            f"{DEFAULTS[device].name} (docs/scale.md), at best right to a factor of two either way; that stages side by "
+            "side slow each other is not in them"
+            + (f"; {measured} by stages measured here" if measured else "")
+            + (f"; {others} by a reference machine" if others else "")
+            + "."
         )
     if not measured:
         return "Times from rates of a two-core reference machine: take them as a factor of two either way."
     return f"Times from stages measured here for {measured} of the {left} that are left, from a reference machine for the others."
 
 
-def _hours(seconds: float | None) -> str:
+def _hours(seconds: float | None, modelled: int = 0) -> str:
     from pns.display import hours
 
-    return "unknown" if seconds is None else hours(seconds)
+    return "unknown" if seconds is None else f"{hours(seconds)}{', modelled' * bool(modelled)}"
 
 
 def _report(recipes: Recipes, run: Run) -> None:

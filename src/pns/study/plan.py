@@ -1,4 +1,6 @@
-"""How long a study will take: the work of each task in units, and seconds a unit measured here or on a reference machine."""
+"""How long a study will take: the work of each task in units, and seconds a unit measured here or on a reference machine;
+by the cost model of `pns plan` where there is neither.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from pns.problems.families import BENCHMARKS as EMBEDDED
 from pns.recipe import GrpoPart, Recipe
 from pns.scheduler import Done, Task
+from pns.study.modelled import CostModel
 
 # Seconds a unit on one core of a two-core machine, tiny scratch model (recipes/embedded.yaml), both cores at work. They are
 # used until a stage of the kind has been measured.
@@ -17,7 +20,7 @@ REFERENCE = {
     "policy:rlvr_more": 0.011, "policy:reinforce": 0.011,
     "policy:rollouts": 0.011, "models:reward_model": 0.008, "models:hardened_reward_model": 0.008,
     "models:generator": 0.016,
-    "negatives:negatives": 0.005, "negatives:samples": 0.018, "negatives:prefix_samples": 0.018,
+    "negatives:negatives": 0.005, "negatives:negatives/prefix": 0.018, "negatives:samples": 0.018, "negatives:prefix_samples": 0.018,
     "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
     "align:align": 0.02, "align:sft_chosen": 0.012,
     "evaluate:dev": 0.008, "evaluate:test": 0.008,
@@ -36,6 +39,7 @@ class Share:
     """A part of the plan: tasks of one phase. Times in seconds of one process.
 
     Attributes:
+        modelled: of the tasks that are left those whose time the cost model gives.
         supposed: whether some of the tasks rest on settings that stand for what tuning has not chosen yet.
     """
 
@@ -44,6 +48,7 @@ class Share:
     done: int
     seconds_left: float | None
     measured: int
+    modelled: int = 0
     supposed: bool = False
 
     def wall(self, jobs: int) -> float | None:
@@ -52,7 +57,9 @@ class Share:
 
 
 def units(task: Task) -> float:
-    """The work of a task in rows: sampled, trained on or scored. Counted from the recipe, so an upper bound for pairs."""
+    """The work of a task in rows: sampled, trained on or scored. Counted from the recipe, so an upper bound for pairs, and for
+    prefixes, which are done after the round that gave a wrong answer.
+    """
     recipe, call = task.recipe, task.stage.call
     splits = recipe.problems.splits
     n = recipe.rollouts.n
@@ -64,11 +71,27 @@ def units(task: Task) -> float:
     if call == "negatives:samples":
         return float(splits.pairs * recipe.negatives.sample.n)
     if call == "negatives:prefix_samples":
-        return float(splits.pairs * recipe.negatives.prefix.n)
+        return float(splits.pairs * _prefixes(recipe))
     if call == "negatives:negatives":
-        each = {"prefix": recipe.negatives.prefix.n, "rejection": 2, "rejection_hard": n}
-        return float(splits.pairs * each.get(task.stage.args[0], 1))
+        return float(splits.pairs * _candidates(task.stage.args[0], recipe))
     return _other(call, recipe)
+
+
+def _candidates(method: str, recipe: Recipe) -> int:
+    """Rows that a method samples or scores of a problem, at most."""
+    part = recipe.negatives
+    if method == "prefix":
+        return _prefixes(recipe)
+    if method == "prompted":
+        return part.prompted.n * (2 if part.prompted.style == "both" else 1)
+    if method in ("rejection", "rejection_hard"):
+        drawn = part.drawn(method)
+        return recipe.rollouts.n if drawn is None else min(recipe.rollouts.n, drawn)
+    return 1
+
+
+def _prefixes(recipe: Recipe) -> int:
+    return recipe.negatives.prefix.n * recipe.negatives.prefix.rounds
 
 
 def _other(call: str, recipe: Recipe) -> float:
@@ -89,17 +112,23 @@ def _other(call: str, recipe: Recipe) -> float:
         "align:align": recipe.pairs.n * recipe.align.epochs,
         "align:sft_chosen": recipe.pairs.n * recipe.align.epochs,
         "evaluate:dev": splits.dev * (1 + evaluate.k),
-        "evaluate:test": _benchmarks(recipe) * recipe.problems.benchmark_size * (1 + evaluate.k),
+        "evaluate:test": recipe.problems.benchmark_size * sum(1 + evaluate.samples(b) for b in _benchmarks(recipe)),
     }
     return float(table.get(call, 1))
 
 
-def _benchmarks(recipe: Recipe) -> int:
-    return len(EMBEDDED) if recipe.problems.source == "embedded" else len(recipe.problems.benchmarks)
+def _benchmarks(recipe: Recipe) -> list[str]:
+    return list(EMBEDDED if recipe.problems.source == "embedded" else recipe.problems.benchmarks)
 
 
 def _grpo(part: GrpoPart) -> int:
     return part.steps * part.prompts_per_step * part.num_generations
+
+
+def _kind(task: Task) -> str:
+    """What has a rate of its own: a stage's function, and of negatives the method too, for one rewrites and another samples."""
+    call = task.stage.call
+    return f"{call}/{task.stage.args[0]}" if call == "negatives:negatives" else call
 
 
 def seconds_a_unit(tasks: Mapping[str, Task], done: Done) -> dict[str, tuple[float, int]]:
@@ -107,34 +136,40 @@ def seconds_a_unit(tasks: Mapping[str, Task], done: Done) -> dict[str, tuple[flo
     found: dict[str, list[float]] = {}
     for name, state in done.items():
         if name in tasks:
-            found.setdefault(tasks[name].stage.call, []).append(state["seconds"] / max(1.0, units(tasks[name])))
-    return {call: (statistics.median(values), len(values)) for call, values in found.items()}
+            found.setdefault(_kind(tasks[name]), []).append(state["seconds"] / max(1.0, units(tasks[name])))
+    return {kind: (statistics.median(values), len(values)) for kind, values in found.items()}
 
 
 def plan(phases: Mapping[str, Iterable[str]], tasks: Mapping[str, Task], done: Done) -> list[Share]:
     """What each phase has still to do; a task counts in the first phase that needs it.
 
-    Where no stage of a kind has been measured the reference rates stand in for a small model made from scratch on a CPU; for
-    another model or machine nothing is known, and the phase has no estimate.
+    Where no stage of a kind has been measured the reference rates stand in for a small model made from scratch on a CPU, and
+    the cost model for another model or machine; where it has no answer either, the phase has no estimate.
     """
     rates, seen, out = seconds_a_unit(tasks, done), set[str](), list[Share]()
+    model = CostModel()
     for phase, names in phases.items():
         mine = [name for name in dict.fromkeys(names) if name not in seen]
         seen.update(mine)
         left = [name for name in mine if name not in done]
-        times = [_seconds(tasks[name], rates) for name in left]
+        told = [_seconds(tasks[name], rates) for name in left]
+        unknown = [name for name, seconds in zip(left, told, strict=True) if seconds is None]
+        guessed = [model.seconds(tasks[name]) for name in unknown]
+        times = [t for t in told if t is not None] + guessed
         known = [t for t in times if t is not None]
         total = sum(known) if len(known) == len(times) else None
-        measured = sum(tasks[name].stage.call in rates for name in left)
-        out.append(Share(phase, len(mine), len(mine) - len(left), total, measured))
+        measured = sum(_kind(tasks[name]) in rates for name in left)
+        modelled = sum(t is not None for t in guessed)
+        out.append(Share(phase, len(mine), len(mine) - len(left), total, measured, modelled))
     return out
 
 
 def _seconds(task: Task, rates: Mapping[str, tuple[float, int]]) -> float | None:
-    call, model = task.stage.call, task.recipe.model
-    if call in rates:
-        return rates[call][0] * units(task)
+    kind, model = _kind(task), task.recipe.model
+    if kind in rates:
+        return rates[kind][0] * units(task)
+    rate = REFERENCE.get(kind, REFERENCE.get(task.stage.call))
     like_it = model.kind == "scratch" and model.hidden <= LARGEST[0] and model.layers <= LARGEST[1]
-    if not like_it or task.recipe.runtime.device != "cpu" or call not in REFERENCE:
+    if not like_it or task.recipe.runtime.device != "cpu" or rate is None:
         return None
-    return OVERHEAD + REFERENCE[call] * units(task)
+    return OVERHEAD + rate * units(task)

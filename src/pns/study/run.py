@@ -155,7 +155,8 @@ def execute(
 
         def go(wanted: list[str]) -> None:
             def left() -> float | None:
-                return plan({"": wanted}, work.graph.tasks, work.done)[0].wall(jobs)
+                share = plan({"": wanted}, work.graph.tasks, work.done)[0]
+                return None if share.modelled else share.wall(jobs)  # too rough for what counts down
 
             display.left = left
             run_tasks(work.graph.tasks, wanted, work.done, run, display, jobs=jobs, launcher=launcher)
