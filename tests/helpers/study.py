@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from pns.records import Response, Verdict, write_parquet
+from pns.records import Response, Rubric, Scores, Verdict, write_parquet
 from pns.run import Run, write_json
 from pns.scheduler import Task
 from pns.study.cells import Recipes
@@ -81,8 +81,11 @@ def _write(out: Path, task: Task, accuracy: Accuracy, problems: int) -> None:
 
 
 def _upstream(out: Path, name: str) -> None:
-    if name in ("negatives-pns", "negatives-rejection"):
-        write_json(out / "stats.json", {"wrong": 0.6, "plausible": 0.4, "kl_to_policy": 1.0, "fully_consistent": None})
+    if name.startswith("negatives-"):
+        made = {"candidates": 9, "problems_served": 3}
+        yields = {"n": 9, "wrong": 0.6, "plausible": 0.4, "kl_to_policy": 1.0, "fully_consistent": None}
+        write_json(out / "stats.json", {**made, **(yields if name == "negatives-pns" else {})})
+        write_parquet(out / "negatives.parquet", _negatives(3 if name == "negatives-pns" else 1))
     elif name == "generator":
         gates = {"composite/scored": 0.5, "composite/correct": 0.3, "composite/malformed": 0.2}
         rows = [{"step": i, "reward": 0.1 * i, **gates} for i in (1, 2, 3)]
@@ -103,6 +106,19 @@ def _upstream(out: Path, name: str) -> None:
         write_json(out / "scores.json", {"correct": [1.0, 2.0], "pns": [0.5, 1.5], "rejection": [-1.0, 0.0]})
     else:
         (out / "empty").touch()
+
+
+def _negatives(full: int) -> list[Response]:
+    """Four that were judged, so many of them with full marks, and one that was not."""
+    marks = [3] * full + [1] * (4 - full)
+    rubrics = [Rubric(relevance=3, coherence=3, completeness=3, consistency=last) for last in marks]
+    return [
+        Response(
+            problem_id=f"n{i}", text="1", index=0, source="x", n_tokens=1,
+            scores=Scores(gate="scored", score=0.5, well_formed=True, rubric=rubric),
+        )
+        for i, rubric in enumerate([*rubrics, None])
+    ]  # fmt: skip
 
 
 def _answers(task: Task, which: str, kind: str, k: int, accuracy: Accuracy, problems: int) -> list[Response]:

@@ -15,8 +15,9 @@ from pns.commands.study import _plan, _report
 from pns.display import Display
 from pns.errors import UserError
 from pns.recipe_files import load_recipe
+from pns.records import Response, Rubric, Scores, write_parquet
 from pns.report import rounds
-from pns.report.study import build_study_page, contrast_row, reading, tuning_rows
+from pns.report.study import build_study_page, contrast_row, plausibility_table, reading, tuning_rows
 from pns.report.study_plots import against_pairs, pairs_lines
 from pns.report.view import readings
 from pns.run import Run, fingerprint, read_json, write_json
@@ -25,6 +26,7 @@ from pns.study import iterate
 from pns.study import protocol as protocols
 from pns.study.cells import cells
 from pns.study.family import unnamed_family
+from pns.study.plausible import plausibility
 from pns.study.report import write_report
 from pns.study.run import Work, cell_tasks, execute, planned, tune
 
@@ -102,8 +104,12 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     assert [row["seed"] for row in results["reward_model"]] == [1, 2, 3]
     assert results["cells"]["pns"]["pairs"]["n_by_seed"] == [20] * 3
     _check_uses(results)
+    _check_plausibility(results)
     html = page.read_text(encoding="utf-8")
     _check_figures(html)
+    assert '<a href="#uses">' in html
+    assert '<a href="#plausibility">' in html
+    assert "Missing for all: consistent of the wrong, %." in html
     assert "pns is above policy" in html
     assert "&lt;i&gt;is it the judge?&lt;/i&gt;" in html
     assert "pns &gt; policy &amp; all" in html
@@ -181,6 +187,61 @@ def test_what_training_warned_of_is_told_round_by_round(tmp_path: Path) -> None:
     assert line in html
     assert '<th scope="row">pns, round 1</th><td>likelihood displacement</td><td>1 of 2</td>' in html
     assert "<div>seed 2: the margin grew by 3 nats &lt;b&gt;&amp;</div>" in html
+
+
+def _check_plausibility(results: dict[str, Any]) -> None:
+    """Figures of every method; what could not be had is None."""
+    found = results["plausibility"]
+    assert list(found) == ["correct", "rejection", "pns"]
+    assert found["correct"] == {"reward_model": {"n": 6, "quartiles": (1.0, 1.5, 2.0)}}
+    assert found["pns"]["yield"] == {
+        "n": 9, "wrong": pytest.approx(0.6), "plausible": pytest.approx(0.4), "kl_to_policy": 1, "fully_consistent": None,
+    }  # fmt: skip
+    assert found["rejection"]["yield"] is None
+    assert found["pns"]["fully_consistent"] == {"mean": 0.75, "by_seed": [0.75] * 3}
+    assert found["rejection"]["fully_consistent"]["mean"] == 0.25
+    assert found["pns"]["reward_model"] == {
+        "n": 6, "quartiles": (0.5, 1.0, 1.5), "auc": {"mean": 0.75, "by_seed": [0.75] * 3},
+    }  # fmt: skip
+    assert found["rejection"]["reward_model"]["auc"]["mean"] == 1
+    assert plausibility_table(results) == {
+        "columns": [
+            "samples a seed", "wrong, %", "plausible, %", "KL to the policy, nats", "negatives: fully consistent, %", "scored",
+            "score: quartiles", "AUC against correct",
+        ],
+        "rows": [
+            ("correct responses", ["–"] * 5 + ["6", "1.00 / 1.50 / 2.00", "–"]),
+            ("rejection", ["–"] * 4 + ["25.0", "6", "−1.00 / −0.50 / 0.00", "1.00"]),
+            ("pns", ["9", "60.0", "40.0", "1.00", "75.0", "6", "0.50 / 1.00 / 1.50", "0.75"]),
+        ],
+        "missing": ["consistent of the wrong, %"],
+    }  # fmt: skip
+
+
+def test_the_page_is_silent_on_plausibility_of_which_nothing_is_known() -> None:
+    assert plausibility_table({}) is None
+    nothing = {"yield": None, "fully_consistent": None, "reward_model": None}
+    assert plausibility_table({"plausibility": {"correct": {"reward_model": None}, "flip": nothing}}) is None
+
+
+def test_a_seed_without_a_share_leaves_no_mean(tmp_path: Path) -> None:
+    folders = {}
+    for seed, rubrics in ((1, 1), (2, 0)):
+        folders[seed] = tmp_path / str(seed)
+        folders[seed].mkdir()
+        write_json(folders[seed] / "stats.json", {"candidates": 1})
+        scores = Scores(gate="scored", score=0.5, well_formed=True, rubric=FULL if rubrics else None)
+        row = Response(problem_id="a", text="1", index=0, source="x", n_tokens=1, scores=scores)
+        write_parquet(folders[seed] / "negatives.parquet", [row])
+    scores_of = {1: {"correct": [1.0], "flip": [0.0]}, 2: {"correct": [], "flip": [float("nan"), 2.0]}}
+    found = plausibility(["flip", "prefix"], {"flip": folders}, scores_of)
+    assert found["flip"]["fully_consistent"] == {"mean": None, "by_seed": [1, None]}
+    assert found["flip"]["reward_model"]["n"] == 2
+    assert found["flip"]["reward_model"]["auc"] == {"mean": None, "by_seed": [1, None]}
+    assert found["prefix"] == {"yield": None, "fully_consistent": None, "reward_model": None}
+
+
+FULL = Rubric(relevance=3, coherence=3, completeness=3, consistency=3)
 
 
 def _check_uses(results: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
     ("coverage, %", ("pairs", "{own}", "coverage"), words.percent),
     ("wrong, %", ("negatives", "wrong"), words.percent),
     ("plausible, %", ("negatives", "plausible"), words.percent),
+    ("of the wrong fully consistent, %", ("negatives", "fully_consistent"), words.percent),
     ("generator's KL to its policy, nats", ("negatives", "kl_to_policy"), words.fixed),
     ("reward model, pairs told, %", ("reward_model", "pair_accuracy"), words.percent),
     ("AUC on the last round's negatives, before", ("hard", "before", "auc"), words.fixed),

@@ -42,6 +42,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         kl_plot=study_plots.against_kl(results),
         benchmarks=benchmark_table(results),
         negatives=negatives_table(results),
+        plausibility=plausibility_table(results),
         generator_plots=generator_plots(results),
         score_plot=plots.score_distributions(results.get("scores") or {}, "score of the reward model (line: median)"),
         reward_models=_reward_models(results),
@@ -224,6 +225,44 @@ def negatives_table(results: Mapping[str, Any]) -> Row:
         for regime, block in regimes.items()
     ]
     return {"columns": [name for name, _ in _NEGATIVES.values()], "rows": rows}
+
+
+def _quartiles(values: Any) -> str:
+    return words.NONE if values is None else " / ".join(words.fixed(x) for x in values)
+
+
+_PLAUSIBLE: dict[str, tuple[tuple[str, ...], Any]] = {
+    "samples a seed": (("yield", "n"), lambda v: words.fixed(v, 0)),
+    "wrong, %": (("yield", "wrong"), words.percent),
+    "plausible, %": (("yield", "plausible"), words.percent),
+    "consistent of the wrong, %": (("yield", "fully_consistent"), words.percent),
+    "KL to the policy, nats": (("yield", "kl_to_policy"), words.fixed),
+    "negatives: fully consistent, %": (("fully_consistent", "mean"), words.percent),
+    "scored": (("reward_model", "n"), lambda v: words.fixed(v, 0)),
+    "score: quartiles": (("reward_model", "quartiles"), _quartiles),
+    "AUC against correct": (("reward_model", "auc", "mean"), words.fixed),
+}
+"""heading -> where in a method's plausibility, how it is shown."""
+
+
+def plausibility_table(results: Mapping[str, Any]) -> Row | None:
+    """How plausible each method's negatives are, with the correct responses first; None where nothing is known of it. Columns
+    that are empty for all are left out, and `missing` names them.
+    """
+    found = results.get("plausibility") or {}
+    every = {
+        heading: [(show(v := words.dig(row, *path)), v is not None) for row in found.values()]
+        for heading, (path, show) in _PLAUSIBLE.items()
+    }
+    shown = {heading: cells for heading, cells in every.items() if any(known for _, known in cells)}
+    if not shown:
+        return None
+    rows = [(name, [cells[i][0] for cells in shown.values()]) for i, name in enumerate(found)]
+    return {
+        "columns": list(shown),
+        "rows": [("correct responses" if name == "correct" else name, cells) for name, cells in rows],
+        "missing": [heading for heading in every if heading not in shown],
+    }
 
 
 def _reward_models(results: Mapping[str, Any]) -> Row | None:

@@ -13,6 +13,7 @@ from pns.run import Run, read_json, seed_of
 from pns.stages.summary import curve, environment
 from pns.study.cells import Cell, cells, unswitched
 from pns.study.family import Pair, containing_pns, unnamed_family
+from pns.study.plausible import plausibility
 from pns.study.results import KINDS, benchmarks, scores_of, undecided, warned
 from pns.study.run import Work
 from pns.study.spec import Study
@@ -101,6 +102,7 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "switches": {n: s.model_dump(mode="json") for n, s in study.ablations.switches.items()},
         "tuning": {**protocol["tuning"], "chosen": protocol["chosen"]},
         "negatives": _negatives(found, study),
+        "plausibility": _plausibility(found),
         "generator": _generator(found),
         "reward_model": _reward_model(found),
         "uses": _uses(found, study),
@@ -276,13 +278,22 @@ def _uses(found: Collected, study: Study) -> dict[str, Any]:
     return collect_uses(study.uses, study.methods, folders)
 
 
+def _plausibility(found: Collected) -> dict[str, Any]:
+    """See `pns.study.plausible`: of the methods, and of those that they are mixed from."""
+    methods = found.work.recipes.base.negatives.sources()
+    return plausibility(methods, {m: _anywhere(found, f"negatives-{m}") for m in methods}, _scores_by_seed(found))
+
+
+def _scores_by_seed(found: Collected) -> dict[int, dict[str, list[float]]]:
+    """seed -> reward-model scores of the chosen responses and of each method's negatives."""
+    done = {seed: extras["scores"] for seed, extras in found.work.extras.items()}
+    return {s: read_json(found.folder(t) / "scores.json") for s, t in done.items() if t in found.work.done}
+
+
 def _scores(found: Collected) -> dict[str, list[float]]:
-    """Reward-model scores of the chosen responses and of each method's negatives, seed after seed."""
+    """All of them, seed after seed."""
     out: dict[str, list[float]] = {}
-    for extras in found.work.extras.values():
-        task = extras["scores"]
-        if task not in found.work.done:
-            continue
-        for kind, values in read_json(found.folder(task) / "scores.json").items():
+    for scores in _scores_by_seed(found).values():
+        for kind, values in scores.items():
             out.setdefault(kind, []).extend(values)
     return out
