@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from pns.recipe import REFERENCES
 from pns.records import Pair, Verdict, read_parquet, write_parquet
 from pns.run import seed_of, write_json
 from pns.stages.context import Context
+from pns.stages.environment import environment
 from pns.streams import read_responses
 
 Table = dict[str, dict[str, dict[str, Any]]]
@@ -85,7 +84,7 @@ def summarise(context: Context) -> None:
     }
     _add_pns(context, results, table)
     _add_pairs(context, results)
-    results["environment"] = environment()
+    results["environment"] = environment(recipe.runtime.device)
     results["notes"] = _notes(context, results)
     write_json(context.out / "results.json", results)
 
@@ -221,16 +220,6 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for line in lines if "reward" in (row := json.loads(line))]
     return [{"step": row["step"], **{new: row[old] for old, new in CURVE_KEYS.items() if old in row}} for row in rows]
-
-
-def environment() -> dict[str, str]:
-    """Versions that results depend on."""
-    names = ("torch", "transformers", "trl", "datasets", "accelerate", "numpy")
-    return {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        **{name: metadata.version(name) for name in names},
-    }
 
 
 def _notes(context: Context, results: dict[str, Any]) -> list[str]:

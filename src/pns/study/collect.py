@@ -10,7 +10,8 @@ from typing import Any
 import pns
 from pns.evaluation.contrasts import Table, contrast, estimate, holm, seeds_needed, smallest_difference
 from pns.run import Run, read_json, seed_of
-from pns.stages.summary import curve, environment
+from pns.stages.environment import environment
+from pns.stages.summary import curve
 from pns.study.cells import Cell, cells, unswitched
 from pns.study.family import Pair, containing_pns, unnamed_family
 from pns.study.plausible import plausibility
@@ -108,7 +109,7 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "uses": _uses(found, study),
         "scores": _scores(found),
         "not_applicable": NOT_FROM_SCRATCH if work.recipes.base.model.kind == "scratch" else {},
-        "environment": environment(),
+        "environment": environment(work.recipes.base.runtime.device),
     }
 
 

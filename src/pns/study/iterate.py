@@ -15,7 +15,7 @@ from pns.launch import Launcher
 from pns.recipe import Recipe
 from pns.run import STUDY, Run, read_json, seed_of, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
-from pns.stages.summary import environment
+from pns.stages.environment import environment
 from pns.study.graph import Graph, check_side_by_side
 from pns.study.results import KINDS, benchmarks, scores_of, warned
 from pns.study.rounds import IteratedMethod, add_rounds, aligned_by, for_rounds, negatives_of
@@ -107,7 +107,7 @@ def results_of(recipe: Recipe, run: Run, tasks: Mapping[str, Task], found: Round
     ]
     return {
         "recipe": recipe.name, "methods": methods, "seeds": seeds, "benchmarks": names, "k": recipe.evaluate.k,
-        "rounds": every, "contrasts": contrasts, "environment": environment(),
+        "rounds": every, "contrasts": contrasts, "environment": environment(recipe.runtime.device),
     }  # fmt: skip
 
 
