@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from pns.cli import app
-from pns.recipe import RewardRecipe
+from pns.recipe import Part, RewardRecipe
 from pns.records import Rubric
+from pns.study.spec import AblationsPart, LimitPart, ObjectivePart, Study, SwitchPart, TuningPart
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"])
@@ -34,6 +35,19 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_no_placeholder_is_left(page: Path) -> None:
     assert not re.findall(r"@[A-Z]{3,}@|\bTODO\b|\bTBD\b", page.read_text(encoding="utf-8"))
+
+
+def test_the_page_of_studies_names_every_key() -> None:
+    page = (ROOT / "docs" / "study.md").read_text(encoding="utf-8").partition("## The file")[2].partition("\n## ")[0]
+    rows: dict[str, list[str]] = {}
+    for keys, what in re.findall(r"^\| (`.+?) \| (.+) \|$", page, re.MULTILINE):
+        rows |= dict.fromkeys(re.findall(r"`(\w+)`", keys), re.findall(r"`(\w+)", what))
+    assert set(rows) == set(Study.model_fields)
+    parts_of: dict[str, list[type[Part]]] = {
+        "tuning": [TuningPart], "objectives": [ObjectivePart], "limits": [LimitPart], "ablations": [AblationsPart, SwitchPart],
+    }  # fmt: skip
+    for key, parts in parts_of.items():
+        assert {name for part in parts for name in part.model_fields} <= set(rows[key]), key
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
