@@ -177,6 +177,9 @@ def test_what_training_warned_of_is_told_round_by_round(tmp_path: Path) -> None:
     assert rounds.warned(quiet) == ""
     warn(run, "s2-r1-align-pns-own-*", DISPLACED.format(3))
     results = iterate.results_of(recipe, run, graph.tasks, found)
+    results["rounds"]["pns"][1]["negatives"]["fully_consistent"] = 0.25
+    head, rows = rounds.table_of("pns", results["rounds"]["pns"])
+    assert [row[head.index("of the wrong fully consistent, %")] for row in rows] == ["", "25.0", ""]
     assert [row.get("warnings") for row in results["rounds"]["pns"]] == [
         None, [{"seed": 2, "text": DISPLACED.format(3)}], [],
     ]  # fmt: skip
