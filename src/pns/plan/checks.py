@@ -361,7 +361,8 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
         yield Check("memory", "failed", detail, remedy)
     elif recipe.runtime.device == "cuda" and recipe.runtime.jobs > 1:
         detail += (
-            f"; {recipe.runtime.jobs} stages may run side by side (runtime.jobs), and nothing gives each its own GPUs"
+            f"; {recipe.runtime.jobs} stages may run side by side (runtime.jobs), and share a GPU where there are fewer, or where a "
+            "launcher or Ray places them"
         )
         yield Check("memory", "unchecked", detail)
     else:
