@@ -122,7 +122,7 @@ def steps(
 
       pns export steps pairs.parquet -o steps.jsonl --gold answer
 
-      pns export steps pairs.jsonl -o steps.jsonl --judge recipes/paper/qwen2.5-7b.yaml
+      pns export steps p.jsonl -o s.jsonl --judge recipes/paper/qwen2.5-7b.yaml
 
       pns export steps negatives.parquet -o s.jsonl --problems gsm8k-train
     """

@@ -101,7 +101,7 @@ def plan(
 
       pns plan recipes/embedded.yaml --calibrate --machine here.json
 
-      pns plan recipes/paper/qwen2.5-7b.yaml --gpus 8 --launcher accelerate --launcher-config recipes/accelerate/fsdp2.yaml
+      pns plan my.yaml --launcher accelerate --launcher-config fsdp2.yaml
 
       pns plan recipes/paper/qwen2.5-7b.yaml --price-in 0.4 --price-out 1.2
     """
