@@ -12,8 +12,8 @@ import pytest
 from helpers.selection import pick
 from pns import pipeline
 from pns.errors import UserError
-from pns.negatives.resample import BINS, Spread
-from pns.negatives.selection import spread_of
+from pns.negatives.resample import BINS, Likeness
+from pns.negatives.selection import likeness_of
 from pns.recipe import NegativesPart
 from pns.recipe_files import load_recipe
 from pns.records import Response, Rubric, Scores, Verdict, read_parquet, write_parquet
@@ -48,8 +48,8 @@ def test_drawn_ones_are_spread_as_the_wanted_and_no_problem_is_left_out(tmp_path
     wanted = population(-4.0, 0.7, 700, 1, seed=1)
     candidates = population(-2.5, 1.5, 1500, 6, seed=2)
     part = NegativesPart(select="as_rejection")
-    spread = spread_of(wanted, candidates, tmp_path, part, None, None)
-    found = pick(candidates, part, None, plausible=True, how="as_rejection", seed=3, spread_as=spread)
+    spread = likeness_of(wanted, candidates, tmp_path, part, None, None)
+    found = pick(candidates, part, None, plausible=True, how="as_rejection", seed=3, like=spread)
     assert len(found) == 1500
     like = logps([rows[0] for rows in found.values()])
     assert abs(np.mean(logps(candidates)) - np.mean(logps(wanted))) > 1.3, "they were far from each other"
@@ -62,10 +62,10 @@ def test_drawn_ones_are_spread_as_the_wanted_and_no_problem_is_left_out(tmp_path
 
 def test_where_there_is_nothing_alike_the_nearest_are_drawn() -> None:
     far = [[-1.0, -9.0]] * 50
-    spread = Spread([-3.0 - i / 100 for i in range(100)], far)
+    spread = Likeness([-3.0 - i / 100 for i in range(100)], far)
     assert spread.weight(-9.0) == spread.weight(-1.0) > 0, "both lie outside"
-    assert Spread([-3.0], []).weight(-5.0) == 1, "nothing can be drawn"
-    one = Spread([-3.0] * 9, [[-3.0, -2.0, -4.0]])
+    assert Likeness([-3.0], []).weight(-5.0) == 1, "nothing can be drawn"
+    one = Likeness([-3.0] * 9, [[-3.0, -2.0, -4.0]])
     assert one.weight(-3.0) == 1
     assert 0 < one.weight(-2.0) == one.weight(-4.0) < 1e-6
 
@@ -73,8 +73,8 @@ def test_where_there_is_nothing_alike_the_nearest_are_drawn() -> None:
 def test_unknown_log_probabilities_are_drawn_last(tmp_path: Path) -> None:
     rows = [negative(p, i, None if i == 0 else -2.0) for p in range(30) for i in range(2)]
     part = NegativesPart(select="as_rejection", per_problem=2)
-    spread = spread_of(rows, rows, tmp_path, part, None, None)
-    found = pick(rows, part, None, plausible=True, how="as_rejection", seed=0, spread_as=spread)
+    spread = likeness_of(rows, rows, tmp_path, part, None, None)
+    found = pick(rows, part, None, plausible=True, how="as_rejection", seed=0, like=spread)
     assert {tuple(r.index for r in some) for some in found.values()} == {(1, 0)}
     assert math.isfinite(spread.weight(-2.0))
 

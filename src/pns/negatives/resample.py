@@ -20,7 +20,7 @@ _LEAST = 1e-9
 """A weight. Bins of which nothing is asked sink to it, and those of which more is asked than there is do not rise for ever."""
 
 
-class Spread:
+class Likeness:
     """Weights by log-probability, for a draw of one candidate a problem by weight.
 
     In expectation those drawn have the log-probabilities of the wanted ones, bin by bin, as far as the problems have

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from rapidfuzz.distance import Levenshtein
 
-from pns.negatives.resample import Spread
+from pns.negatives.resample import Likeness
 from pns.recipe import NegativesPart
 from pns.records import Pair, Problem, Response
 
@@ -31,7 +31,7 @@ def accepted(response: Response, part: NegativesPart, m_floor: float | None, *, 
 
 def picked(
     candidates: Iterable[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str, seed: int,
-    lengths: Mapping[str, int] | None = None, spread_as: Spread | None = None,
+    lengths: Mapping[str, int] | None = None, like: Likeness | None = None,
 ) -> Iterator[tuple[str, list[Response]]]:  # fmt: skip
     """(problem, its best negatives, best first) of each problem that has an accepted one, in order; one at a time.
 
@@ -42,14 +42,14 @@ def picked(
         candidates: sorted by problem, index and text, so that the choice does not depend on the order of rows.
         how: `likely` ranks by the policy's log-probability a token, which is also hardest for it; `best` by score;
             `reward` by the reward model's score; `proportional` draws in proportion to the score, `importance` to the
-            policy's probability over the generator's, `as_rejection` by the weights of `spread_as`, all three without
+            policy's probability over the generator's, `as_rejection` by the weights of `like`, all three without
             replacement; `random` draws any.
         lengths: tokens of the chosen response of each problem, for `part.length_ratio`.
     Ties go to the lower index.
     """
     rng = random.Random(seed)
     for identity, distinct in usable(candidates, part, m_floor, plausible=plausible, lengths=lengths):
-        yield identity, spread(_ranked(distinct, how, rng, spread_as), part)
+        yield identity, spread(_ranked(distinct, how, rng, like), part)
 
 
 def usable(
@@ -70,12 +70,12 @@ def _length_fits(response: Response, part: NegativesPart, lengths: Mapping[str, 
     return not other or 1 / part.length_ratio <= response.n_tokens / other <= part.length_ratio
 
 
-def _ranked(rows: list[Response], how: str, rng: random.Random, spread_as: Spread | None = None) -> list[Response]:
+def _ranked(rows: list[Response], how: str, rng: random.Random, like: Likeness | None = None) -> list[Response]:
     if how == "random":
         return rng.sample(rows, len(rows))
     if how in ("proportional", "importance", "as_rejection"):
         # The Gumbel trick: sorted by log weight plus Gumbel noise is drawn by weight, one after the other.
-        weigh = {"proportional": _log_score, "importance": _log_ratio}.get(how, _log_weight(spread_as))
+        weigh = {"proportional": _log_score, "importance": _log_ratio}.get(how, _log_weight(like))
         noisy = [(weigh(r) - math.log(-math.log(rng.random() or 1e-12)), r) for r in rows]
         return [r for _, r in sorted(noisy, key=lambda one: -one[0])]
     return sorted(rows, key={"best": _score, "reward": _reward, "likely": _likelihood}[how], reverse=True)
@@ -113,13 +113,13 @@ def _log_ratio(response: Response) -> float:
     return 0.0 if written is None or response.policy_logp is None else response.policy_logp - float(written)
 
 
-def _log_weight(spread_as: Spread | None) -> Callable[[Response], float]:
+def _log_weight(like: Likeness | None) -> Callable[[Response], float]:
     """Responses of unknown log-probability are drawn last."""
 
     def weigh(response: Response) -> float:
-        if spread_as is None or response.policy_logp is None:
+        if like is None or response.policy_logp is None:
             return -math.inf
-        return math.log(spread_as.weight(response.policy_logp))
+        return math.log(like.weight(response.policy_logp))
 
     return weigh
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pns.negatives.resample import Spread
+from pns.negatives.resample import Likeness
 from pns.negatives.select import accepted, picked, usable
 from pns.recipe import NegativesPart
 from pns.records import Response
@@ -14,7 +14,7 @@ from pns.streams import by_problem, write_responses
 
 def select_to(
     out: Path, candidates: Iterable[Response], part: NegativesPart, m_floor: float | None, *, plausible: bool, how: str,
-    seed: int, lengths: Mapping[str, int] | None = None, spread_as: Spread | None = None,
+    seed: int, lengths: Mapping[str, int] | None = None, like: Likeness | None = None,
 ) -> dict[str, int]:  # fmt: skip
     """Write the selected negatives as Parquet, by problem, best first. The arguments are those of `picked`, in any order.
 
@@ -31,7 +31,7 @@ def select_to(
     def best() -> Iterator[Response]:
         ordered = by_problem(counted(), out.parent)
         for _, rows in picked(
-            ordered, part, m_floor, plausible=plausible, how=how, seed=seed, lengths=lengths, spread_as=spread_as
+            ordered, part, m_floor, plausible=plausible, how=how, seed=seed, lengths=lengths, like=like
         ):
             counts["problems_served"] += 1
             yield from rows
@@ -40,10 +40,10 @@ def select_to(
     return counts
 
 
-def spread_of(
+def likeness_of(
     wanted: Iterable[Response], candidates: Iterable[Response], folder: Path, part: NegativesPart,
     m_floor: float | None, lengths: Mapping[str, int] | None,
-) -> Spread:  # fmt: skip
+) -> Likeness:  # fmt: skip
     """By what candidates that pass the gates of plausibility are drawn to be spread as the wanted negatives, at least one.
 
     Args:
@@ -53,4 +53,4 @@ def spread_of(
     ordered = by_problem((r for r in candidates if accepted(r, part, m_floor, plausible=True)), folder)
     problems = usable(ordered, part, m_floor, plausible=True, lengths=lengths)
     known = ([r.policy_logp for r in rows if r.policy_logp is not None] for _, rows in problems)
-    return Spread([r.policy_logp for r in wanted if r.policy_logp is not None], filter(None, known))
+    return Likeness([r.policy_logp for r in wanted if r.policy_logp is not None], filter(None, known))

@@ -17,7 +17,7 @@ from pns.evaluation.metrics import auc_with_ci
 from pns.negatives.mixed import fill, mixture
 from pns.negatives.rules import corruption, flip
 from pns.negatives.select import build_pairs, draw, matched_ids, places
-from pns.negatives.selection import select_to, spread_of
+from pns.negatives.selection import likeness_of, select_to
 from pns.negatives.yields import fully_consistent, yield_of
 from pns.recipe import ALL_METHODS, GENERATED, Method, RewardPart
 from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
@@ -81,7 +81,7 @@ def _select(context: Context, method: Method, candidates: Callable[[], Iterable[
     if part.length_ratio is not None:
         right = context.chosen()
         lengths = {r.problem_id: r.n_tokens for r in right}
-    spread_as = None
+    like = None
     if how == "as_rejection":
         wanted = flat(_selected(context, "rejection"))
         if not wanted:
@@ -89,11 +89,11 @@ def _select(context: Context, method: Method, candidates: Callable[[], Iterable[
                 "rejection has no negatives to be like", field="negatives.select",
                 remedy="more rollouts (rollouts.n), or select: likely",
             )  # fmt: skip
-        spread_as = spread_of(wanted, candidates(), context.out, part, floor, lengths)
+        like = likeness_of(wanted, candidates(), context.out, part, floor, lengths)
     return dict(
         select_to(
             context.out / "negatives.parquet", candidates(), part, floor,
-            plausible=plausible, how=how, seed=seed, lengths=lengths, spread_as=spread_as,
+            plausible=plausible, how=how, seed=seed, lengths=lengths, like=like,
         )
     )  # fmt: skip
 
