@@ -35,6 +35,7 @@ _LATER: dict[str, Any] = {
     "per_problem": 1, "near_duplicate": 0.0, "length_ratio": None,
     "base": None, "system_prompt": None, "gradient_accumulation": 1, "k_of": {}, "max_model_len": None,
     "lora": False, "compiled": False, "ray_readers": 0, "control": None, "chosen_by": "policy", "args": {},
+    "others": [],
 }  # fmt: skip
 
 # Parts that came later than protocols which still hold.
@@ -79,6 +80,8 @@ def mark_of(stage: Stage, data: Mapping[str, Any], files: Mapping[str, str], nee
 def _parts(data: Any, keys: tuple[str, ...]) -> dict[str, Any]:
     """A stage's part of the recipe; where verdicts or scores enter it, the version of what gives them."""
     found = {key: _dig(data, key) for key in sorted(set(keys))}
+    if "generator" in found:  # what other generators have otherwise is a key of those whom it concerns
+        found["generator"] = {k: v for k, v in found["generator"].items() if k != "others"}
     engine = engine_marks(found.pop(SAMPLE)) if SAMPLE in found else None
     part = {key: _without_reach(value) for key, value in found.items() if not _is_later(key.split(".")[-1], value)}
     if engine is not None:  # the default says nothing, so that results of before there were others stay good
@@ -128,7 +131,7 @@ def input_hashes(recipe: Recipe) -> dict[str, dict[str, str]]:
     every = [
         ("problems", data),
         ("start", model),
-        ("generator", scoring),
+        *((name, scoring) for name in recipe.generator.stages),
         *((f"samples-{m}", scoring) for m in GENERATED),
     ]
     for name, base in (("generator", recipe.generator.base), ("reward_model", recipe.reward_model.base)):
@@ -167,5 +170,5 @@ def _scoring_files(recipe: Recipe) -> list[Path]:
 
 def _dig(data: Any, key: str) -> Any:
     for name in key.split("."):
-        data = data[name]
+        data = data[int(name) if isinstance(data, list) else name]
     return data

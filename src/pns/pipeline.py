@@ -198,16 +198,17 @@ def _generator(recipe: Recipe) -> list[Stage]:
     if not recipe.trains_generator:
         return []
     keys = ("reward", *_RUN)
-    start = recipe.generator.start_stage
     needs = ("problems", "rlvr", "reward_model", "generator")
-    trained = Stage(
-        "generator",
-        "models:generator",
-        ("problems", *dict.fromkeys(("rlvr", start)), "reward_model"),
-        ("generator", *(() if recipe.generator.control is None else ("rlvr.format_weight",)), *GRPO, *keys),
-    )
+    how = ("generator", *(() if recipe.generator.control is None else ("rlvr.format_weight",)), *GRPO, *keys)
+    trained = []
+    for place, name in enumerate(recipe.generator.stages):
+        start = recipe.generator.of(name).start_stage
+        read = ("problems", *dict.fromkeys(("rlvr", start)), "reward_model")
+        own = (f"generator.others.{place - 1}",) if place else ()
+        trained.append(Stage(name, "models:generator", read, (*how, *own), args=(name,) if place else ()))
+    every = (*needs, *recipe.generator.stages[1:])
     samples = {
-        "pns": Stage("samples-pns", "negatives:samples", needs, ("negatives.sample", SAMPLE, *keys), version=2),
+        "pns": Stage("samples-pns", "negatives:samples", every, ("negatives.sample", SAMPLE, *keys), version=2),
         "pns_prefix": Stage(
             "samples-pns_prefix",
             "negatives:prefix_samples",
@@ -217,17 +218,20 @@ def _generator(recipe: Recipe) -> list[Stage]:
     }
     drawn = [samples[m] for m in GENERATED if m in recipe.negatives.sources()]
     if recipe.pairs.chosen_by == "generator":
-        own = _rollouts("pairs", "pairs.chosen", *_FORM)
-        own = replace(own, name="rollouts-generator", needs=(*own.needs, "generator"), args=("pairs", "generator"))
-        drawn.insert(0, own)
-    return [trained, *drawn]
+        solved = _rollouts("pairs", "pairs.chosen", *_FORM)
+        solved = replace(
+            solved, name="rollouts-generator", needs=(*solved.needs, "generator"), args=("pairs", "generator")
+        )
+        drawn.insert(0, solved)
+    return [*trained, *drawn]
 
 
 def _references(recipe: Recipe) -> list[Stage]:
     """The whole-method references; the order in which the recipe names them changes nothing."""
     needs = ("problems", "rlvr")
     solved = ("pairs.chosen_by", "rollouts.n") if recipe.pairs.chosen_by == "generator" else ()
-    keys = ("generator", "rlvr", "problems.splits.pairs", "negatives.sample.n", *solved, *GRPO, *VERIFY, *_FORM)
+    pns = ("generator", "generator.others", "problems.splits.pairs", "negatives.sample.n")
+    keys = (*pns, "rlvr", *solved, *GRPO, *VERIFY, *_FORM)
     nsr = (*keys, "reinforce.learning_rate")
     nodes = [
         Stage("rlvr_more", "policy:rlvr_more", needs, keys),

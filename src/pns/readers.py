@@ -77,15 +77,8 @@ class Readers:
 
     def of(self, kind: Kind, path: str, **how: Any) -> Passes:
         """The passes of a model. `how`: what its class takes besides its path. Every node must see it under that path."""
-        import torch
-
-        # What a training has left cached here would be missing to a reader on the same GPU.
-        if torch.cuda.is_initialized():
-            gc.collect()
-            torch.cuda.empty_cache()
-        # Actors have another working directory. What is no directory is a name of the hub.
-        place = Path(path).resolve() if Path(path).is_dir() else path
-        return _Passes(self, kind, {"path": str(place), **how})
+        _clear()  # what a training has left cached here would be missing to a reader on the same GPU
+        return _Passes(self, kind, {"path": _place(path), **how})
 
     @property
     def device(self) -> str:
@@ -120,6 +113,15 @@ class Readers:
                     f"a reader of {self._field} is lost, and so were those in its place: {lost}"
                 ) from None
             yield given(found)
+
+    def forget(self, path: str) -> int:
+        """Have the actors let go of a model that is asked for no more, so that the next one finds room; how many held it.
+
+        Raises StageStopped where an actor is lost again and again.
+        """
+        with self._starting:
+            started = bool(self._actors)
+        return sum(self.ask("forget", [(_place(path),)] * self._part.ray_readers)) if started else 0
 
     def close(self) -> None:
         """End the actors, and the cluster where it was started for them; they do not start again. Safe to call twice."""
@@ -199,6 +201,11 @@ class Readers:
         return True
 
 
+def _place(path: str) -> str:
+    """Actors have another working directory. What is no directory is a name of the hub."""
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
+
+
 @contextmanager
 def opened(
     part: EnginePart, *, device: str, threads: int, field: str = "engine.ray_readers"
@@ -239,6 +246,12 @@ class _Reader:
     def read(self, kind: Kind, how: dict[str, Any], batch: Any) -> Told:
         return told(lambda: self._model(kind, how).one_pass(batch))
 
+    def forget(self, path: str) -> Told:
+        kept = {key: model for key, model in self._models.items() if f"path={path}" not in key}
+        held, self._models = len(self._models) - len(kept), kept
+        _clear()
+        return None, held
+
     def _model(self, kind: Kind, how: dict[str, Any]) -> Any:
         key = (kind, *(f"{name}={value}" for name, value in sorted(how.items())))
         if key not in self._models:
@@ -251,3 +264,12 @@ class _Reader:
             made: Callable[..., Any] = RewardModel if kind == "reward" else TransformersEngine
             self._models[key] = made(**how, device=self._device)
         return self._models[key]
+
+
+def _clear() -> None:
+    """Hand back what is cached of a GPU's memory and used no more."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()

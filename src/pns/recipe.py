@@ -257,7 +257,7 @@ class Recipe(Part):
         part, base = self.runtime.vllm, self.generator.base
         if part is None or part.mode != "server":
             return self
-        own = ["generator"] if self.trains_generator else []
+        own = [*self.generator.stages] if self.trains_generator else []
         beside = [*own, *self.references]
         if self.runtime.jobs > 1 and len(beside) > 1:
             raise ValueError(
@@ -276,14 +276,27 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _one_pass(self) -> Recipe:
-        for part, split in (("rlvr", "rlvr"), ("generator", "generator")):
+        others = [(f"generator.others[{i}]", other.steps) for i, other in enumerate(self.generator.others)]
+        generators = [("generator", self.generator.steps), *others]
+        for name, steps in [("rlvr", self.rlvr.steps), *((n, s) for n, s in generators if s is not None)]:
+            part = name.split(".")[0]
             grpo: GrpoPart = getattr(self, part)
-            need, have = grpo.steps * grpo.prompts_per_step, getattr(self.problems.splits, split)
+            need, have = steps * grpo.prompts_per_step, getattr(self.problems.splits, part)
             if need > have:
                 raise ValueError(
-                    f"{part}.steps x {part}.prompts_per_step = {need} needs as many problems, and problems.splits.{split} "
+                    f"{name}.steps x {part}.prompts_per_step = {need} needs as many problems, and problems.splits.{part} "
                     f"is {have}: GRPO makes a single pass, because only that resumes exactly"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _each_generator_samples(self) -> Recipe:
+        writers, n = len(self.generator.stages), self.negatives.sample.n
+        if "pns" in self.negatives.sources() and n < writers:
+            raise ValueError(
+                f"negatives.sample.n = {n} gives {writers} generators (generator.others) not a sample of each problem each; "
+                f"set it to {writers} or more"
+            )
         return self
 
 

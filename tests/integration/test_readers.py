@@ -78,6 +78,9 @@ def test_the_same_figures_as_here_whoever_is_lost_on_the_way(
     assert found == [expected]
     assert elsewhere.eos_ids == own.eos_ids
     assert "model" not in vars(elsewhere), "it is loaded here all the same"
+    assert readers.forget(str(causal)) == 2
+    assert readers.forget(str(causal)) == 0
+    assert elsewhere.log_probabilities(PROBLEMS, TEXTS, ENDED) == expected, "it is loaded again"
     assert not hasattr(judge_elsewhere, "model")
     assert judge_elsewhere.facts() == judge.facts()
     assert judge_elsewhere.mark() == judge.mark()

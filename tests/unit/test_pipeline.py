@@ -121,6 +121,51 @@ def test_the_chosen_side_of_a_generator_with_two_goals() -> None:
     assert costs[1] - costs[0] == recipe().problems.splits.pairs * recipe().rollouts.n
 
 
+def test_further_generators_are_trained_beside_the_first_and_change_only_what_samples_them() -> None:
+    one, more = recipe(), recipe("generator.others=[{beta: 0.7}, {steps: 1}]", "negatives.sample.n=4")
+    nodes = pipeline.stages(more)
+    assert pipeline.upstream(["report"], nodes) == set(nodes), "a stage that nothing reads"
+    assert set(nodes) - set(pipeline.stages(one)) == {"generator-2", "generator-3"}
+    assert set(nodes["samples-pns"].needs) >= {"generator", "generator-2", "generator-3"}
+    assert [more.generator.of(name).beta for name in more.generator.stages] == [
+        one.generator.beta,
+        0.7,
+        one.generator.beta,
+    ]
+    assert more.generator.of("generator-3").steps == 1
+    assert not more.generator.of("generator").others
+    before = recipe("negatives.sample.n=4")
+    marks = fingerprints.of_stages(more, nodes)
+    plain = fingerprints.of_stages(before, pipeline.stages(before))
+    touched = {name for name in plain if plain[name] != marks[name]}
+    assert {"rlvr_more", "samples-pns", "negatives-pns", "pairs"} <= touched, (
+        "the reference has the steps of all of them"
+    )
+    assert not {"generator", "negatives-rejection", "reward_model"} & touched
+    other = recipe("generator.others=[{beta: 0.7}, {steps: 2}]", "negatives.sample.n=4")
+    others = fingerprints.of_stages(other, pipeline.stages(other))
+    assert {n for n in marks if n.startswith("generator") and marks[n] != others[n]} == {"generator-3"}
+    judged = recipe("generator.others=[{beta: 0.7}, {steps: 1}]", "negatives.sample.n=4", "reward.weight_judge=0.1")
+    after = fingerprints.of_stages(judged, pipeline.stages(judged))
+    assert all(after[n] != marks[n] for n in more.generator.stages)
+    sft = recipe("generator.others=[{start: sft}]")
+    assert "sft" in pipeline.stages(sft)["generator-2"].needs
+    assert "sft" not in pipeline.stages(sft)["generator"].needs
+
+
+def test_further_generators_and_what_goes_with_them() -> None:
+    for given, words in (
+        (("generator.others=[{beta: 0.7}]", "negatives.sample.n=1"), r"sample\.n = 1 gives 2 generators"),
+        (("generator.others=[{steps: 1000}]",), r"generator\.others\[0\]\.steps x generator\.prompts_per_step"),
+        (("generator.others=[{start: sft}]", "generator.base={path: /m}"), "others: start says nothing beside base"),
+        (("generator.others=[{micro_batch: 1}]",), "unknown key"),
+    ):
+        with pytest.raises(UserError, match=words):
+            recipe(*given)
+    alone = recipe("generator.others=[{beta: 0.7}]", "negatives.sample.n=1", "negatives.methods=[rejection]")
+    assert "generator" not in pipeline.stages(alone), "methods that have none of it may stand in the same recipe"
+
+
 def test_a_generator_of_mistakes_alone_has_no_chosen_side() -> None:
     with pytest.raises(UserError, match=r"chosen_by: generator needs generator\.control"):
         recipe("pairs.chosen_by=generator")

@@ -17,6 +17,7 @@ from pns.doctor.examine import library_findings
 from pns.doctor.packages import Library
 from pns.errors import UserError
 from pns.launch import Launcher
+from pns.parts.training import more_steps
 from pns.pipeline import stages
 from pns.plan import checks as module
 from pns.plan import cost
@@ -387,6 +388,17 @@ def test_a_generator_with_two_goals_is_counted() -> None:
     assert [r.sampled_by_generator for r in (plain, recipe, alone)] == [4096 * 8, 4096 * 16, 4096 * 8]
     assert longest_generated(alone) == plain.rollouts.max_new_tokens
     assert longest_generated(paper("negatives.methods=[rejection]")) == 0
+
+
+def test_further_generators_are_counted() -> None:
+    recipe, plain = paper("generator.others=[{steps: 12}, {}]"), paper()
+    found = {name: work_of(stage, recipe, assumptions(recipe)) for name, stage in stages(recipe).items()}
+    alone = {name: work_of(stage, plain, assumptions(plain)) for name, stage in stages(plain).items()}
+    assert [found[name].rows for name in recipe.generator.stages] == [48 * 512, 12 * 512, 48 * 512]
+    assert [sample.rows for sample in found["samples-pns"].samples] == [4096 * 8 // 3] * 3
+    assert found["samples-pns"].calls == alone["samples-pns"].calls
+    steps = [more_steps(r.generator, r.sampled_by_generator) for r in (plain, recipe)]
+    assert steps == [48 + 64, 48 + 64 + 60], "the reference has the steps of all of them"
 
 
 def test_rows_and_verdicts_of_the_paper_recipe_by_hand() -> None:

@@ -18,6 +18,7 @@ from helpers.judging import part
 from helpers.reward import KIND
 from pns.errors import StageStopped
 from pns.parts.reward import RewardModelSource
+from pns.parts.training import GeneratorPart, OtherGenerator
 from pns.recipe import NegativesPart, RewardPart, SamplePart
 from pns.records import Problem, Response, Scores, Verdict, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
@@ -88,8 +89,15 @@ class Here(Context):
         return Composite(self.recipe.reward, Verifier("boxed", cpu_seconds=5, workers=1), judge=self.judge)
 
 
-def context(folder: Path, judge: Any, *, told: RewardPart | None = None, **given: Any) -> Here:
-    recipe: Any = SimpleNamespace(negatives=NegativesPart(**given), seed=0, reward=told or RewardPart())
+def context(
+    folder: Path, judge: Any, *, told: RewardPart | None = None, others: Sequence[dict[str, Any]] = (), **given: Any
+) -> Here:
+    generator = GeneratorPart(
+        steps=1, prompts_per_step=1, learning_rate=1e-4, others=tuple(OtherGenerator(**one) for one in others)
+    )
+    recipe: Any = SimpleNamespace(
+        negatives=NegativesPart(**given), seed=0, reward=told or RewardPart(), generator=generator
+    )
     (folder / "rollouts").mkdir(parents=True, exist_ok=True)
     found = Here(
         recipe,
@@ -218,6 +226,46 @@ def test_log_probabilities_do_not_wait_for_the_judge(
     rows = list(read_responses(tmp_path / "out" / "candidates.parquet"))
     assert [(r.problem_id, r.index) for r in rows] == [(p.id, k) for p in PROBLEMS for k in range(2)]
     assert {(r.policy_logp, r.scores.gate) for r in rows if r.scores} == {(-5.0, "scored")}
+
+
+def test_several_generators_share_the_samples_of_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in its turn with a seed of its own; rows by problem, numbered through, with the name of who wrote them."""
+    seeds: dict[str, list[int]] = {}
+
+    class Named(Engine):
+        def __init__(self, stage: str) -> None:
+            self.name = stage
+
+        def generate(self, job: Job) -> Drawn:
+            seeds.setdefault(self.name, []).append(job.seed)
+            return super().generate(job)
+
+    monkeypatch.setattr(stages.engines, "sampler", lambda _, stage, *__, **___: contextlib.nullcontext(Named(stage)))
+    told: list[tuple[int, int]] = []
+    here = context(tmp_path / "out", lambda *_: FULL, others=[{}, {"beta": 0.5}], sample=SamplePart(n=5, batch_size=4))
+    object.__setattr__(here, "progress", lambda done, total: told.append((done, total)))
+    stages.samples(here)
+    rows = list(read_responses(here.out / "candidates.parquet"))
+    assert [(r.problem_id, r.index) for r in rows] == [(p.id, k) for p in PROBLEMS for k in range(5)]
+    share = ["generator"] * 2 + ["generator-2"] * 2 + ["generator-3"]
+    assert [r.sampling["generator"] for r in rows] == share * len(PROBLEMS)
+    assert {r.sampling["generator_logp"] for r in rows} == {-5.0}
+    assert {name: len(found) for name, found in seeds.items()} == {"generator": 3, "generator-2": 3, "generator-3": 2}
+    assert len({seed for found in seeds.values() for seed in found}) == 8, "no two draw with one seed"
+    assert told == sorted(told), "progress never goes back"
+    assert told[-1] == (30, 30)
+    # Interrupted in the second one's: its shard alone is drawn again.
+    (here.out / "shards-2" / "00001.jsonl").unlink()
+    seeds.clear()
+    stages.samples(here)
+    assert {name: len(found) for name, found in seeds.items()} == {"generator-2": 1}
+    assert list(read_responses(here.out / "candidates.parquet")) == rows
+
+
+def test_one_generator_alone_says_nothing_of_generators(tmp_path: Path) -> None:
+    here = context(tmp_path / "out", lambda *_: FULL, sample=SamplePart(n=2, batch_size=4))
+    stages.samples(here)
+    assert not any("generator" in r.sampling for r in read_responses(here.out / "candidates.parquet"))
 
 
 def rollouts(here: Here, *texts: str, finish: Any = "stop") -> None:

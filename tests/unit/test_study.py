@@ -179,6 +179,31 @@ def test_how_a_method_makes_its_negatives_touches_no_other_method(tmp_path: Path
     assert gates["negatives-pns"] != plain["negatives-pns"]
 
 
+def test_how_many_generators_there_are_may_be_tuned_and_switched(tmp_path: Path) -> None:
+    two = {"generator.others": [{"beta": 0.5}], "negatives.sample.n": 2}
+    switches = {"other": {"set": {"generator.others": [{"beta": 0.9}]}, "at": ["generator-2"]}}
+    found, graph = recipes(tmp_path, ablations={"seeds": [1], "switches": switches}), Graph()
+    plain = cell_keys(found, graph, "pns/own")
+    tuned = cell_keys(found, graph, "pns/own", tuned=Tuned(negatives={"pns": two}))
+    assert "generator-2" not in plain
+    assert tuned["generator"] == plain["generator"]
+    assert graph.tasks[tuned["samples-pns"]].needs["generator-2"] == tuned["generator-2"]
+    switched = cell_keys(found, graph, "pns@other", tuned=Tuned(negatives={"pns": two}))
+    parts = [graph.tasks[keys["generator-2"]].recipe.generator.of("generator-2") for keys in (tuned, switched)]
+    assert [part.beta for part in parts] == [0.5, 0.9]
+    assert switched["generator"] == plain["generator"]
+    assert units(graph.tasks[tuned["generator-2"]]) == units(graph.tasks[plain["generator"]])
+    with pytest.raises(UserError, match="no stage called generator-2"):
+        cell_keys(
+            recipes(
+                tmp_path,
+                ablations={"seeds": [1], "switches": {"x": {**switches["other"], "set": {"generator.beta": 0.9}}}},
+            ),
+            Graph(),
+            "pns@x",
+        )
+
+
 def test_a_switch_everywhere_stands_above_what_was_tuned(tmp_path: Path) -> None:
     switches = {"kl_0": {"set": {"generator.beta": 0.0}}}
     found, graph = recipes(tmp_path, ablations={"seeds": [1], "switches": switches}), Graph()

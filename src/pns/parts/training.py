@@ -59,12 +59,6 @@ class GrpoPart(Part):
         return self
 
 
-def more_steps(part: GrpoPart, sampled: int) -> int:
-    """Steps that PNS cost: the generator's, and as many again as its sampled negatives would have filled."""
-    rows = part.prompts_per_step * part.num_generations
-    return part.steps + -(-sampled // rows)
-
-
 Grpo = TypeVar("Grpo", bound=GrpoPart)
 
 
@@ -78,6 +72,16 @@ class RlvrPart(GrpoPart):
     """RLVR: accuracy + format reward."""
 
     format_weight: float = Field(0.1, ge=0, description="credit for a well-formed response; a correct one earns 1 more")
+
+
+class OtherGenerator(Part):
+    """What another generator has otherwise than the first; null: the same."""
+
+    steps: int | None = Field(None, ge=1)
+    learning_rate: float | None = Field(None, gt=0)
+    beta: float | None = Field(None, ge=0, description="KL coefficient to the model that it starts from")
+    temperature: float | None = Field(None, gt=0)
+    start: Literal["policy", "sft"] | None = None
 
 
 class GeneratorPart(GrpoPart):
@@ -95,6 +99,22 @@ class GeneratorPart(GrpoPart):
         "for a mistake, and every other training problem comes without it, to be solved (paid as in RLVR). null: mistakes "
         "alone, asked for by the problem itself",
     )
+    others: tuple[OtherGenerator, ...] = Field(
+        (),
+        description="further generators, each with what it has otherwise ({}: another seed alone); the samples of a problem for "
+        "pns are divided among all of them",
+    )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stage of each generator: `generator`, `generator-2`, ..."""
+        return ("generator", *(f"generator-{i}" for i in range(2, len(self.others) + 2)))
+
+    def of(self, stage: str) -> GeneratorPart:
+        """What the generator of a stage is trained with."""
+        place = self.stages.index(stage)
+        otherwise = self.others[place - 1].model_dump(exclude_none=True) if place else {}
+        return self.model_copy(update={**otherwise, "others": ()})
 
     @property
     def start_stage(self) -> str:
@@ -112,7 +132,15 @@ class GeneratorPart(GrpoPart):
     def _one_start(self) -> GeneratorPart:
         if self.base is not None and self.start != "policy":
             raise ValueError(f"start: {self.start} says nothing beside base; leave it out")
+        if self.base is not None and any(other.start for other in self.others):
+            raise ValueError("others: start says nothing beside base; leave it out")
         return self
+
+
+def more_steps(part: GeneratorPart, sampled: int) -> int:
+    """Steps that PNS cost: those of all generators, and as many again as their sampled negatives would have filled."""
+    rows = part.prompts_per_step * part.num_generations
+    return sum(part.of(stage).steps for stage in part.stages) + -(-sampled // rows)
 
 
 class RewardModelPart(_Accumulated):

@@ -299,7 +299,7 @@ def _more(desk: Desk, stage: Stage) -> Work:
 
 
 def _generator(desk: Desk, stage: Stage) -> Work:
-    part = desk.recipe.generator
+    part = desk.recipe.generator.of(stage.name)
     work = _grpo(desk, part, "generator")
     length = desk.given.prompt_tokens + desk.answer(part.max_new_tokens)
     asked = work.rows if part.control is None else work.rows / 2  # the other problems are to be solved
@@ -332,7 +332,8 @@ def _samples(desk: Desk, stage: Stage) -> Work:
     rows = desk.recipe.problems.splits.pairs * part.n
     length = desk.given.prompt_tokens + desk.answer(part.max_new_tokens)
     work = Work(rows=rows, verified=rows)
-    work.samples.append(desk.sample("generator", rows, part.max_new_tokens, part.batch_size))
+    writers = len(desk.recipe.generator.stages)  # each takes its turn, with its share of the samples
+    work.samples += [desk.sample("generator", rows // writers, part.max_new_tokens, part.batch_size)] * writers
     work.reads += [Read("generator", rows, length), Read("policy", rows, length)]
     work.beside = ("generator", "policy")
     desk.scored(work, desk.given.generator_wrong * rows, length)

@@ -70,6 +70,8 @@ def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text:
         "pairs_own": view.pair_table(words.dig(results, "pairs_own")),
         "pair_notes": words.pair_notes(words.dig(results, "pairs") or {}),
         "generator": view.facts(words.dig(results, "generator"), view.GENERATOR_FACTS),
+        "generators": view.generators_table(results),
+        "generators_columns": [*view.GENERATORS_FACTS.values()],
         "generator_plots": generator_plots(results),
         "plausibility": view.plausibility_table(results),
         "auc_note": view.auc_note(results),

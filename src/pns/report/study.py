@@ -44,6 +44,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         negatives=negatives_table(results),
         plausibility=plausibility_table(results),
         generator_plots=generator_plots(results),
+        generators=any("generators" in one for one in words.dig(results, "generator", "by_seed") or []),
         score_plot=plots.score_distributions(results.get("scores") or {}, "score of the reward model (line: median)"),
         reward_models=_reward_models(results),
         uses=uses_tables(results),

@@ -56,6 +56,15 @@ GENERATOR_FACTS = {
     "kl_to_policy": "KL to the policy, nats",
     "n": "Samples",
 }
+GENERATORS_FACTS = {
+    "n": "Samples",
+    "wrong": "Wrong",
+    "plausible": "Plausible",
+    "fully_consistent": "Consistent throughout, of the judged",
+    "distinct_answers": "Distinct answers",
+    "kl_to_policy": "KL to the policy, nats",
+    "selected": "Selected",
+}
 REWARD_FACTS = {
     "pair_accuracy": "Pair accuracy within a problem",
     "mean_of_8": "A blind pick of eight",
@@ -188,6 +197,21 @@ def _pair_cell(key: str, value: Any) -> str:
 def facts(block: Mapping[str, Any] | None, names: Mapping[str, str]) -> list[tuple[str, str]]:
     """(name, value) of the named keys that a block has."""
     return [(name, _fact(key, (block or {})[key])) for key, name in names.items() if key in (block or {})]
+
+
+def generators_table(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """One row a generator, where there are several: its name, what it has otherwise, and what its samples are."""
+    rows = dig(results, "generator", "generators") or {}
+    return [
+        (
+            printable(name),
+            [
+                printable(", ".join(f"{key} {value}" for key, value in (one.get("otherwise") or {}).items())),
+                *(_fact(key, one.get(key)) for key in GENERATORS_FACTS),
+            ],
+        )
+        for name, one in rows.items()
+    ]
 
 
 def _fact(key: str, value: Any) -> str:

@@ -114,13 +114,16 @@ def score(context: Context, problems: Sequence[Problem], responses: Sequence[Res
     return model.score([p.problem for p in problems], [r.text for r in responses])
 
 
-def generator(context: Context) -> None:
+def generator(context: Context, name: str = "generator") -> None:
     """Reverse RL: GRPO on the composite reward, with a KL term back to its start: the policy, or as the recipe says.
 
     With a control text, which control.json then holds, every other problem comes without it and is to be solved.
+
+    Args:
+        name: which of the recipe's generators.
     """
-    recipe = context.recipe
-    start, control = recipe.generator.start_stage, recipe.generator.control
+    recipe, part = context.recipe, context.recipe.generator.of(name)
+    start, control = part.start_stage, part.control
     problems = context.problems("generator")
     by_id, rules = {p.id: p for p in problems}, reward_rules(context, start)
     log = context.out / "rewards.jsonl"
@@ -135,4 +138,4 @@ def generator(context: Context) -> None:
             solutions = rlvr_reward(composite.verifier, by_id, format_weight=weight, name="solving", **rules)
             reward = either_reward(reward, solutions, {p.id for p in problems[1::2]})
             problems[::2] = [p.model_copy(update={"problem": controlled(p.problem, control)}) for p in problems[::2]]
-        grpo(context, start, problems, reward, recipe.generator)
+        grpo(context, start, problems, reward, part)

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,19 @@ def _select_samples(context: Context, method: Method) -> None:
     if method == "pns":  # of the other one only wrong continuations are kept, so there is no yield
         floor, least = context.calibration_of_m().quantile(0.25), context.recipe.negatives.min_rubric
         stats |= yield_of(lambda: read_responses(samples), floor=floor, min_rubric=least)
+        others = context.recipe.generator.others
+        for name, other in zip(context.recipe.generator.stages, (None, *others), strict=True) if others else ():
+            stats.setdefault("generators", {})[name] = {
+                "otherwise": {} if other is None else other.model_dump(exclude_none=True),
+                **yield_of(partial(_by, name, samples), floor=floor, min_rubric=least),
+                "selected": sum(1 for _ in _by(name, context.out / "negatives.parquet")),
+            }
     write_json(context.out / "stats.json", stats)
+
+
+def _by(generator: str, path: Path) -> Iterable[Response]:
+    """The responses of one of several generators."""
+    return (r for r in read_responses(path) if r.sampling.get("generator") == generator)
 
 
 def _select(context: Context, method: Method, candidates: Callable[[], Iterable[Response]]) -> dict[str, Any]:
@@ -204,9 +217,46 @@ def samples(context: Context) -> None:
     """candidates.parquet: samples of the trained generator on problems that it was not trained on, scored, with log p
     under it and the policy.
     """
+    draws = _draws(context)
     with context.composite() as composite:
-        drawn = _from_generator(context, composite)
-    write_responses(context.out / "candidates.parquet", drawn.rows())
+        unscored = Unscored(composite.part.max_unscored, sum(draw.responses for draw in draws.values()))
+        for draw in draws.values():
+            _score_again(context, composite, draw, unscored)
+        done, every = 0, sum(draw.responses for draw in draws.values())
+        for name, draw in draws.items():
+            _from_generator(context, composite, name, draw, unscored, done, every)
+            done += draw.responses
+            if context.readers is not None and len(draws) > 1:
+                context.readers.forget(str(context.model(name)))
+    write_responses(context.out / "candidates.parquet", _together(draws))
+
+
+def _draws(context: Context) -> dict[str, Draw]:
+    """What each generator samples: the samples of a problem are divided among them, one more for the first ones where they
+    cannot be equal.
+    """
+    part, stages = context.recipe.negatives.sample, context.recipe.generator.stages
+    problems, control, out = context.problems("pairs"), context.control(), {}
+    for place, name in enumerate(stages):
+        n = part.n // len(stages) + (place < part.n % len(stages))
+        folder = context.out / ("shards" if not place else f"shards-{place + 1}")
+        seed = context.seed if not place else seed_of(context.seed, name)
+        out[name] = Draw(problems, part.model_copy(update={"n": n}), folder, seed, "pns", control)
+    return out
+
+
+def _together(draws: Mapping[str, Draw]) -> Iterable[Response]:
+    """The responses of all generators, by problem; each has the name of its own where there are several."""
+    if len(draws) == 1:
+        yield from next(iter(draws.values())).rows()
+        return
+    grouped = [groupby(draw.rows(), key=lambda r: r.problem_id) for draw in draws.values()]
+    for found in zip(*grouped, strict=True):
+        index = 0
+        for name, (_, rows) in zip(draws, found, strict=True):
+            for r in rows:
+                yield r.model_copy(update={"index": index, "sampling": {**r.sampling, "generator": name}})
+                index += 1
 
 
 def prefix_samples(context: Context) -> None:
@@ -218,12 +268,15 @@ def prefix_samples(context: Context) -> None:
     write_parquet(context.out / "candidates.parquet", candidates)
 
 
-def _from_generator(context: Context, composite: Composite) -> Draw:
-    part, control = context.recipe.negatives.sample, context.control()
-    drawn = Draw(context.problems("pairs"), part, context.out / "shards", context.seed, "pns", control)
-    unscored = Unscored(composite.part.max_unscored, drawn.responses)
-    _score_again(context, composite, drawn, unscored)
-    writer, policy = scorer(context, "generator"), scorer(context, "rlvr")
+def _from_generator(
+    context: Context, composite: Composite, name: str, drawn: Draw, unscored: Unscored, done: int, every: int
+) -> None:
+    """The shards of one generator, the stage of this name.
+
+    Args:
+        done: responses of the generators before, of `every`.
+    """
+    writer, policy, control = scorer(context, name), scorer(context, "rlvr"), drawn.control
     computing = threading.Lock()
 
     def logps(rows: Sequence[Problem], responses: list[Response]) -> list[list[tuple[float, int]]]:
@@ -248,11 +301,10 @@ def _from_generator(context: Context, composite: Composite) -> Draw:
         ]
 
     sample(
-        engines.sampler(context, "generator", writer), [drawn], finish, context.progress,
+        engines.sampler(context, name, writer), [drawn], finish, lambda n, _: context.progress(done + n, every),
         at_once=SCORED_AT_ONCE if _asks_server(composite.part) else 1,
         check=lambda rows: unscored.add(r.scores for r in rows),
     )  # fmt: skip
-    return drawn
 
 
 def _asks_server(part: RewardPart) -> bool:

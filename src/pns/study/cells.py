@@ -175,7 +175,7 @@ def add_cell(
     changes = bool(everywhere) and recipe != recipes.of(seed, settings)
     if switch is not None:
         for stage in switch.at:
-            made = next((m for method, m in tuned.negatives.items() if stage in _stages_of(method)), {})
+            made = next((m for method, m in tuned.negatives.items() if stage in _made(recipes, seed, method, m)), {})
             special[stage] = recipes.of(seed, {**settings, **made, **switch.set}, _where(cell))
             changes = changes or special[stage] != recipes.of(seed, {**settings, **made})
     nodes, given = None, dict[str, str]()
@@ -217,7 +217,7 @@ def _special(recipes: Recipes, seed: int, tuned: Tuned, settings: Settings, swit
     return {
         stage: recipes.of(seed, {**settings, **made, **switched}, f"tuning.negatives.{method}")
         for method, made in tuned.negatives.items()
-        for stage in _stages_of(method)
+        for stage in _made(recipes, seed, method, {**made, **switched})
     }
 
 
@@ -231,9 +231,10 @@ def _where(cell: Cell) -> str:
     )
 
 
-def _stages_of(method: str) -> tuple[str, ...]:
-    """The stages that make a method's negatives."""
-    made = {"pns": ("generator", "samples-pns"), "pns_prefix": ("samples-pns_prefix",)}
+def _made(recipes: Recipes, seed: int, method: str, settings: Settings) -> tuple[str, ...]:
+    """The stages that make a method's negatives; how many generators there are, the settings may say."""
+    generators = recipes.of(seed, settings, f"tuning.negatives.{method}").generator.stages
+    made = {"pns": (*generators, "samples-pns"), "pns_prefix": ("samples-pns_prefix",)}
     return (*made.get(method, ()), f"negatives-{method}")
 
 

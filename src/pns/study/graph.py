@@ -64,7 +64,9 @@ class Graph:
             KeyError: `special` or `stage` names none of the stages.
         """
         stages = nodes if nodes is not None else self._view(recipe).nodes
-        unknown = {stage, *(special or {})} - set(stages)
+        # A generator beside the first one may be there for the recipe of the stages that it is tuned for alone.
+        own = (name for name, seen in (special or {}).items() if name not in self._view(seen).nodes)
+        unknown = {stage, *own} - set(stages)
         if unknown:
             raise KeyError(f"no stage called {', '.join(sorted(unknown))}")
         return self._add(_Request(recipe, special or {}, nodes, prefix), stage, dict(given or {}))

@@ -68,6 +68,8 @@ def units(task: Task) -> float:
     if call in ("models:reward_model", "models:hardened_reward_model"):
         part = recipe.reward_model
         return part.steps * part.batch_size * 2 + getattr(splits, task.stage.args[0]) * part.holdout * n
+    if call == "models:generator":
+        return float(_grpo(recipe.generator.of(task.stage.name)))
     if call == "negatives:samples":
         return float(splits.pairs * recipe.negatives.sample.n)
     if call == "negatives:prefix_samples":
@@ -97,12 +99,12 @@ def _prefixes(recipe: Recipe) -> int:
 def _other(call: str, recipe: Recipe) -> float:
     splits, evaluate = recipe.problems.splits, recipe.evaluate
     if call in ("policy:rlvr_more", "policy:reinforce"):
-        return _grpo(recipe.generator) + recipe.sampled_by_generator
+        part = recipe.generator
+        return sum(_grpo(part.of(stage)) for stage in part.stages) + recipe.sampled_by_generator
     table = {
         "data:make_problems": sum(splits.model_dump().values()),
         "policy:sft": recipe.sft.steps * recipe.sft.batch_size,
         "policy:rlvr": _grpo(recipe.rlvr),
-        "models:generator": _grpo(recipe.generator),
         "uses:rl": _grpo(recipe.generator),
         "uses:step_verifier": recipe.uses.step_verifier.steps * recipe.uses.step_verifier.batch_size
         + splits.reward * recipe.rollouts.n,
