@@ -60,11 +60,12 @@ def test_prefixes_favourites_mixtures_and_filled_gaps(here: Any, smoke: Micro) -
     assert Counter(p.method for rows in pairs.values() for p in rows).keys() == set(METHODS)
 
 
-def test_one_generator_for_both_goals(here: Any, smoke: Micro) -> None:
+def test_generators_with_both_goals(here: Any, smoke: Micro) -> None:
     run = smoke.copy(here.folder / "run").folder
     here(
         "run", SMOKE, "--run-dir", run, "--until", "pairs", "negatives.methods=[rejection, pns, pns_prefix]", "pairs.min_pairs=1",
         "generator.control=' plausible'", "pairs.chosen_by=generator", "negatives.min_rubric=0", "negatives.prefix.max_new_tokens=32",
+        "generator.others=[{steps: 2, learning_rate: 1.0e-3}]",
     )  # fmt: skip
     assert json.loads((folder_of(run, "generator") / "control.json").read_text()) == {"control": " plausible"}
     curve = [json.loads(line) for line in (folder_of(run, "generator") / "metrics.jsonl").read_text().splitlines()]
@@ -76,22 +77,31 @@ def test_one_generator_for_both_goals(here: Any, smoke: Micro) -> None:
     asked = {row["problem_id"] for row in paid}
     assert asked <= {p.id for p in problems[::2]}, "every other problem is to be solved"
     statements = {p.id: p.problem for p in read_parquet(folder_of(run, "problems") / "pairs.parquet", Problem)}
-    policy, generator = (TransformersEngine(folder_of(run, stage) / "model") for stage in ("rlvr", "generator"))
+    policy, first, second = (
+        TransformersEngine(folder_of(run, stage) / "model") for stage in ("rlvr", "generator", "generator-2")
+    )
 
     def logps(engine: TransformersEngine, rows: list[Response], control: str = "") -> list[float]:
         ended = [r.finish != "length" for r in rows]
         told = [statements[r.problem_id] + control for r in rows]
         return [lp for lp, _ in engine.log_probabilities(told, [r.text for r in rows], ended)]
 
-    samples = read_parquet(folder_of(run, "samples-pns") / "candidates.parquet", Response)[:8]
+    every = read_parquet(folder_of(run, "samples-pns") / "candidates.parquet", Response)
+    assert [r.index for r in every[:8]] == [0, 1, 2, 3] * 2
     control = " plausible"
-    assert [r.sampling["generator_logp"] for r in samples] == pytest.approx(
-        logps(generator, samples, control), abs=1e-3
-    )
-    assert [r.policy_logp for r in samples] == pytest.approx(logps(policy, samples), abs=1e-3)
-    assert logps(generator, samples, control) != pytest.approx(logps(generator, samples), abs=1e-3), (
-        "it reads the control"
-    )
+    for name, writer in (("generator", first), ("generator-2", second)):
+        samples = [r for r in every if r.sampling["generator"] == name][:8]
+        written_by = logps(writer, samples, control)
+        assert [r.sampling["generator_logp"] for r in samples] == pytest.approx(written_by, abs=1e-3)
+        assert [r.policy_logp for r in samples] == pytest.approx(logps(policy, samples), abs=1e-3)
+    assert logps(first, samples, control) != pytest.approx(written_by, abs=1e-3), "they are two models"
+    stats = json.loads((folder_of(run, "negatives-pns") / "stats.json").read_text())["generators"]
+    assert {name: (one["n"], one["otherwise"]) for name, one in stats.items()} == {
+        "generator": (64, {}), "generator-2": (64, {"steps": 2, "learning_rate": 1e-3}),
+    }  # fmt: skip
+    negatives = read_parquet(folder_of(run, "negatives-pns") / "negatives.parquet", Response)
+    assert sum(one["selected"] for one in stats.values()) == len(negatives)
+    assert written_by != pytest.approx(logps(second, samples), abs=1e-3), "it reads the control"
     own = read_parquet(folder_of(run, "rollouts-generator") / "responses.parquet", Response)
     chosen = {r.problem_id: r for r in read_parquet(folder_of(run, "rollouts-generator") / "chosen.parquet", Response)}
     assert all(r.verdict and r.verdict.outcome == "correct" for r in chosen.values())
