@@ -270,7 +270,9 @@ def resolve(names: Iterable[str], nodes: Mapping[str, Stage]) -> list[str]:
 
     out: list[str] = []
     for name in names:
-        found = [n for n in nodes if n == name] or [n for n in nodes if n.startswith(f"{name}-")]
+        # With a stage those that are counted from it: `generator-2`, ...
+        same = [n for n in nodes if n == name or (n.startswith(f"{name}-") and n[len(name) + 1 :].isdigit())]
+        found = same or [n for n in nodes if n.startswith(f"{name}-")]
         if not found:
             groups = sorted({n.split("-")[0] for n in nodes} | set(nodes))
             near = difflib.get_close_matches(name, groups, n=1)

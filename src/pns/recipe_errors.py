@@ -29,7 +29,8 @@ def as_user_error(
     key = ".".join(loc)
     # What is missing has no source of its own: its part has.
     place = ".".join(loc[:-1]) if first["type"] == "missing" else key
-    given = [source for k, source in sources.items() if not place or k == place or k.startswith(f"{place}.")]
+    # A list is one value, whose place is that of its key.
+    given = [v for k, v in sources.items() if not place or f"{k}.".startswith(f"{place}.") or place.startswith(f"{k}.")]
     file: Path | str = path
     if "override" in given:
         file = "override" if set(given) == {"override"} else f"{path} with overrides"
@@ -88,6 +89,10 @@ def _line(path: Path, loc: Sequence[str]) -> int | None:
         return None
     found = None
     for name in loc:
+        if isinstance(node, yaml.SequenceNode) and name.isdigit() and int(name) < len(node.value):
+            node = node.value[int(name)]
+            found = node.start_mark.line + 1
+            continue
         pairs: list[tuple[Any, Any]] = node.value if isinstance(node, yaml.MappingNode) else []
         here = next((pair for pair in pairs if str(pair[0].value) == name), None)
         if here is None:
@@ -123,7 +128,8 @@ def _at(loc: Sequence[str], root: type[BaseModel]) -> tuple[FieldInfo | None, ty
     """What a key names: its field, or the one that holds it (of `problems.benchmarks.mine` it is `benchmarks`), and the model
     of the keys under it. None, None: there is no such key.
 
-    Behind a mapping of parts, as a study's `objectives`, comes a name of the user's, and then the keys of a part.
+    Behind a mapping of parts, as a study's `objectives`, comes a name of the user's, behind a list of them a place in it, and then
+    the keys of a part.
     """
     model: type[BaseModel] | None = root
     values: type[BaseModel] | None = None
@@ -156,5 +162,6 @@ def _part(annotation: Any) -> type[BaseModel] | None:
 
 
 def _value_part(annotation: Any) -> type[BaseModel] | None:
-    """The model of the values of `dict[str, Part]`."""
-    return _part(get_args(annotation)[1]) if get_origin(annotation) is dict else None
+    """The model of the values of `dict[str, Part]`, or of the items of `tuple[Part, ...]`."""
+    kind, inner = get_origin(annotation), get_args(annotation)
+    return _part(inner[1]) if kind is dict else _part(inner[0]) if kind is tuple else None

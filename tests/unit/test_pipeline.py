@@ -153,6 +153,37 @@ def test_further_generators_are_trained_beside_the_first_and_change_only_what_sa
     assert "sft" not in pipeline.stages(sft)["generator"].needs
 
 
+def test_the_generators_are_named_together() -> None:
+    nodes = pipeline.stages(recipe("generator.others=[{beta: 0.7}]"))
+    assert pipeline.resolve(["generator"], nodes) == ["generator", "generator-2"]
+    assert pipeline.resolve(["generator-2"], nodes) == ["generator-2"]
+    assert pipeline.resolve(["pairs", "rollouts"], nodes)[0] == "pairs"
+
+
+def test_a_mistake_in_one_of_them_is_found_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as told:
+        recipe("generator.others=[{}, {betta: 1}]")
+    assert "did you mean `generator.others.1.beta`?" in str(told.value)
+    assert "override" in str(told.value)
+    file, text = tmp_path / "r.yaml", SMOKE.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("generator:")]
+    own = [
+        "generator:",
+        "  steps: 6",
+        "  prompts_per_step: 8",
+        "  learning_rate: 1.0e-4",
+        "  others:",
+        "    - {}",
+        "    - steps: 2",
+        "      beta: -1",
+    ]
+    file.write_text("\n".join([*lines, *own]), encoding="utf-8")
+    with pytest.raises(UserError) as told:
+        recipe(file=file)
+    assert (told.value.line, told.value.field) == (len(lines) + len(own), "generator.others.1.beta")
+    assert "KL coefficient" in str(told.value)
+
+
 def test_further_generators_and_what_goes_with_them() -> None:
     for given, words in (
         (("generator.others=[{beta: 0.7}]", "negatives.sample.n=1"), r"sample\.n = 1 gives 2 generators"),
