@@ -390,13 +390,13 @@ def test_inner_blocks_may_be_empty(tmp_path: Path, empty: dict[str, Any] | None)
 def test_several_generators_have_a_table(tmp_path: Path) -> None:
     results = fixture_results()
     assert "generator-2" not in page(tmp_path, results, []).text
-    one = {"n": 40, "wrong": 0.5, "plausible": 0.25, "distinct_answers": 1.5, "kl_to_policy": 0.1234, "selected": 7}
+    one = {"n": 40, "wrong": 0.5, "plausible": 0.25, "distinct_answers": 1.0, "kl_to_policy": 0.1234, "selected": 7}
     results["generator"]["generators"] = {
         "generator": {"otherwise": {}, "fully_consistent": 0.875, **one},
         "generator-2": {"otherwise": {"beta": 0.5, "start": "<b>sft"}, "fully_consistent": None, **one},
     }
     got = page(tmp_path, results, [])
-    for text in ("There are 2 of them", "generator-2", "beta 0.5, start <b>sft", "0.123", "87.5"):
+    for text in ("There are 2 of them", "generator-2", "beta 0.5, start <b>sft", "0.123", "87.5", "1.00"):
         assert text in got.text
     assert "b" not in [tag for tag in got.tags if tag == "b"]
 

@@ -215,7 +215,9 @@ def generators_table(results: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _fact(key: str, value: Any) -> str:
-    return fixed(value, 3) if key == "kl_to_policy" else anything(value)
+    """A number that is no share would be taken for one where it is between 0 and 1."""
+    digits = {"kl_to_policy": 3, "distinct_answers": 2}.get(key)
+    return anything(value) if digits is None else fixed(value, digits)
 
 
 def policy_rows(results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
