@@ -153,9 +153,12 @@ def _other_model(recipe: Recipe) -> bool:
 def _version(recipe: Recipe, method: str) -> int:
     """2 or 3 where results are others than they once were: by the M gate (see `_other_model`); and `rejection` draws from the
     well-formed, distinct ones where it does not gate them all; and rules change decimals, numbers below 0 and solutions with
-    steps of other forms, which no model from scratch writes for embedded problems; corruption once more, with results below 0.
+    steps of other forms, which no model from scratch writes for embedded problems; corruption once more, with results below 0; and both
+    give as many candidates as a problem may have.
     """
     if method in ("flip", "corruption"):
+        if recipe.negatives.per_problem > 1:
+            return 4
         plain = recipe.problems.source == "embedded" and recipe.model.kind == "scratch"
         return 1 if plain else 2 if method == "flip" else 3
     gated = recipe.negatives.gate_all

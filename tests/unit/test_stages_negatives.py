@@ -26,7 +26,7 @@ from pns.rewards.identity import ModelMark
 from pns.rewards.judge import ServerJudge
 from pns.rewards.reward_model import Calibration
 from pns.rewards.unscored import LEAST, Unscored
-from pns.run import JUDGE_SPENT, digest_of, file_hash, read_json
+from pns.run import JUDGE_SPENT, digest_of, file_hash, read_json, write_json
 from pns.sampling.jobs import Drawn, Job
 from pns.sampling.prompts import Completion
 from pns.stages import negatives as stages
@@ -284,6 +284,35 @@ def rollouts(here: Here, *texts: str, finish: Any = "stop") -> None:
 
 def distinct(n: int) -> list[str]:
     return [wrong(PROBLEMS[0].problem, k) for k in range(n)]
+
+
+@pytest.mark.parametrize("method", ["flip", "corruption"])
+def test_a_rule_gives_as_many_as_a_problem_may_have(tmp_path: Path, method: Any) -> None:
+    def made(most: int) -> list[list[str]]:
+        here = context(tmp_path / f"{most}", lambda *_: FULL, per_problem=most, reward_model_quantile=None)
+        write_json(tmp_path / "problems" / "summary.json", {"largest_number": 40})
+        object.__setattr__(here, "inputs", {**here.inputs, "problems": tmp_path / "problems"})
+        right = [
+            Response(
+                problem_id=p.id,
+                text=f"3 + {i + 4} = {i + 7}\n{i + 7} - 2 = {i + 5}\nSo \\boxed{{{i + 5}}}",
+                index=0,
+                source="policy",
+                n_tokens=20,
+            )
+            for i, p in enumerate(PROBLEMS)
+        ]
+        write_parquet(here.inputs["rollouts-pairs"] / "chosen.parquet", right)
+        stages.negatives(here, method)
+        rows = list(read_responses(here.out / "candidates.parquet"))
+        found = {p.id: [r for r in rows if r.problem_id == p.id] for p in PROBLEMS}
+        assert all([r.index for r in one] == list(range(len(one))) for one in found.values())
+        return [[r.text for r in one] for one in found.values()]
+
+    one, three = made(1), made(3)
+    assert [len(texts) for texts in one] == [1] * 6
+    assert [len({*texts}) for texts in three] == [3] * 6, "no text twice"
+    assert [texts[0] for texts in three] == [texts[0] for texts in one], "the first is what it was"
 
 
 def test_an_exhausted_budget_stops_a_method_and_names_the_remedy(tmp_path: Path) -> None:

@@ -374,7 +374,7 @@ def _read_and_scored(desk: Desk, work: Work, readers: tuple[Which, ...]) -> Work
 
 
 def _written(desk: Desk, method: str, pairs: int) -> Work:
-    """What `prefix`, `pns_prefix` and `prompted` sample, or the one candidate of a rule; of prefixes at most, all rounds."""
+    """What `prefix`, `pns_prefix` and `prompted` sample, or the candidates of a rule; of prefixes at most, all rounds."""
     part = desk.recipe.negatives
     if method in ("prefix", "pns_prefix"):
         own = part.prefix
@@ -387,7 +387,7 @@ def _written(desk: Desk, method: str, pairs: int) -> Work:
         rows = pairs * told.n * (2 if told.style == "both" else 1)
         drawn = desk.sample("policy", rows, told.max_new_tokens, told.batch_size, pool=False)
         return Work(rows=rows, samples=[drawn] if told.writer == "policy" else [])
-    return Work(rows=pairs)
+    return Work(rows=pairs * part.per_problem)
 
 
 def _audit(desk: Desk, stage: Stage) -> Work:

@@ -6,10 +6,10 @@ import random
 import statistics
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ SCORED_AT_ONCE = 3
 """Shards of samples that are scored at a time where a server scores: it has the next one's requests when one ends."""
 
 RULES = {"flip": flip, "corruption": corruption}
+RULE_TRIES = 4
+"""Draws of a rule for each negative that a problem may have, where that is more than one: it may find the same one again."""
 
 
 def negatives(context: Context, method: Method) -> None:
@@ -183,29 +185,33 @@ def _wrong_rollouts(context: Context, composite: Composite, method: Method) -> l
     rng = random.Random(seed_of(context.recipe.seed, "rejection"))
     out: list[Response] = []
     for identity, found in groupby(ordered, key=lambda r: r.problem_id):
-        fit = _distinct(r for r in found if not composite.failures(problems[identity], r.text, r.finish))
+        fit = list(_distinct(r for r in found if not composite.failures(problems[identity], r.text, r.finish)))
         out += fit if most is None else rng.sample(fit, min(most, len(fit)))
     return out
 
 
-def _distinct(rows: Iterable[Response]) -> list[Response]:
+def _distinct(rows: Iterable[Response]) -> Iterator[Response]:
     """The first of each text; the same words are one text, as in the selection."""
-    first: dict[tuple[str, ...], Response] = {}
+    seen = set[tuple[str, ...]]()
     for r in rows:
-        first.setdefault(tuple(r.text.split()), r)
-    return list(first.values())
+        if (words := tuple(r.text.split())) not in seen:
+            seen.add(words)
+            yield r
 
 
 def _by_rule(context: Context, composite: Composite, method: Method) -> list[Response]:
-    """One candidate from each chosen response that the rule can change."""
-    reward = context.recipe.reward
+    """From each chosen response that the rule can change as many candidates as a problem may have, where it finds so many."""
+    reward, most = context.recipe.reward, context.recipe.negatives.per_problem
     top = context.json("problems", "summary.json")["largest_number"]
     problems, out = _rows(context), []
     for right in context.chosen():
         rng = random.Random(seed_of(context.recipe.seed, f"{method}/{right.problem_id}"))
-        text = RULES[method](right.text, rng, answer_format=reward.answer_format, top=top)
-        if text is not None:
-            out.append(Response(problem_id=right.problem_id, text=text, index=0, source=method))
+        tries = (
+            RULES[method](right.text, rng, answer_format=reward.answer_format, top=top)
+            for _ in range(1 if most == 1 else RULE_TRIES * most)
+        )
+        made = (Response(problem_id=right.problem_id, text=t, index=0, source=method) for t in tries if t is not None)
+        out += [r.model_copy(update={"index": i}) for i, r in enumerate(islice(_distinct(made), most))]
     logps = scorer(context, "rlvr").log_probabilities(
         [problems[r.problem_id].problem for r in out], [r.text for r in out]
     )
@@ -245,7 +251,7 @@ def _draws(context: Context) -> dict[str, Draw]:
     return out
 
 
-def _together(draws: Mapping[str, Draw]) -> Iterable[Response]:
+def _together(draws: Mapping[str, Draw]) -> Iterator[Response]:
     """The responses of all generators, by problem; each has the name of its own where there are several."""
     if len(draws) == 1:
         yield from next(iter(draws.values())).rows()

@@ -89,7 +89,7 @@ def _candidates(method: str, recipe: Recipe) -> int:
     if method in ("rejection", "rejection_hard"):
         drawn = part.drawn(method)
         return recipe.rollouts.n if drawn is None else min(recipe.rollouts.n, drawn)
-    return 1
+    return part.per_problem if method in ("flip", "corruption") else 1
 
 
 def _prefixes(recipe: Recipe) -> int:
