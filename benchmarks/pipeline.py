@@ -36,7 +36,7 @@ from pns.run import Run
 from pns.sampling import shards
 from pns.sampling.engine import Engine, TransformersEngine
 from pns.sampling.jobs import Drawn, Job, draw_all, each
-from pns.stages import negatives
+from pns.stages import samples
 from pns.stages.context import Context
 
 MARKS = {"relevance": 3, "coherence": 2, "completeness": 3, "consistency": 1}
@@ -145,14 +145,14 @@ def timed(run: Path, recipe: Recipe, given: argparse.Namespace, ours: bool) -> t
     with tempfile.TemporaryDirectory() as folder:
         context = context_of(run, recipe, given.problems, Path(folder))
         if not ours:
-            shards.draw_all, shards.each, negatives.ThreadPoolExecutor = one_after_another, one_at_a_time, AtOnce
+            shards.draw_all, shards.each, samples.ThreadPoolExecutor = one_after_another, one_at_a_time, AtOnce
         TransformersEngine.generate = clocked  # type: ignore[method-assign]
         try:
             begin = time.perf_counter()
-            negatives.samples(context)
+            samples.samples(context)
             took = time.perf_counter() - begin
         finally:
-            shards.draw_all, shards.each, negatives.ThreadPoolExecutor = draw_all, each, ThreadPoolExecutor
+            shards.draw_all, shards.each, samples.ThreadPoolExecutor = draw_all, each, ThreadPoolExecutor
             TransformersEngine.generate = own  # type: ignore[method-assign]
         return took, drawing, read_parquet(context.out / "candidates.parquet", Response)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pns.errors import UserError
+from pns.parts.negatives import RULED
 from pns.recipe import ALL_METHODS, GENERATED, REFERENCES, Recipe
 
 # Keys that a stage's samples and verdicts depend on wherever a verifier or a model runs.
@@ -141,7 +142,7 @@ def chosen_needs(recipe: Recipe) -> tuple[str, ...]:
 
 def _from_chosen(recipe: Recipe, method: str) -> tuple[str, ...]:
     """`chosen_needs` of a method whose negatives are made from chosen responses, or measured by their lengths."""
-    reads = method in ("prefix", "prompted", "flip", "corruption") or recipe.negatives.length_ratio is not None
+    reads = method in ("prefix", "prompted", *RULED) or recipe.negatives.length_ratio is not None
     return chosen_needs(recipe) if reads else ("rollouts-pairs",)
 
 
@@ -156,7 +157,7 @@ def _version(recipe: Recipe, method: str) -> int:
     steps of other forms, which no model from scratch writes for embedded problems; corruption once more, with results below 0; and both
     give as many candidates as a problem may have.
     """
-    if method in ("flip", "corruption"):
+    if method in RULED:
         if recipe.negatives.per_problem > 1:
             return 4
         plain = recipe.problems.source == "embedded" and recipe.model.kind == "scratch"
@@ -211,10 +212,10 @@ def _generator(recipe: Recipe) -> list[Stage]:
         trained.append(Stage(name, "models:generator", read, (*how, *own), args=(name,) if place else ()))
     every = (*needs, *recipe.generator.stages[1:])
     samples = {
-        "pns": Stage("samples-pns", "negatives:samples", every, ("negatives.sample", SAMPLE, *keys), version=2),
+        "pns": Stage("samples-pns", "samples:samples", every, ("negatives.sample", SAMPLE, *keys), version=2),
         "pns_prefix": Stage(
             "samples-pns_prefix",
-            "negatives:prefix_samples",
+            "samples:prefix_samples",
             (*needs, *chosen_needs(recipe)),
             ("negatives.prefix", SAMPLE, *keys),
         ),

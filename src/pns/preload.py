@@ -17,6 +17,7 @@ import pns.stages.models
 import pns.stages.negatives
 import pns.stages.policy
 import pns.stages.prompted
+import pns.stages.samples
 import pns.stages.summary
 import pns.stages.uses
 

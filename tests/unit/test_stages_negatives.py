@@ -30,6 +30,7 @@ from pns.run import JUDGE_SPENT, digest_of, file_hash, read_json, write_json
 from pns.sampling.jobs import Drawn, Job
 from pns.sampling.prompts import Completion
 from pns.stages import negatives as stages
+from pns.stages import samples
 from pns.stages.context import Context
 from pns.streams import read_responses
 from pns.verify import Verifier
@@ -112,8 +113,9 @@ def context(
 
 @pytest.fixture(autouse=True)
 def engine(monkeypatch: pytest.MonkeyPatch) -> type[Engine]:
-    monkeypatch.setattr(stages, "scorer", lambda *_: Engine())
-    monkeypatch.setattr(stages.engines, "sampler", lambda *_, **__: contextlib.nullcontext(Engine()))
+    for module in (stages, samples):
+        monkeypatch.setattr(module, "scorer", lambda *_: Engine())
+    monkeypatch.setattr(samples.engines, "sampler", lambda *_, **__: contextlib.nullcontext(Engine()))
     Engine.drawn = 0
     return Engine
 
@@ -151,11 +153,11 @@ def test_a_judge_that_is_down_leaves_no_shard_and_the_same_command_scores(tmp_pa
     judge = Judge()
     here = context(tmp_path / "out", judge, sample=SamplePart(n=2, batch_size=4))
     with pytest.raises(StageStopped, match=r"4 of 4 responses are unscored.*the judge is down"):
-        stages.samples(here)
+        samples.samples(here)
     assert not list((here.out / "shards").glob("*"))
     assert not (here.out / "candidates.parquet").exists()
     judge.down = lambda response: False
-    stages.samples(here)
+    samples.samples(here)
     found = list(read_responses(here.out / "candidates.parquet"))
     assert Counter(r.scores.gate for r in found if r.scores) == {"scored": 12}
 
@@ -164,12 +166,12 @@ def test_a_failure_among_many_stays_and_is_scored_again_by_a_resume(tmp_path: Pa
     judge, bad = Judge(), wrong(PROBLEMS[0].problem, 1)
     judge.down = lambda response: response == bad
     here = context(tmp_path / "out", judge, sample=SamplePart(n=4, batch_size=4))
-    stages.samples(here)  # one of 24
+    samples.samples(here)  # one of 24
     (lost,) = [r for r in read_responses(here.out / "candidates.parquet") if r.scores and r.scores.gate == "unscored"]
     assert (lost.text, lost.policy_logp) == (bad, -5.0)
     judge.down, judge.asked, Engine.drawn = (lambda response: False), 0, 0
     (here.out / "shards" / "00005.jsonl").unlink()  # as if it had been interrupted there
-    stages.samples(here)
+    samples.samples(here)
     assert (judge.asked, Engine.drawn) == (1 + 4, 1), "the one that was lost, and the shard that was not there"
     found = list(read_responses(here.out / "candidates.parquet"))
     assert {r.scores.gate for r in found if r.scores} == {"scored"}
@@ -180,9 +182,9 @@ def test_a_failure_among_many_stays_and_is_scored_again_by_a_resume(tmp_path: Pa
         rows = [r.model_copy(update={"scores": lost.scores}) for r in found[4 * number : 4 * number + 4]]
         (here.out / "shards" / f"{number:05d}.jsonl").write_text(to_jsonl(rows))
     with pytest.raises(StageStopped, match="24 of 24"):
-        stages.samples(here)
+        samples.samples(here)
     judge.down = lambda response: False
-    stages.samples(here)
+    samples.samples(here)
     assert {r.scores.gate for r in read_responses(here.out / "candidates.parquet") if r.scores} == {"scored"}
     assert Engine.drawn == 1
 
@@ -215,12 +217,12 @@ def test_log_probabilities_do_not_wait_for_the_judge(
     monkeypatch.setattr(engine, "log_probabilities", compute)
     sampled = SamplePart(n=2, batch_size=2)
     if kind == "function":
-        stages.samples(context(tmp_path / "out", function, sample=sampled))
+        samples.samples(context(tmp_path / "out", function, sample=sampled))
     else:
         with ScriptedServer(script) as server:
             told = RewardPart(judge="server", judge_server=part(server.url))
             with ServerJudge(part(server.url)) as judge:
-                stages.samples(context(tmp_path / "out", judge, told=told, sample=sampled))
+                samples.samples(context(tmp_path / "out", judge, told=told, sample=sampled))
     assert waited
     assert all(waited)
     rows = list(read_responses(tmp_path / "out" / "candidates.parquet"))
@@ -240,11 +242,11 @@ def test_several_generators_share_the_samples_of_a_problem(tmp_path: Path, monke
             seeds.setdefault(self.name, []).append(job.seed)
             return super().generate(job)
 
-    monkeypatch.setattr(stages.engines, "sampler", lambda _, stage, *__, **___: contextlib.nullcontext(Named(stage)))
+    monkeypatch.setattr(samples.engines, "sampler", lambda _, stage, *__, **___: contextlib.nullcontext(Named(stage)))
     told: list[tuple[int, int]] = []
     here = context(tmp_path / "out", lambda *_: FULL, others=[{}, {"beta": 0.5}], sample=SamplePart(n=5, batch_size=4))
     object.__setattr__(here, "progress", lambda done, total: told.append((done, total)))
-    stages.samples(here)
+    samples.samples(here)
     rows = list(read_responses(here.out / "candidates.parquet"))
     assert [(r.problem_id, r.index) for r in rows] == [(p.id, k) for p in PROBLEMS for k in range(5)]
     share = ["generator"] * 2 + ["generator-2"] * 2 + ["generator-3"]
@@ -257,14 +259,14 @@ def test_several_generators_share_the_samples_of_a_problem(tmp_path: Path, monke
     # Interrupted in the second one's: its shard alone is drawn again.
     (here.out / "shards-2" / "00001.jsonl").unlink()
     seeds.clear()
-    stages.samples(here)
+    samples.samples(here)
     assert {name: len(found) for name, found in seeds.items()} == {"generator-2": 1}
     assert list(read_responses(here.out / "candidates.parquet")) == rows
 
 
 def test_one_generator_alone_says_nothing_of_generators(tmp_path: Path) -> None:
     here = context(tmp_path / "out", lambda *_: FULL, sample=SamplePart(n=2, batch_size=4))
-    stages.samples(here)
+    samples.samples(here)
     assert not any("generator" in r.sampling for r in read_responses(here.out / "candidates.parquet"))
 
 

@@ -26,6 +26,10 @@ GENERATED: tuple[Method, ...] = ("pns", "pns_prefix")
 """Those that the trained generator writes."""
 
 
+RULED: tuple[Method, ...] = ("flip", "corruption")
+"""Those that a rule makes from a chosen response."""
+
+
 class PrefixPart(SamplePart):
     """Step-Controlled DPO: from a prefix of a correct solution, go on at rising temperature until the answer is wrong.
 

@@ -433,8 +433,8 @@ def _evaluate(desk: Desk, stage: Stage) -> Work:
 _COUNT: dict[str, Callable[[Desk, Stage], Work]] = {
     "data:make_problems": _problems, "policy:make_start": _start, "policy:make_base": _base, "policy:sft": _sft,
     "policy:rlvr": _rlvr, "policy:rlvr_more": _more, "policy:reinforce": _more, "policy:rollouts": _rollouts,
-    "models:reward_model": _reward_model, "models:generator": _generator, "negatives:samples": _samples,
-    "negatives:prefix_samples": _prefix_samples,
+    "models:reward_model": _reward_model, "models:generator": _generator, "samples:samples": _samples,
+    "samples:prefix_samples": _prefix_samples,
     "negatives:negatives": _negatives, "negatives:audit": _audit, "align:align": _align, "align:sft_chosen": _align,
     "evaluate:evaluate": _evaluate,
 }  # fmt: skip

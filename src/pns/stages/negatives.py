@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import random
 import statistics
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
@@ -20,20 +18,15 @@ from pns.negatives.rules import corruption, flip
 from pns.negatives.select import build_pairs, draw, matched_ids, places
 from pns.negatives.selection import likeness_of, select_to
 from pns.negatives.yields import fully_consistent, yield_of
-from pns.recipe import ALL_METHODS, GENERATED, Method, RewardPart
-from pns.records import Pair, Problem, Response, read_jsonl, read_parquet, to_jsonl, write_parquet
+from pns.recipe import ALL_METHODS, GENERATED, Method
+from pns.records import Pair, Response, read_parquet, write_parquet
 from pns.rewards.composite import Composite
-from pns.rewards.unscored import Unscored
-from pns.run import seed_of, write_atomic, write_json
-from pns.sampling.prompts import controlled
-from pns.sampling.shards import Draw, sample
-from pns.stages import engines, prefixes, prompted
+from pns.run import seed_of, write_json
+from pns.stages import prefixes, prompted
 from pns.stages.context import Context
 from pns.stages.engines import scorer
-from pns.streams import by_problem, read_responses, write_responses
-
-SCORED_AT_ONCE = 3
-"""Shards of samples that are scored at a time where a server scores: it has the next one's requests when one ends."""
+from pns.stages.scored import rows_of, scored
+from pns.streams import by_problem, read_responses
 
 RULES = {"flip": flip, "corruption": corruption}
 RULE_TRIES = 4
@@ -50,11 +43,11 @@ def negatives(context: Context, method: Method) -> None:
         return
     with context.composite() as composite:
         if method in ("rejection", "rejection_hard"):
-            candidates = _scored(context, composite, _wrong_rollouts(context, composite, method))
+            candidates = scored(context, composite, _wrong_rollouts(context, composite, method))
         elif method == "prefix":
-            candidates = _scored(context, composite, prefixes.written(context, composite, method))
+            candidates = scored(context, composite, prefixes.written(context, composite, method))
         elif method == "prompted":
-            candidates = _scored(context, composite, prompted.written(context))
+            candidates = scored(context, composite, prompted.written(context))
         else:
             candidates = _by_rule(context, composite, method)
     write_parquet(context.out / "candidates.parquet", candidates)
@@ -145,29 +138,6 @@ def _m_floor(context: Context) -> float | None:
     return None if quantile is None else context.calibration_of_m().quantile(quantile)
 
 
-def _rows(context: Context) -> dict[str, Problem]:
-    return {p.id: p for p in context.problems("pairs")}
-
-
-def _with_scores(composite: Composite, problems: Sequence[Problem], responses: Sequence[Response]) -> list[Response]:
-    scores = composite(problems, [r.text for r in responses], [r.finish for r in responses])
-    skipped = [i for i, s in enumerate(scores) if s.verdict is None]  # malformed: the composite did not look further
-    late = composite.verifier.verify_problems([problems[i] for i in skipped], [responses[i].text for i in skipped])
-    verdicts = {i: s.verdict for i, s in enumerate(scores)} | dict(zip(skipped, late, strict=True))
-    return [
-        r.model_copy(update={"verdict": verdicts[i], "scores": s})
-        for i, (r, s) in enumerate(zip(responses, scores, strict=True))
-    ]
-
-
-def _scored(context: Context, composite: Composite, responses: Sequence[Response]) -> list[Response]:
-    """All of a method's candidates with their scores. Raises StageStopped where too many of them have none."""
-    problems = _rows(context)
-    scored = _with_scores(composite, [problems[r.problem_id] for r in responses], responses)
-    Unscored(composite.part.max_unscored, len(scored)).add(r.scores for r in scored)
-    return scored
-
-
 def _wrong_rollouts(context: Context, composite: Composite, method: Method) -> list[Response]:
     """The policy's wrong rollouts: all, or those that `rejection` needs (see `NegativesPart.drawn`), drawn by seed.
 
@@ -181,7 +151,7 @@ def _wrong_rollouts(context: Context, composite: Composite, method: Method) -> l
     part = context.recipe.negatives
     if method == "rejection_hard" or part.gate_all:
         return list(ordered)
-    problems, most = _rows(context), part.drawn(method)
+    problems, most = rows_of(context), part.drawn(method)
     rng = random.Random(seed_of(context.recipe.seed, "rejection"))
     out: list[Response] = []
     for identity, found in groupby(ordered, key=lambda r: r.problem_id):
@@ -203,7 +173,7 @@ def _by_rule(context: Context, composite: Composite, method: Method) -> list[Res
     """From each chosen response that the rule can change as many candidates as a problem may have, where it finds so many."""
     reward, most = context.recipe.reward, context.recipe.negatives.per_problem
     top = context.json("problems", "summary.json")["largest_number"]
-    problems, out = _rows(context), []
+    problems, out = rows_of(context), []
     for right in context.chosen():
         rng = random.Random(seed_of(context.recipe.seed, f"{method}/{right.problem_id}"))
         tries = (
@@ -216,126 +186,7 @@ def _by_rule(context: Context, composite: Composite, method: Method) -> list[Res
         [problems[r.problem_id].problem for r in out], [r.text for r in out]
     )
     out = [r.model_copy(update={"policy_logp": lp, "n_tokens": n}) for r, (lp, n) in zip(out, logps, strict=True)]
-    return _scored(context, composite, out)
-
-
-def samples(context: Context) -> None:
-    """candidates.parquet: samples of the trained generator on problems that it was not trained on, scored, with log p
-    under it and the policy.
-    """
-    draws = _draws(context)
-    with context.composite() as composite:
-        unscored = Unscored(composite.part.max_unscored, sum(draw.responses for draw in draws.values()))
-        for draw in draws.values():
-            _score_again(context, composite, draw, unscored)
-        done, every = 0, sum(draw.responses for draw in draws.values())
-        for name, draw in draws.items():
-            _from_generator(context, composite, name, draw, unscored, done, every)
-            done += draw.responses
-            if context.readers is not None and len(draws) > 1:
-                context.readers.forget(str(context.model(name)))
-    write_responses(context.out / "candidates.parquet", _together(draws))
-
-
-def _draws(context: Context) -> dict[str, Draw]:
-    """What each generator samples: the samples of a problem are divided among them, one more for the first ones where they
-    cannot be equal.
-    """
-    part, stages = context.recipe.negatives.sample, context.recipe.generator.stages
-    problems, control, out = context.problems("pairs"), context.control(), {}
-    for place, name in enumerate(stages):
-        n = part.n // len(stages) + (place < part.n % len(stages))
-        folder = context.out / ("shards" if not place else f"shards-{place + 1}")
-        seed = context.seed if not place else seed_of(context.seed, name)
-        out[name] = Draw(problems, part.model_copy(update={"n": n}), folder, seed, "pns", control)
-    return out
-
-
-def _together(draws: Mapping[str, Draw]) -> Iterator[Response]:
-    """The responses of all generators, by problem; each has the name of its own where there are several."""
-    if len(draws) == 1:
-        yield from next(iter(draws.values())).rows()
-        return
-    grouped = [groupby(draw.rows(), key=lambda r: r.problem_id) for draw in draws.values()]
-    for found in zip(*grouped, strict=True):
-        index = 0
-        for name, (_, rows) in zip(draws, found, strict=True):
-            for r in rows:
-                yield r.model_copy(update={"index": index, "sampling": {**r.sampling, "generator": name}})
-                index += 1
-
-
-def prefix_samples(context: Context) -> None:
-    """candidates.parquet: wrong continuations by the trained generator of prefixes of the chosen responses, scored, with
-    log p (see `_with_logps`).
-    """
-    with context.composite() as composite:
-        candidates = _scored(context, composite, prefixes.written(context, composite, "pns_prefix"))
-    write_parquet(context.out / "candidates.parquet", candidates)
-
-
-def _from_generator(
-    context: Context, composite: Composite, name: str, drawn: Draw, unscored: Unscored, done: int, every: int
-) -> None:
-    """The shards of one generator, the stage of this name.
-
-    Args:
-        done: responses of the generators before, of `every`.
-    """
-    writer, policy, control = scorer(context, name), scorer(context, "rlvr"), drawn.control
-    computing = threading.Lock()
-
-    def logps(rows: Sequence[Problem], responses: list[Response]) -> list[list[tuple[float, int]]]:
-        """Under the generator, as it was asked, and under the policy."""
-        texts, statements = [r.text for r in responses], [p.problem for p in rows]
-        ended = [r.finish != "length" for r in responses]
-        asked = [controlled(statement, control) for statement in statements]
-        with computing:  # of one shard at a time, or their memory would grow with the shards
-            own = writer.log_probabilities(asked, texts, ended)
-            return [own, policy.log_probabilities(statements, texts, ended)]
-
-    def finish(rows: Sequence[Problem], responses: list[Response]) -> list[Response]:
-        with ThreadPoolExecutor(1, thread_name_prefix="pns-logps") as beside:  # they need no score
-            found = beside.submit(logps, rows, responses)
-            scored = _with_scores(composite, rows, responses)
-            own, base = found.result()
-        return [
-            r.model_copy(
-                update={"policy_logp": p, "n_tokens": n, "sampling": {**r.sampling, "generator_logp": round(q, 6)}}
-            )
-            for r, (q, _), (p, n) in zip(scored, own, base, strict=True)
-        ]
-
-    sample(
-        engines.sampler(context, name, writer), [drawn], finish, lambda n, _: context.progress(done + n, every),
-        at_once=SCORED_AT_ONCE if _asks_server(composite.part) else 1,
-        check=lambda rows: unscored.add(r.scores for r in rows),
-    )  # fmt: skip
-
-
-def _asks_server(part: RewardPart) -> bool:
-    """Whether a judge or a reward model behind a server scores, for which the stage only waits."""
-    return part.judge_server is not None or (part.reward_model is not None and part.reward_model.server is not None)
-
-
-def _score_again(context: Context, composite: Composite, drawn: Draw, unscored: Unscored) -> None:
-    """What could not be scored of the shards that are there: judge or model may be back when a stage is gone on with.
-
-    All of the shards are counted at once, for workers may have made them in any order.
-    """
-    problems, fine = _rows(context), 0
-    lost: list[tuple[Path, Response]] = []
-    for path in drawn.finished():
-        rows = list(read_jsonl(path, Response))
-        bad = unscored.among([r.scores for r in rows])
-        lost += [(path, rows[i]) for i in bad]
-        fine += len(rows) - len(bad)
-    again = _with_scores(composite, [problems[r.problem_id] for _, r in lost], [r for _, r in lost])
-    found = {(path, r.problem_id, r.index): r for (path, _), r in zip(lost, again, strict=True)}
-    for path in dict.fromkeys(path for path, _ in lost):
-        rows = [found.get((path, r.problem_id, r.index), r) for r in read_jsonl(path, Response)]
-        write_atomic(path, to_jsonl(rows))
-    unscored.add([*(r.scores for r in again), *[None] * fine])
+    return scored(context, composite, out)
 
 
 def load_negatives(context: Context) -> dict[str, dict[str, list[Response]]]:
@@ -348,7 +199,7 @@ def pairs(context: Context) -> None:
 
     Raises UserError when a method has fewer pairs than `pairs.min_pairs`.
     """
-    recipe, problems = context.recipe, _rows(context)
+    recipe, problems = context.recipe, rows_of(context)
     right = context.chosen()
     chosen = {r.problem_id: r for r in right}
     found = load_negatives(context)
@@ -408,7 +259,7 @@ def audit(context: Context) -> None:
     Each method's selected negatives against the chosen responses to the same problems. Beside it the AUC of length
     alone, the reward model's M, and the share of fully consistent steps: a weak detector also gives 0.5.
     """
-    problems = _rows(context)
+    problems = rows_of(context)
     right = context.chosen()
     detector = context.reward_model(context.model("audit_model"))
     judge = context.reward_model(context.model("reward_model"))
@@ -444,7 +295,7 @@ def audit(context: Context) -> None:
 
 def reward_scores(context: Context) -> None:
     """scores.json: the reward model's raw scores of the chosen responses and of each method's selected negatives."""
-    problems = _rows(context)
+    problems = rows_of(context)
     model = context.reward_model(context.model("reward_model"))
     groups = {"correct": context.chosen()}
     groups |= {m: flat(rows) for m, rows in load_negatives(context).items()}

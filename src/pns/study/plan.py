@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from pns.parts.negatives import RULED
 from pns.problems.families import BENCHMARKS as EMBEDDED
 from pns.recipe import GrpoPart, Recipe
 from pns.scheduler import Done, Task
@@ -20,7 +21,7 @@ REFERENCE = {
     "policy:rlvr_more": 0.011, "policy:reinforce": 0.011,
     "policy:rollouts": 0.011, "models:reward_model": 0.008, "models:hardened_reward_model": 0.008,
     "models:generator": 0.016,
-    "negatives:negatives": 0.005, "negatives:negatives/prefix": 0.018, "negatives:samples": 0.018, "negatives:prefix_samples": 0.018,
+    "negatives:negatives": 0.005, "negatives:negatives/prefix": 0.018, "samples:samples": 0.018, "samples:prefix_samples": 0.018,
     "negatives:pairs": 0.002, "negatives:reward_scores": 0.005,
     "align:align": 0.02, "align:sft_chosen": 0.012,
     "evaluate:dev": 0.008, "evaluate:test": 0.008,
@@ -70,9 +71,9 @@ def units(task: Task) -> float:
         return part.steps * part.batch_size * 2 + getattr(splits, task.stage.args[0]) * part.holdout * n
     if call == "models:generator":
         return float(_grpo(recipe.generator.of(task.stage.name)))
-    if call == "negatives:samples":
+    if call == "samples:samples":
         return float(splits.pairs * recipe.negatives.sample.n)
-    if call == "negatives:prefix_samples":
+    if call == "samples:prefix_samples":
         return float(splits.pairs * _prefixes(recipe))
     if call == "negatives:negatives":
         return float(splits.pairs * _candidates(task.stage.args[0], recipe))
@@ -89,7 +90,7 @@ def _candidates(method: str, recipe: Recipe) -> int:
     if method in ("rejection", "rejection_hard"):
         drawn = part.drawn(method)
         return recipe.rollouts.n if drawn is None else min(recipe.rollouts.n, drawn)
-    return part.per_problem if method in ("flip", "corruption") else 1
+    return part.per_problem if method in RULED else 1
 
 
 def _prefixes(recipe: Recipe) -> int:
