@@ -23,10 +23,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 from pns.errors import UserError
 from pns.recipe import Recipe
@@ -35,7 +36,7 @@ from pns.records import Problem, Response, read_parquet, write_parquet
 from pns.run import Run
 from pns.sampling import shards
 from pns.sampling.engine import Engine, TransformersEngine
-from pns.sampling.jobs import Drawn, Job, draw_all, each
+from pns.sampling.jobs import Drawn, Job
 from pns.stages import samples
 from pns.stages.context import Context
 
@@ -142,18 +143,15 @@ def timed(run: Path, recipe: Recipe, given: argparse.Namespace, ours: bool) -> t
         finally:
             drawing += time.perf_counter() - begin
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as patched:
         context = context_of(run, recipe, given.problems, Path(folder))
+        patched.enter_context(patch.object(TransformersEngine, "generate", clocked))
         if not ours:
-            shards.draw_all, shards.each, samples.ThreadPoolExecutor = one_after_another, one_at_a_time, AtOnce
-        TransformersEngine.generate = clocked  # type: ignore[method-assign]
-        try:
-            begin = time.perf_counter()
-            samples.samples(context)
-            took = time.perf_counter() - begin
-        finally:
-            shards.draw_all, shards.each, samples.ThreadPoolExecutor = draw_all, each, ThreadPoolExecutor
-            TransformersEngine.generate = own  # type: ignore[method-assign]
+            patched.enter_context(patch.multiple(shards, draw_all=one_after_another, each=one_at_a_time))
+            patched.enter_context(patch.object(samples, "ThreadPoolExecutor", AtOnce))
+        begin = time.perf_counter()
+        samples.samples(context)
+        took = time.perf_counter() - begin
         return took, drawing, read_parquet(context.out / "candidates.parquet", Response)
 
 
