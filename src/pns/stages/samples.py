@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pns.records import Problem, Response, read_jsonl, to_jsonl, write_parquet
 from pns.rewards.composite import Composite
 from pns.rewards.unscored import Unscored
 from pns.run import seed_of, write_atomic
+from pns.sampling.engine import TransformersEngine
 from pns.sampling.prompts import controlled
 from pns.sampling.shards import Draw, sample
 from pns.stages import engines, prefixes
@@ -29,14 +31,15 @@ def samples(context: Context) -> None:
     """candidates.parquet: samples of the trained generator on problems that it was not trained on, scored, with log p
     under it and the policy.
     """
-    draws = _draws(context)
+    draws, policy = _draws(context), scorer(context, "rlvr")
+    done, every = 0, sum(draw.responses for draw in draws.values())
     with context.composite() as composite:
-        unscored = Unscored(composite.part.max_unscored, sum(draw.responses for draw in draws.values()))
+        unscored = Unscored(composite.part.max_unscored, every)
         for draw in draws.values():
             _score_again(context, composite, draw, unscored)
-        done, every = 0, sum(draw.responses for draw in draws.values())
         for name, draw in draws.items():
-            _from_generator(context, composite, name, draw, unscored, done, every)
+            progress = partial(_behind, context, done, every)
+            _from_generator(context, composite, policy, name, draw, unscored, progress)
             done += draw.responses
             if context.readers is not None and len(draws) > 1:
                 context.readers.forget(str(context.model(name)))
@@ -73,22 +76,24 @@ def _together(draws: Mapping[str, Draw]) -> Iterator[Response]:
 
 def prefix_samples(context: Context) -> None:
     """candidates.parquet: wrong continuations by the trained generator of prefixes of the chosen responses, scored, with
-    log p (see `_with_logps`).
+    log p (see `pns.stages.prefixes`).
     """
     with context.composite() as composite:
         candidates = scored(context, composite, prefixes.written(context, composite, "pns_prefix"))
     write_parquet(context.out / "candidates.parquet", candidates)
 
 
-def _from_generator(
-    context: Context, composite: Composite, name: str, drawn: Draw, unscored: Unscored, done: int, every: int
-) -> None:
-    """The shards of one generator, the stage of this name.
+def _behind(context: Context, before: int, every: int, done: int, _: int) -> None:
+    """Progress of one generator, behind what those before it have done."""
+    context.progress(before + done, every)
 
-    Args:
-        done: responses of the generators before, of `every`.
-    """
-    writer, policy, control = scorer(context, name), scorer(context, "rlvr"), drawn.control
+
+def _from_generator(
+    context: Context, composite: Composite, policy: TransformersEngine, name: str, drawn: Draw, unscored: Unscored,
+    progress: Callable[[int, int], None],
+) -> None:  # fmt: skip
+    """The shards of one generator, the stage of this name."""
+    writer, control = scorer(context, name), drawn.control
     computing = threading.Lock()
 
     def logps(rows: Sequence[Problem], responses: list[Response]) -> list[list[tuple[float, int]]]:
@@ -113,7 +118,7 @@ def _from_generator(
         ]
 
     sample(
-        engines.sampler(context, name, writer), [drawn], finish, lambda n, _: context.progress(done + n, every),
+        engines.sampler(context, name, writer), [drawn], finish, progress,
         at_once=SCORED_AT_ONCE if _asks_server(composite.part) else 1,
         check=lambda rows: unscored.add(r.scores for r in rows),
     )  # fmt: skip
