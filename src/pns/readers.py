@@ -110,7 +110,8 @@ class Readers:
                 found = ray.get(one, timeout=LOST_SECONDS)
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as lost:
                 raise StageStopped(
-                    f"a reader of {self._field} is lost, and so were those in its place: {lost}"
+                    f"a reader of {self._field} is lost, and so were those in its place: {lost}\n"
+                    f"  -> where the cluster is smaller now, set a smaller {self._field}"
                 ) from None
             yield given(found)
 
@@ -171,7 +172,8 @@ class Readers:
         self._actors = [
             ray.remote(_Reader)
             .options(
-                num_cpus=1, num_gpus=share * own, max_restarts=_TRIES, max_task_retries=_TRIES,
+                num_cpus=1, num_gpus=share * own, max_restarts=_TRIES,
+                max_task_retries=-1,  # restarts are the bound: each attempt to reach a node that is gone is a try
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
             )
             .remote(self._device, self._threads)

@@ -85,7 +85,7 @@ class RayEngine:
             num_gpus=self._gpus,
             **self._where,
             max_restarts=_TRIES,
-            max_task_retries=_TRIES,
+            max_task_retries=-1,  # restarts are the bound: each attempt to reach a node that is gone is a try
         )
         for row in done.iter_rows():
             yield int(row["place"]), completions(given(json.loads(row["found"])))
