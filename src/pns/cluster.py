@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pns.errors import StageStopped, UserError
@@ -59,3 +59,11 @@ def connect(cpus: int, field: str, *, log: bool = False) -> bool:
                     remedy="is RAY_ADDRESS right? Without it a cluster is started on this machine",
                 ) from None  # fmt: skip
     raise AssertionError("the last try returns or raises")
+
+
+def has_place(needed: Mapping[str, float]) -> bool:
+    """Whether a node that is alive is large enough, however busy it is."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return any(all(node.get(name, 0.0) >= amount for name, amount in needed.items()) for node in alive)

@@ -1,27 +1,35 @@
 """A Ray Data pool of actors, each with an engine of its own; on this machine, or on the cluster that RAY_ADDRESS names.
 
-One job is one block, so a lost actor or node costs the jobs that it was at, and Ray gives those to another. Which actor
-draws a job changes nothing where the engine is deterministic: a job has its own seed. `ray.data.llm` is not used: it
-gives one completion a row, and batches rows across jobs. (Source: ours.)
+One job is one block, so a lost actor or node costs the jobs that it was at, and those whose completions were still there;
+its actors start again where there is room, and draw them again. Which actor draws a job changes nothing where the engine
+is deterministic: a job has its own seed. `ray.data.llm` is not used: it gives one completion a row, and batches rows
+across jobs. (Source: ours.)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pns.cluster import Told, connect, given, told
-from pns.errors import UserError
+from pns.cluster import Told, connect, given, has_place, told
+from pns.errors import StageStopped, UserError
 from pns.extras import install
 from pns.parts.engine import EnginePart
-from pns.readers import SHARE, Readers
+from pns.readers import READY_SECONDS, SHARE, Readers
 from pns.sampling.jobs import Drawn, Job, completions
 
 _TRIES = 4
 PATIENCE_SECONDS = 900
 """For all actors to have their engines, where readers share GPUs with them."""
+LOOK_SECONDS = 5.0
+"""Between looks at whether a node is left that could hold an actor."""
+_FIELD = "engine.ray_workers"
 
 
 class RayEngine:
@@ -59,14 +67,20 @@ class RayEngine:
         }
         self._gpus: float = _gpus(part, device)
         self._where: dict[str, Any] = {}
+        self._place: Mapping[str, float] = {"CPU": 1.0, "GPU": self._gpus}
         if readers is not None:
             readers.start()
             self._gpus *= 1 - SHARE
             self._where = {"scheduling_strategy": readers.place()}
+            self._place = readers.group.bundle_specs[0]
         self._ours = _connect(self._workers)
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
-        """(place of the job, its completions), as they are done. Raises what an actor's engine raised."""
+        """(place of the job, its completions), as they are done.
+
+        Raises what an actor's engine raised, and StageStopped where actors are lost again and again, or no node is left that
+        could hold one.
+        """
         import ray.data
 
         if not jobs:
@@ -75,6 +89,12 @@ class RayEngine:
             # A reader loads its models once something is drawn: not while vLLM measures what memory is left to it.
             ray.data.DataContext.get_current().wait_for_min_actors_s = PATIENCE_SECONDS
         rows = [{"place": i, "job": job.to_json()} for i, job in enumerate(jobs)]
+        names: list[str] = []
+
+        def named() -> dict[str, str]:  # Ray Data gives no handles, by which to end them
+            names.append(f"pns-{uuid.uuid4()}")
+            return {"name": names[-1]}
+
         done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _Worker,
             batch_size=1,
@@ -84,16 +104,53 @@ class RayEngine:
             num_cpus=1,
             num_gpus=self._gpus,
             **self._where,
+            ray_remote_args_fn=named,
             max_restarts=_TRIES,
             max_task_retries=-1,  # restarts are the bound: each attempt to reach a node that is gone is a try
         )
-        for row in done.iter_rows():
-            yield int(row["place"]), completions(given(json.loads(row["found"])))
+        with self._watched(names):
+            for row in done.iter_rows():
+                yield int(row["place"]), completions(given(json.loads(row["found"])))
 
     def generate(self, job: Job) -> Drawn:
         """One job by one actor, which loads its model for it: `generate_all` is the way to draw many."""
         ((_, drawn),) = self.generate_all([job])
         return drawn
+
+    @contextmanager
+    def _watched(self, names: Iterable[str]) -> Iterator[None]:
+        """Where no node is left that could hold an actor, Ray waits without end. Here that has one: the actors are ended."""
+        import ray
+        from ray.exceptions import GetTimeoutError, RayActorError
+
+        over, small = threading.Event(), threading.Event()
+
+        def watch() -> None:
+            seen = time.monotonic()
+            while not over.wait(LOOK_SECONDS):
+                if has_place(self._place):
+                    seen = time.monotonic()
+                elif time.monotonic() - seen > READY_SECONDS:
+                    small.set()
+                    for name in list(names):
+                        with suppress(ValueError):  # it is gone
+                            ray.kill(ray.get_actor(name))
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        except (RayActorError, GetTimeoutError) as lost:
+            if getattr(lost, "actor_init_failed", False):
+                raise
+            needed = {name: amount for name, amount in self._place.items() if amount}
+            why = f"a worker of {_FIELD} is lost, and so were those in its place: {lost}"
+            if small.is_set():
+                why = f"no node of the cluster is large enough for a worker of {_FIELD} ({needed})\n  -> start one"
+            raise StageStopped(why) from None
+        finally:
+            over.set()
+            watcher.join()
 
     def close(self) -> None:
         """Let go of the cluster, and end it where it was started for this engine."""
