@@ -114,8 +114,9 @@ def context_of(run: Path, recipe: Recipe, problems: int, folder: Path) -> Contex
     return Context(recipe, "samples-pns", out, inputs | {"problems": few}, lambda *_: None)
 
 
-def one_after_another(engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
-    return ((i, engine.generate(job)) for i, job in enumerate(jobs))
+@contextmanager
+def one_after_another(engine: Engine, todo: Sequence[tuple[shards.Draw, int]]) -> Iterator[Iterator[tuple[int, Drawn]]]:
+    yield ((i, engine.generate(draw.job(number))) for i, (draw, number) in enumerate(todo))
 
 
 def one_at_a_time(work: Callable[[Any], Any], rows: Iterable[Any], most: int) -> Iterator[Any]:
@@ -147,7 +148,7 @@ def timed(run: Path, recipe: Recipe, given: argparse.Namespace, ours: bool) -> t
         context = context_of(run, recipe, given.problems, Path(folder))
         patched.enter_context(patch.object(TransformersEngine, "generate", clocked))
         if not ours:
-            patched.enter_context(patch.multiple(shards, draw_all=one_after_another, each=one_at_a_time))
+            patched.enter_context(patch.multiple(shards, drawing=one_after_another, each=one_at_a_time))
             patched.enter_context(patch.object(samples, "ThreadPoolExecutor", AtOnce))
         begin = time.perf_counter()
         samples.samples(context)

@@ -48,11 +48,16 @@ class Engine:
 
 
 class Backwards(Engine):
-    """A pool whose last job is done first."""
+    """A pool whose last job is done first, and which says when it was ended."""
+
+    ended = 0
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
-        for i, job in reversed(list(enumerate(jobs))):
-            yield i, Engine().generate(job)
+        try:
+            for i, job in reversed(list(enumerate(jobs))):
+                yield i, self.generate(job)
+        finally:
+            self.ended += 1
 
 
 def same(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
@@ -238,6 +243,70 @@ def test_an_error_leaves_whole_shards_and_a_resume_gives_the_same(tmp_path: Path
     assert files(draw.folder) == files(whole.folder)
     sample(nullcontext(engine), [draw], same, lambda *done: told.append(done))
     assert (engine.calls, told[-1]) == (2, (20, 20))
+
+
+def drawn_files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.glob("*.drawn.json"))
+
+
+def test_what_a_pool_draws_ahead_waits_on_disk(tmp_path: Path) -> None:
+    """All is drawn while the first shard is scored, and none of it is left behind."""
+    everything = threading.Event()
+    engine = Backwards(lambda call: everything.set() if call == 4 else None)
+    draw = Draw(PROBLEMS, PART, tmp_path, 5, "t")
+
+    def finish(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
+        assert everything.wait(20), "drawing waits for the scores"
+        return rows
+
+    sample(nullcontext(engine), [draw], finish, lambda *_: None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"0000{i}.jsonl" for i in range(4)]
+    assert engine.ended == 1
+    assert not [t for t in threading.enumerate() if t.name == "pns-spool"]
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_what_a_pool_has_drawn_is_not_drawn_again(tmp_path: Path, at_once: int) -> None:
+    whole, part = (Draw(PROBLEMS, PART, tmp_path / name, 5, "t") for name in ("whole", "part"))
+    sample(nullcontext(Engine()), [whole], same, lambda *_: None)
+    everything = threading.Event()
+    engine = Backwards(lambda call: everything.set() if call == 4 else None)
+
+    def broken(problems: Sequence[Problem], rows: list[Response]) -> list[Response]:
+        assert everything.wait(20)
+        raise Broken
+
+    with pytest.raises(Broken):
+        sample(nullcontext(engine), [part], broken, lambda *_: None, at_once=at_once)
+    assert not files(part.folder)
+    assert engine.ended == 1
+    left = drawn_files(part.folder)
+    assert set(left) >= {f"0000{i}.drawn.json" for i in (1, 2, 3)}, "the one under way is made to its end, at the least"
+    (part.folder / "00001.drawn.json").write_text('[[["a", 1, "stop"]]]', encoding="utf-8")
+    (part.folder / "00002.drawn.json").write_text("no JSON", encoding="utf-8")
+    (part.folder / "00003.drawn.json").rename(part.folder / "kept")
+    (part.folder / "00003.jsonl").write_text(
+        (whole.folder / "00003.jsonl").read_text(encoding="utf-8"), encoding="utf-8"
+    )
+    (part.folder / "kept").rename(part.folder / "00003.drawn.json")  # as if it had ended between writing and removing
+    again = Backwards()
+    sample(nullcontext(again), [part], same, lambda *_: None, at_once=at_once)
+    assert again.calls == len({"00000.drawn.json"} - set(left)) + 2, (
+        "what has another form is drawn again, and what is missing"
+    )
+    assert files(part.folder) == files(whole.folder)
+    assert drawn_files(part.folder) == []
+
+
+def test_what_a_pool_raises_comes_behind_what_it_had_drawn(tmp_path: Path) -> None:
+    def breaks(call: int) -> None:
+        if call == 3:
+            raise Broken
+
+    draw = Draw(PROBLEMS, PART, tmp_path, 5, "t")
+    with pytest.raises(Broken):
+        sample(nullcontext(Backwards(breaks)), [draw], same, lambda *_: None)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["00002.jsonl", "00003.jsonl"]
 
 
 def test_an_engine_is_made_only_where_there_is_something_to_draw(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from pns.errors import StageStopped, UserError
 from pns.parts.engine import VLLM_ARGS, EnginePart, EngineServerPart, VllmPart
 from pns.run import seed_of
 from pns.sampling import vllm as ours
-from pns.sampling.jobs import Job, draw_all
+from pns.sampling.jobs import Job, ahead
 from pns.sampling.prompts import end_ids
 from pns.sampling.ray import _gpus as gpus_of_actor
 
@@ -218,7 +218,7 @@ def test_the_next_call_goes_on_while_the_jobs_of_one_are_scored(fake: Fake, tmp_
 
     fake.write = write
     jobs = [Job([c], **HOW) for c in "aaaaaaaabbbbbbbb"]  # four calls of four
-    found = draw_all(ours.VllmEngine(tmp_path, VllmPart()), jobs)
+    found = ahead(ours.VllmEngine(tmp_path, VllmPart()).generate_all(jobs))
     assert [next(found)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
     assert second.wait(20), "the third call waits for the jobs of the second"
     assert [i for i, _ in found] == list(range(5, 16))

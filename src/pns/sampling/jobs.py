@@ -7,12 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from pns.sampling.prompts import Completion
-
-if TYPE_CHECKING:
-    from pns.sampling.engine import Engine
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -50,18 +47,9 @@ class Job:
 
 @runtime_checkable
 class Pool(Protocol):
-    """An engine that has several jobs under way at once, a bounded number: it gives (place of the job, completions) as
-    they come, in any order.
-    """
+    """An engine that has several jobs under way at once: it gives (place of the job, completions) as they come, in any order."""
 
     def generate_all(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]: ...
-
-
-def draw_all(engine: Engine, jobs: Sequence[Job]) -> Iterator[tuple[int, Drawn]]:
-    """(place of the job, completions) of all jobs; from one engine in order. A thread draws one job ahead."""
-    if isinstance(engine, Pool):
-        return ahead(engine.generate_all(jobs))
-    return ahead((i, engine.generate(job)) for i, job in enumerate(jobs))
 
 
 def ahead(rows: Iterable[T], most: int = 1) -> Iterator[T]:

@@ -3,13 +3,13 @@
 A shard is a fixed slice of the problems with a seed from its number, so neither a resume nor the number of workers
 changes the samples, as far as the engine promises it (`Engine.deterministic`). While one shard is verified and scored,
 the next one is drawn already. In memory are the shards that the engine has under way, one drawn ahead, and those that are
-scored.
+scored; what a pool of engines draws beyond that waits on disk, and outlives the driver (see `pns.sampling.spool`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from pns.recipe import SamplePart
 from pns.records import Problem, Response, read_jsonl, to_jsonl
 from pns.run import seed_of, write_atomic
 from pns.sampling.engine import Engine
-from pns.sampling.jobs import Drawn, Job, draw_all, each
+from pns.sampling.jobs import Drawn, Job, Pool, ahead, each
 from pns.sampling.prompts import controlled
+from pns.sampling.spool import kept, spooled
 
 Finish = Callable[[Sequence[Problem], list[Response]], list[Response]]
 
@@ -54,6 +55,10 @@ class Draw:
     def path(self, number: int) -> Path:
         """The file of a shard."""
         return self.folder / f"{number:05d}.jsonl"
+
+    def waiting(self, number: int) -> Path:
+        """The file of a shard that is drawn and not scored yet."""
+        return self.folder / f"{number:05d}.drawn.json"
 
     def chunk(self, number: int) -> Sequence[Problem]:
         """The problems of a shard."""
@@ -105,27 +110,54 @@ def sample(
     """
     every = [(draw, number) for draw in draws for number in range(len(draw.shards))]
     todo = [(draw, number) for draw, number in every if not draw.path(number).is_file()]
+    for draw in draws:  # of shards that were written just before the driver ended
+        _forget(draw)
     total = sum(draw.responses for draw in draws)
     done = total - sum(len(draw.chunk(number)) * draw.part.n for draw, number in todo)
     if done:
         progress(done, total)
     if not todo:
         return
-    with engine as made:
+    with engine as made, drawing(made, todo) as drawn:
 
         def finished(found: tuple[int, Drawn]) -> tuple[int, list[Response]]:
-            place, drawn = found
+            place, completions = found
             draw, number = todo[place]
             by_row = [p for p in draw.chunk(number) for _ in range(draw.part.n)]
-            return place, finish(by_row, _responses(draw, number, drawn, made.name))
+            return place, finish(by_row, _responses(draw, number, completions, made.name))
 
-        drawn = draw_all(made, [draw.job(number) for draw, number in todo])
         for place, rows in each(finished, drawn, at_once):
             draw, number = todo[place]
             check(rows)
             write_atomic(draw.path(number), to_jsonl(rows))
+            draw.waiting(number).unlink(missing_ok=True)
             done += len(rows)
             progress(done, total)
+
+
+@contextmanager
+def drawing(engine: Engine, todo: Sequence[tuple[Draw, int]]) -> Iterator[Iterator[tuple[int, Drawn]]]:
+    """(place, completions) of all these shards; from one engine in order, of which a thread draws one ahead."""
+    if not isinstance(engine, Pool):
+        yield ahead((place, engine.generate(draw.job(number))) for place, (draw, number) in enumerate(todo))
+        return
+    waiting = [draw.waiting(number) for draw, number in todo]
+    ready = [place for place, (draw, n) in enumerate(todo) if kept(waiting[place], len(draw.chunk(n)), draw.part.n)]
+    rest = sorted(set(range(len(todo))) - set(ready))
+    jobs = [draw.job(number) for draw, number in (todo[place] for place in rest)]
+
+    def rows() -> Iterator[tuple[int, Drawn]]:
+        for i, completions in engine.generate_all(jobs):
+            yield rest[i], completions
+
+    with spooled(rows(), waiting.__getitem__, ready) as found:
+        yield found
+
+
+def _forget(draw: Draw) -> None:
+    for number in range(len(draw.shards)):
+        if draw.path(number).is_file():
+            draw.waiting(number).unlink(missing_ok=True)
 
 
 def _responses(draw: Draw, number: int, drawn: Drawn, model: str) -> list[Response]:
