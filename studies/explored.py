@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import ttest_1samp
 
-from pns.commands.common import errors
 from pns.errors import UserError
 from pns.run import Run, read_json
 from pns.scheduler import Task, published
@@ -85,9 +84,11 @@ def main() -> None:
     parser.add_argument("store", type=Path)
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
-    with errors():
+    try:
         recipes = Recipes(load_study(given.study), given.study)
         trials = trials_of(recipes, Run(given.store))
+    except UserError as error:
+        parser.exit(2, f"error: {error}\n")
     names = ("model", "settings", "pairs", "coverage, %", "separated, %", "rejected log p", "greedy, %", "sampled, %", "KL",
              "against the first, greedy", "sampled")  # fmt: skip
     table = Table(*names, title=recipes.study.name)
