@@ -36,7 +36,7 @@ def test_accelerate_reads_our_configurations(path: Path) -> None:
 def test_every_training_is_launched_and_nothing_else() -> None:
     recipe, _ = load_recipe(SMOKE, ["references=[rlvr_more, nsr, w_reinforce]"])
     calls = {stage.call for stage in pipeline.stages(recipe).values()}
-    others = {"data", "evaluate", "negatives", "summary"}
+    others = {"data", "evaluate", "negatives", "samples", "summary"}
     for call in calls:
         started = call.partition(":")[0] not in others and call not in ("policy:make_start", "policy:rollouts")
         assert (call in TRAININGS) == started, call
