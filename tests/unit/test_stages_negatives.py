@@ -17,6 +17,7 @@ from helpers.judge_server import Answer, Request, ScriptedServer
 from helpers.judging import part
 from helpers.reward import KIND
 from pns.errors import StageStopped
+from pns.parts.negatives import RULED
 from pns.parts.reward import RewardModelSource
 from pns.parts.training import GeneratorPart, OtherGenerator
 from pns.recipe import NegativesPart, RewardPart, SamplePart
@@ -288,7 +289,11 @@ def distinct(n: int) -> list[str]:
     return [wrong(PROBLEMS[0].problem, k) for k in range(n)]
 
 
-@pytest.mark.parametrize("method", ["flip", "corruption"])
+def test_every_rule_is_known_as_one() -> None:
+    assert tuple(stages.RULES) == RULED
+
+
+@pytest.mark.parametrize("method", RULED)
 def test_a_rule_gives_as_many_as_a_problem_may_have(tmp_path: Path, method: Any) -> None:
     def made(most: int) -> list[list[str]]:
         here = context(tmp_path / f"{most}", lambda *_: FULL, per_problem=most, reward_model_quantile=None)

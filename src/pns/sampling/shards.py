@@ -8,7 +8,7 @@ scored; what a pool of engines draws beyond that waits on disk, and outlives the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,9 +109,12 @@ def sample(
         check: called, in order, with the finished rows of a shard before it is written; what it raises stops the work.
     """
     every = [(draw, number) for draw in draws for number in range(len(draw.shards))]
-    todo = [(draw, number) for draw, number in every if not draw.path(number).is_file()]
-    for draw in draws:  # of shards that were written just before the driver ended
-        _forget(draw)
+    todo: list[tuple[Draw, int]] = []
+    for draw, number in every:
+        if draw.path(number).is_file():
+            draw.waiting(number).unlink(missing_ok=True)  # the driver may have ended between writing the one and this
+        else:
+            todo.append((draw, number))
     total = sum(draw.responses for draw in draws)
     done = total - sum(len(draw.chunk(number)) * draw.part.n for draw, number in todo)
     if done:
@@ -146,18 +149,12 @@ def drawing(engine: Engine, todo: Sequence[tuple[Draw, int]]) -> Iterator[Iterat
     rest = sorted(set(range(len(todo))) - set(ready))
     jobs = [draw.job(number) for draw, number in (todo[place] for place in rest)]
 
-    def rows() -> Iterator[tuple[int, Drawn]]:
+    def rows() -> Generator[tuple[int, Drawn]]:
         for i, completions in engine.generate_all(jobs):
             yield rest[i], completions
 
     with spooled(rows(), waiting.__getitem__, ready) as found:
         yield found
-
-
-def _forget(draw: Draw) -> None:
-    for number in range(len(draw.shards)):
-        if draw.path(number).is_file():
-            draw.waiting(number).unlink(missing_ok=True)
 
 
 def _responses(draw: Draw, number: int, drawn: Drawn, model: str) -> list[Response]:

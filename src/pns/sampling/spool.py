@@ -21,7 +21,7 @@ Row = tuple[int, Drawn]
 
 
 @contextmanager
-def spooled(rows: Iterable[Row], path_of: Callable[[int], Path], ready: Iterable[int] = ()) -> Iterator[Iterator[Row]]:
+def spooled(rows: Generator[Row], path_of: Callable[[int], Path], ready: Iterable[int] = ()) -> Iterator[Iterator[Row]]:
     """The same rows in the same order, behind those that are `ready`. A thread takes each as soon as it is there, and keeps it in
     the file of its place; the caller removes that when the row is done with.
 
@@ -45,8 +45,7 @@ def spooled(rows: Iterable[Row], path_of: Callable[[int], Path], ready: Iterable
         except BaseException as error:  # it belongs to the caller's thread
             done.put(error)
         finally:
-            if isinstance(rows, Generator):
-                rows.close()  # what it has under way ends here, not when somebody forgets it
+            rows.close()  # what it has under way ends here, not when somebody forgets it
             done.put(None)
 
     def given() -> Iterator[Row]:
