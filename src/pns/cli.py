@@ -13,7 +13,7 @@ import typer
 import pns
 from pns.commands.audit import app as audit_app
 from pns.commands.calibrate import calibrate
-from pns.commands.common import BUG, console, errors, fail, overrides_argument, ready, say
+from pns.commands.common import BUG, console, errors, fail, note_unread, overrides_argument, ready, say
 from pns.commands.doctor import doctor
 from pns.commands.export import app as export_app
 from pns.commands.iterate import iterate
@@ -152,12 +152,14 @@ def _run(
     from pns.run import Run, read_json
     from pns.scheduler import StageFailed
 
-    recipe, _ = load_recipe(recipe_file, overrides)
+    recipe, sources = load_recipe(recipe_file, overrides)
     # What can be refused is refused before a run directory is made.
-    pipeline.resolve([name for name in (until, again, only) if name], pipeline.stages(recipe))
+    nodes = pipeline.stages(recipe)
+    pipeline.resolve([name for name in (until, again, only) if name], nodes)
     fingerprints.input_hashes(recipe)
     folder = run_dir or Path("runs") / recipe.name
     ready(recipe, folder, launcher)
+    note_unread(sources, nodes)
     one = Run.create(folder, on_existing)
     screen = console()
     try:

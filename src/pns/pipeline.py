@@ -24,6 +24,8 @@ GRPO = ("runtime.processes", "runtime.vllm", "runtime.train_dtype", "runtime.sam
 """What a GRPO training depends on besides."""
 SAMPLE = "engine"
 """What of a recipe changes samples besides."""
+_RUN_ITSELF = ("name", "about", "seed", "round", "runtime", "references")
+"""What is read wherever no stage names it."""
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,14 @@ def _selection_keys(recipe: Recipe, method: str) -> tuple[str, ...]:
         "rejection": given,
     }
     return (*own.get(method, ()), *every)
+
+
+def unread(keys: Iterable[str], nodes: Mapping[str, Stage]) -> list[str]:
+    """Of dotted recipe keys those that no stage's result depends on, nor how the run is done: to set them changes nothing."""
+    read = {*_RUN_ITSELF, *(key for node in nodes.values() for key in node.keys)}
+    return [
+        key for key in keys if not any(f"{key}.".startswith(f"{r}.") or f"{r}.".startswith(f"{key}.") for r in read)
+    ]
 
 
 def labels(nodes: Mapping[str, Stage]) -> dict[str, str]:

@@ -189,6 +189,15 @@ def test_recipe_prints_every_value_with_its_source(here: Any, smoke_recipe: Path
     assert len(lines) > 90
 
 
+def test_a_key_that_nothing_reads_is_named(here: Any, smoke_recipe: Path) -> None:
+    for command in (("plan", "--offline"), ("run", "--until", "start")):
+        name, *options = command
+        keys = ["negatives.methods=[rejection]", "references=[]", "generator.beta=0.2", "align.beta=0.2"]
+        output = here(name, smoke_recipe, *keys, *options)
+        assert "note: generator.beta changes nothing: no stage of this recipe reads it" in output
+        assert output.count("changes nothing") == 1
+
+
 def test_report_builds_the_page_again(here: Any, own: Any) -> None:
     page = own.folder / "report" / "index.html"
     before, kept = page.read_text(encoding="utf-8"), results(own)

@@ -9,7 +9,7 @@ import pytest
 
 from pns import fingerprints, pipeline
 from pns.errors import UserError
-from pns.recipe import METHODS, Recipe
+from pns.recipe import ALL_METHODS, METHODS, Recipe
 from pns.recipe_files import load_recipe
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
@@ -481,3 +481,34 @@ def test_of_a_server_that_names_no_model_the_address_counts() -> None:
         assert marks(part, "http://a/v1", n=8) == here, "how many requests at a time changes no answer"
         named = f", {key}: mine"
         assert marks(part, "http://a/v1", named=named) == marks(part, "http://b/v1", named=named)
+
+
+def overridden(*overrides: str) -> list[str]:
+    """The keys of these overrides that change nothing."""
+    found, sources = load_recipe(SMOKE, overrides)
+    return sorted(
+        pipeline.unread([key for key, source in sources.items() if source == "override"], pipeline.stages(found))
+    )
+
+
+def test_a_key_of_what_is_not_chosen_is_named() -> None:
+    alone = ["negatives.methods=[rejection]", "references=[]"]
+    own = ["negatives.prefix.rounds=2", "generator.beta=0.3", "negatives.select=best"]
+    assert overridden(*alone, *own, "align.beta=0.2", "seed=4", "runtime.jobs=2", "references=[]") == sorted(
+        text.split("=")[0] for text in own
+    )
+    with_gates = overridden(*alone, "negatives.gate_all=true", "negatives.select=best")
+    assert with_gates == [], "rejection through all gates is selected, too"
+    assert overridden(
+        "negatives.methods=[prefix]", "references=[]", "negatives.prefix.rounds=2", "generator.beta=0.3"
+    ) == ["generator.beta"]
+    assert overridden("uses.rl.beta=0.1") == ["uses.rl.beta"], "a study alone reads it"
+
+
+def test_with_everything_chosen_everything_is_read() -> None:
+    every = [m for m in ALL_METHODS if m not in ("prompted", "mixture")]
+    found, sources = load_recipe(
+        SMOKE, [f"negatives.methods=[{', '.join(every)}]", "references=[rlvr_more, nsr, w_reinforce]"]
+    )
+    left = pipeline.unread(sources, pipeline.stages(found))
+    assert [key for key in left if not key.startswith(("uses.", "negatives.prompted.", "negatives.mixture"))] == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -16,6 +16,7 @@ from pns.run import check_writable
 
 if TYPE_CHECKING:
     from pns.launch import Launcher
+    from pns.pipeline import Stage
     from pns.recipe import Recipe
 
 BAD_INPUT, BUG, STOPPED, INTERRUPTED = 2, 1, 3, 130
@@ -86,6 +87,18 @@ def say(message: str, *, err: bool = False) -> None:
     """Print a line. It may quote a file's name, a model or a server: control characters must not steer the terminal."""
     safe = "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in message)
     typer.echo(safe, err=err)
+
+
+def note_unread(sources: Mapping[str, str], nodes: Mapping[str, Stage]) -> None:
+    """Say which keys of the command line change nothing: a method that is not chosen reads none of its own.
+
+    Args:
+        sources: see `load_recipe`.
+    """
+    from pns.pipeline import unread
+
+    for key in unread([key for key, source in sources.items() if source == "override"], nodes):
+        say(f"note: {key} changes nothing: no stage of this recipe reads it", err=True)
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pns.commands.common import BAD_INPUT, console, errors, need_libraries, overrides_argument, say
+from pns.commands.common import BAD_INPUT, console, errors, need_libraries, note_unread, overrides_argument, say
 from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 from pns.plan.words import amount, duration, size, two
@@ -114,11 +114,13 @@ def plan(
             _only_measure(machine, as_json)
             return
         from pns.launch import launcher_of
+        from pns.pipeline import stages
         from pns.plan.sharing import spread_of
         from pns.recipe_files import load_recipe
 
         starter = launcher_of(launcher.value, launcher_config)
-        told, _ = load_recipe(recipe, overrides or [])
+        told, sources = load_recipe(recipe, overrides or [])
+        note_unread(sources, stages(told))
         spread, sharing = spread_of(told, starter, gpus, shard)
         with_ = _setting(told, _machine(told, machine, calibrate), spread, engine, assume or [], (price_in, price_out))
         place = run_dir or Path("runs") / told.name

@@ -109,8 +109,10 @@ class RayEngine:
             max_task_retries=-1,  # restarts are the bound: each attempt to reach a node that is gone is a try
         )
         with self._watched(names):
-            for row in done.iter_rows():
-                yield int(row["place"]), completions(given(json.loads(row["found"])))
+            # Fetched ahead, a finished shard would be given out when the next one comes: a killed driver would lose it, too.
+            for batch in done.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
+                for place, found in zip(batch["place"], batch["found"], strict=True):
+                    yield int(place), completions(given(json.loads(found)))
 
     def generate(self, job: Job) -> Drawn:
         """One job by one actor, which loads its model for it: `generate_all` is the way to draw many."""
