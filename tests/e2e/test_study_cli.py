@@ -68,6 +68,10 @@ def test_a_study_says_what_is_wrong_with_it(here: Any) -> None:
     assert "tuned on and tested on" in here("study", write(here.folder, seeds=[11]), code=2)
     assert "no such study" in here("study", "nowhere.yaml", code=2)
     assert "not a run directory" in here("study", write(here.folder), "--report", code=2)
+    committed = Path(__file__).parents[2] / "docs" / "results" / "embedded.protocol.json"
+    assert "not the protocol of this study; what differs: study," in here(
+        "study", write(here.folder), "--protocol", committed, code=2
+    )
     assert not (here.folder / "runs").exists()
 
 

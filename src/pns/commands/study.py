@@ -86,6 +86,7 @@ def study(
         from pns.launch import launcher_of
         from pns.run import Run
         from pns.study.cells import Recipes, check_contrasts
+        from pns.study.protocol import check_committable
         from pns.study.spec import load_study
 
         starter = launcher_of(launcher.value, launcher_config)
@@ -102,6 +103,8 @@ def study(
             _report(recipes, Run(Run.open(folder).folder, store))
             return
         ready(recipes.base, folder, starter)
+        if protocol is not None:
+            check_committable(protocol, recipes)  # before hours of tuning
         run = Run(Run.create(folder, "resume").folder, store)
         _plan(recipes, run, jobs)
         _run(recipes, run, until.value, jobs, protocol, starter)

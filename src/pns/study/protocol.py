@@ -23,6 +23,7 @@ FILE, OPENED = "protocol.json", "opened.json"
 _ASIDE = ("written", "fingerprint")
 # What protocols did not name once. One that lacks it is no other protocol for that.
 _SINCE = ("family",)
+_COMMIT = "name the committed protocol.json that `pns study STUDY --until protocol` wrote"
 
 
 def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]) -> dict[str, Any]:
@@ -102,12 +103,15 @@ def check_opened(run: Run, recipes: Recipes) -> None:
     path, opened = run.folder / FILE, run.folder / OPENED
     if not (path.is_file() and opened.is_file()):
         return
-    old, new = read_json(path), protocol_of(recipes, {}, [])
-    found = ("combinations", "trials")
-    tuned = {"tuning": {k: v for k, v in old.get("tuning", {}).items() if k not in found}, "chosen": {}}
-    new["tuning"] = {k: v for k, v in new["tuning"].items() if k not in found}
-    if what := _differing_from_opened(old, {**old, **tuned}, new, read_json(opened)["protocol"]):
+    old, new = read_json(path), _untuned(protocol_of(recipes, {}, []))
+    if what := _differing_from_opened(old, _untuned(old), new, read_json(opened)["protocol"]):
         raise _another(path, ", ".join(what))
+
+
+def _untuned(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """A protocol without what tuning finds."""
+    tuning = {k: v for k, v in protocol.get("tuning", {}).items() if k not in ("combinations", "trials")}
+    return {**protocol, "tuning": tuning, "chosen": {}}
 
 
 def _another(path: Path, what: str) -> UserError:
@@ -118,16 +122,29 @@ def _another(path: Path, what: str) -> UserError:
     )
 
 
+def check_committable(path: Path, recipes: Recipes) -> None:
+    """Raises UserError where a protocol that was committed beforehand is none of this study, whatever tuning finds."""
+    _check_same(path, _untuned(_committed(path)), _untuned(protocol_of(recipes, {}, [])))
+
+
 def check_committed(path: Path, protocol: Mapping[str, Any]) -> None:
     """Raises UserError where a protocol that was committed beforehand is not the study's."""
-    committed = read_json(path)
-    what = differing(committed, protocol) if isinstance(committed, dict) else ["all of it"]
-    if what:
-        raise UserError(
-            f"not the protocol of this study; what differs: {', '.join(what)}",
-            file=path,
-            remedy="commit the protocol.json that `pns study STUDY --until protocol` wrote",
-        )
+    _check_same(path, _committed(path), protocol)
+
+
+def _committed(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read as a protocol ({error})", file=path, remedy=_COMMIT) from None
+    if not isinstance(found, dict) or not isinstance(found.get("tuning"), dict):
+        raise UserError("this is no protocol of a study", file=path, remedy=_COMMIT)
+    return found
+
+
+def _check_same(path: Path, committed: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    if what := differing(committed, own):
+        raise UserError(f"not the protocol of this study; what differs: {', '.join(what)}", file=path, remedy=_COMMIT)
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
