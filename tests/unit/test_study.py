@@ -462,6 +462,7 @@ PUBLISHED = {
     "strong": [],
     "control-test": [],
     "hard": [],
+    "plain-dpo-test": [],
 }
 
 
