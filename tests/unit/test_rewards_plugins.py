@@ -15,7 +15,7 @@ import yaml
 from pns.errors import UserError
 from pns.recipe import RewardPart
 from pns.records import Scores
-from pns.rewards.adapters import openrlhf, plugin
+from pns.rewards.adapters import openrlhf, plugin, verl
 from pns.rewards.adapters.plugin import RewardAborted, Settings, as_numbers
 from pns.rewards.adapters.verl import compute_score
 
@@ -33,6 +33,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for made in plugin._made.values():
         made.close()
     plugin._made.clear()
+    verl._watches.clear()
 
 
 def recipe(folder: Path, **reward: Any) -> str:
@@ -99,6 +100,35 @@ def test_an_unscored_response_aborts_or_gets_the_stated_penalty(
     assert (row["score"], row["gate_unscored"], row["gate_scored"], row["credit_inversion"]) == (-0.5, 1.0, 0.0, 0.0)
     monkeypatch.setenv(plugin.ON_UNSCORED, "-0.25")
     assert score(WRONG, recipe=path)["score"] == -0.25
+
+
+def test_verl_is_stopped_for_good_where_too_many_are_unscored(tmp_path: Path) -> None:
+    """It leaves an aborted response out and goes on, so one abort is no stop."""
+    path = recipe(tmp_path, judge=BROKEN, max_unscored=0.01)
+    for _ in range(2):
+        with pytest.raises(RewardAborted, match="a response could not be scored"):
+            score(WRONG, recipe=path)
+        assert score(CORRECT, recipe=path)["score"] == 0.0
+    with pytest.raises(
+        RewardAborted, match=r"3 of the last 5 responses .*judge is down.*reward.max_unscored .1% of 200."
+    ):
+        score(WRONG, recipe=path)
+    with pytest.raises(RewardAborted, match="3 of the last 5 responses"):
+        score(CORRECT, recipe=path)
+    for _ in range(5):
+        assert score(WRONG, recipe=path, on_unscored=-0.5)["score"] == -0.5
+    assert score(CORRECT, recipe=path, on_unscored=-0.5)["score"] == 0.0
+
+
+def test_what_is_long_past_counts_no_more() -> None:
+    watch, scored = plugin.Watch(0.01), Scores(gate="correct", score=0.0, well_formed=True)
+    unscored = Scores(gate="unscored", score=None, well_formed=True, unscored_by="judge_server", unscored_cause="down")
+    for _ in range(3):
+        watch.see(unscored)
+        watch.see(unscored)
+        for _ in range(plugin.RECENT):
+            watch.see(scored)
+    watch.check()
 
 
 def test_an_abort_is_no_exception() -> None:

@@ -11,6 +11,7 @@ import atexit
 import math
 import os
 import threading
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -74,6 +75,45 @@ def _on_unscored(given: str | float | None) -> Literal["abort"] | float:
     return penalty
 
 
+RECENT = 200
+"""So many of the last responses of this process are looked at by `Watch`."""
+
+
+class Watch:
+    """Of the last responses of one reward, how many had no score. Past `most` of them it gives up, for good.
+
+    For a trainer that takes an abort as one failed response, leaves that out of its group and goes on, as verl's does: a judge
+    that is down must stop it all the same.
+
+    Args:
+        most: the share of the last `RECENT` responses that may be unscored, 0..1.
+    """
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self._unscored: deque[bool] = deque(maxlen=RECENT)
+        self._gave_up: str | None = None
+
+    def check(self) -> None:
+        """Raises RewardAborted where it has given up."""
+        if self._gave_up is not None:
+            raise RewardAborted(self._gave_up)
+
+    def see(self, scores: Scores) -> None:
+        """Count one more response. Raises RewardAborted as `check`."""
+        self.check()
+        self._unscored.append(scores.score is None)
+        count = sum(self._unscored)
+        if count > self._most * RECENT:
+            self._gave_up = (
+                f"{count} of the last {len(self._unscored)} responses could not be scored, the last one for "
+                f"{scores.unscored_cause}: more than reward.max_unscored ({self._most:.0%} of {RECENT}); {_MEND}"
+            )
+            self.check()
+
+
+_MEND = f"mend the cause and resume from the last checkpoint, or set {ON_UNSCORED} (verl: reward_kwargs.on_unscored) to a penalty"
+
 _made: dict[tuple[str, tuple[str, ...]], Batcher] = {}
 _making = threading.Lock()
 
@@ -103,10 +143,7 @@ def as_numbers(scores: Scores, part: RewardPart, on_unscored: Literal["abort"] |
     """
     score = scores.score
     if score is None and on_unscored == "abort":
-        raise RewardAborted(
-            f"a response could not be scored ({scores.unscored_cause}); mend the cause and resume from the last "
-            f"checkpoint, or set {ON_UNSCORED} (verl: reward_kwargs.on_unscored) to a penalty"
-        )
+        raise RewardAborted(f"a response could not be scored ({scores.unscored_cause}); {_MEND}")
     open_ = scores.gate == "scored"
     m, c = scores.reward_model, scores.rubric
     return {

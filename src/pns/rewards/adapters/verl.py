@@ -8,6 +8,10 @@
 verl's reward loop awaits one call a response and gathers them, so calls that are under way at the same time are scored
 as one batch. Its managers `naive` and `dapo` fit; `remote` takes no asynchronous function. verl does not say whether a
 response was cut off: the other format checks stand alone there. Before verl 0.7.1 the same keys stood without `reward.`.
+
+An abort is no end of training there: since 0.9 (`trainer.use_v1`, its default) verl logs it, leaves that response out of its
+group, and stops only at a step without any response. That is what unscored means, so long as they are few; past
+`reward.max_unscored` of the last 200 responses of a reward worker every further one aborts, until that step comes.
 """
 
 from __future__ import annotations
@@ -21,10 +25,11 @@ from typing import Any
 from pns.errors import UserError
 from pns.rewards.adapters.batching import Row
 from pns.rewards.adapters.fields import finish_in, given, problem_of
-from pns.rewards.adapters.plugin import RewardAborted, Settings, as_numbers, batcher, needs_text
+from pns.rewards.adapters.plugin import RewardAborted, Settings, Watch, as_numbers, batcher, needs_text
 
 _OURS = ("recipe", "overrides", "on_unscored", "problem_key", "use_router")
 _PROBLEM_KEYS = ("problem", "question")
+_watches: dict[Settings, Watch] = {}
 
 
 async def compute_score(
@@ -50,7 +55,7 @@ async def compute_score(
         use_router: ask the recipe's reward model, of kind `vllm`, through verl's router in place of its `server.url`.
         reward_router_address: where that is; verl says so where `reward.reward_model.enable` is true.
     Raises RewardAborted where the settings or the data cannot be used, and for an unscored response unless
-        `on_unscored` is a penalty.
+        `on_unscored` is a penalty; after too many of those, for every one.
     """
     try:
         _known(of_verl)
@@ -59,6 +64,8 @@ async def compute_score(
             settings = replace(settings, overrides=(*settings.overrides, _routed(reward_router_address)))
         # The first call loads models and starts workers: not on the event loop.
         made = await asyncio.to_thread(batcher, settings)
+        watch = _watches.setdefault(settings, Watch(made.composite.part.max_unscored))
+        watch.check()
         info = dict(extra_info or {})
         statement = next((info[k] for k in (problem_key, *_PROBLEM_KEYS) if k and given(info.get(k))), None)
         problem = problem_of(
@@ -67,6 +74,8 @@ async def compute_score(
     except UserError as error:
         raise RewardAborted(str(error)) from None
     scores = await asyncio.wrap_future(made.submit(Row(problem, solution_str, finish_in(info))))
+    if settings.on_unscored == "abort":
+        watch.see(scores)
     return as_numbers(scores, made.composite.part, settings.on_unscored)
 
 
