@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does pns - rejection rise with size? From-scratch models of about 1M and 10M parameters on harder instances of the embedded
+# Does pns - rejection rise with size? From-scratch models of about 1M and 10M parameters (of 100M: not run yet) on harder instances of the embedded
 # families, three seeds of each, side by side on one GPU, for so many seconds: a round of pns, of rejection and of the
 # chosen side alone for each seed. Nothing is tuned: step sizes are scaled from what the embedded study chose.
 #
@@ -50,7 +50,8 @@ for size in ${SIZES:-1m 10m}; do
         0.4m) of 0.4m 96 3 256 4e-3 4e-4 3e-4 "$@" & ;;
         1m) of 1m 144 4 384 3e-3 3e-4 2e-4 "$@" & ;;
         10m) of 10m 352 7 960 1e-3 1.5e-4 1e-4 "$@" & ;;
-        *) echo "no size $size: there are 0.4m, 1m and 10m" >&2 && exit 2 ;;
+        100m) of 100m 896 10 2432 4e-4 5e-5 5e-5 model.heads=14 "$@" & ;;  # not run yet
+        *) echo "no size $size: there are 0.4m, 1m, 10m and 100m" >&2 && exit 2 ;;
     esac
     begun+=($!)
 done
