@@ -34,7 +34,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def test_a_study_from_its_plan_to_its_page(here: Any) -> None:
-    told = write(here.folder)
+    told = write(here.folder, audit=True)
     assert "a factor of two either way" in here("study", told, "--plan")
     assert not (here.folder / "runs").exists(), "a plan leaves nothing behind"
     said = here("study", told, "--until", "protocol")
@@ -50,6 +50,8 @@ def test_a_study_from_its_plan_to_its_page(here: Any) -> None:
     assert results["complete"]
     assert results["cells"]["rejection"]["settings"] == protocol["chosen"]["align"]["dpo"]["held"]
     assert results["cells"]["policy"]["kl"]["mean"] == 0
+    (held_out,) = results["plausibility"]["rejection"]["heldout_auc"]["by_seed"]
+    assert 0 <= held_out <= 1
     assert "<h1>" in (folder / "report" / "index.html").read_text()
     assert (folder / "report" / "samples.parquet").stat().st_size > 0
 
@@ -58,7 +60,7 @@ def test_a_study_from_its_plan_to_its_page(here: Any) -> None:
     assert "`pns study STUDY --plan`" in here("show", folder, code=2)
     other = write(here.folder, name="other", secondary=[["sft_chosen", "sft"]])
     assert "all is done" in here("study", other, "--study-dir", "other", "--store", folder, "--plan").lower()
-    write(here.folder, seeds=[1, 2])
+    write(here.folder, seeds=[1, 2], audit=True)
     said = here("study", told, code=2)
     assert "the test split was opened under another protocol; what differs: seeds, cells" in said
 

@@ -237,11 +237,15 @@ def test_a_seed_without_a_share_leaves_no_mean(tmp_path: Path) -> None:
         row = Response(problem_id="a", text="1", index=0, source="x", n_tokens=1, scores=scores)
         write_parquet(folders[seed] / "negatives.parquet", [row])
     scores_of = {1: {"correct": [1.0], "flip": [0.0]}, 2: {"correct": [], "flip": [float("nan"), 2.0]}}
-    found = plausibility(["flip", "prefix"], {"flip": folders}, scores_of)
+    audits = {1: {"heldout_auc": {"flip": 0.25}}, 2: {"heldout_auc": {"flip": 0.75}}}
+    found = plausibility(["flip", "prefix"], {"flip": folders}, scores_of, audits)
     assert found["flip"]["fully_consistent"] == {"mean": None, "by_seed": [1, None]}
     assert found["flip"]["reward_model"]["n"] == 2
     assert found["flip"]["reward_model"]["auc"] == {"mean": None, "by_seed": [1, None]}
-    assert found["prefix"] == {"yield": None, "fully_consistent": None, "reward_model": None}
+    assert found["flip"]["heldout_auc"] == {"mean": 0.5, "by_seed": [0.25, 0.75]}
+    nothing = dict.fromkeys(("yield", "fully_consistent", "reward_model", "heldout_auc"))
+    assert found["prefix"] == nothing
+    assert plausibility(["flip"], {}, {}, {})["flip"] == nothing
 
 
 FULL = Rubric(relevance=3, coherence=3, completeness=3, consistency=3)

@@ -232,6 +232,8 @@ def _quartiles(values: Any) -> str:
     return words.NONE if values is None else " / ".join(words.fixed(x) for x in values)
 
 
+_ON_REQUEST = "AUC of a model that selected nothing"
+"""What only a study with `audit: true` has."""
 _PLAUSIBLE: dict[str, tuple[tuple[str, ...], Any]] = {
     "samples a seed": (("yield", "n"), lambda v: words.fixed(v, 0)),
     "wrong, %": (("yield", "wrong"), words.percent),
@@ -242,6 +244,7 @@ _PLAUSIBLE: dict[str, tuple[tuple[str, ...], Any]] = {
     "scored": (("reward_model", "n"), lambda v: words.fixed(v, 0)),
     "score: quartiles": (("reward_model", "quartiles"), _quartiles),
     "AUC against correct": (("reward_model", "auc", "mean"), words.fixed),
+    _ON_REQUEST: (("heldout_auc", "mean"), words.fixed),
 }
 """heading -> where in a method's plausibility, how it is shown."""
 
@@ -262,7 +265,7 @@ def plausibility_table(results: Mapping[str, Any]) -> Row | None:
     return {
         "columns": list(shown),
         "rows": [("correct responses" if name == "correct" else name, cells) for name, cells in rows],
-        "missing": [heading for heading in every if heading not in shown],
+        "missing": [heading for heading in every if heading not in shown and heading != _ON_REQUEST],
     }
 
 

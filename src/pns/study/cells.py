@@ -202,12 +202,16 @@ def add_cell(
 def add_extras(graph: Graph, recipes: Recipes, seed: int, tuned: Tuned) -> dict[str, str]:
     """Add what is measured once a seed beside the cells; returns stage -> task.
 
-    The reward model's scores of chosen responses and negatives, and, where the study asks for them, the other uses of a
-    method's negatives.
+    The reward model's scores of chosen responses and negatives, and, where the study asks for them, the audit by a model that
+    selected nothing, and the other uses of a method's negatives.
     """
     study = recipes.study
     extra = [use for use in study.uses if use != "rl"]  # those have cells
-    names = ["scores", *(f"{use}-{method}" for use in extra for method in study.methods)]
+    names = [
+        "scores",
+        *(["audit"] if study.audit else []),
+        *(f"{use}-{method}" for use in extra for method in study.methods),
+    ]
     special = _special(recipes, seed, tuned, {}, {})
     return {name: graph.add(recipes.of(seed), name, special) for name in names}
 

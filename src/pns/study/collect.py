@@ -282,7 +282,14 @@ def _uses(found: Collected, study: Study) -> dict[str, Any]:
 def _plausibility(found: Collected) -> dict[str, Any]:
     """See `pns.study.plausible`: of the methods, and of those that they are mixed from."""
     methods = found.work.recipes.base.negatives.sources()
-    return plausibility(methods, {m: _anywhere(found, f"negatives-{m}") for m in methods}, _scores_by_seed(found))
+    negatives: dict[str, dict[int, Path]] = {m: _anywhere(found, f"negatives-{m}") for m in methods}
+    return plausibility(methods, negatives, _scores_by_seed(found), _audits(found))
+
+
+def _audits(found: Collected) -> dict[int, dict[str, Any]]:
+    """seed -> how well its audit model tells each method's negatives; of the seeds that have one."""
+    done = {seed: extras["audit"] for seed, extras in found.work.extras.items() if "audit" in extras}
+    return {s: read_json(found.folder(t) / "audit.json") for s, t in done.items() if t in found.work.done}
 
 
 def _scores_by_seed(found: Collected) -> dict[int, dict[str, list[float]]]:

@@ -22,17 +22,20 @@ def plausibility(
     methods: Iterable[str],
     negatives: Mapping[str, Mapping[int, Path]],
     scores: Mapping[int, Mapping[str, Sequence[float]]],
+    audits: Mapping[int, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Of the chosen responses and of each method; None is what could not be had.
 
     Args:
         negatives: method -> seed -> the folder with its selected negatives.
         scores: seed -> kind of response -> raw scores of that seed's reward model.
+        audits: seed -> audit.json of the stage of that name, where the study asked for it.
 
     Returns:
         `yield` over all samples of a generator (means over seeds; shares 0..1, KL in nats a response; `fully_consistent` of the
         wrong ones that were judged); `fully_consistent`, the same share of the selected negatives; `reward_model`, the scores'
-        number and quartiles over all seeds, and the AUC of each seed's model, correct responses above.
+        number and quartiles over all seeds, and the AUC of each seed's model, correct responses above; `heldout_auc`, the AUC of
+        each seed's audit model, which selected nothing.
     """
     out: dict[str, Any] = {CORRECT: {"reward_model": _scored(CORRECT, scores)}}
     for method in methods:
@@ -42,6 +45,7 @@ def plausibility(
             "yield": _yield([read_json(folder / "stats.json") for folder in folders.values()]),
             "fully_consistent": _over_seeds(shares),
             "reward_model": _scored(method, scores),
+            "heldout_auc": _over_seeds([audit["heldout_auc"].get(method) for audit in audits.values()]),
         }
     return out
 

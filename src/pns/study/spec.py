@@ -140,6 +140,11 @@ class Study(Part):
     metric: Literal["greedy", "sampled"] = Field("greedy", description="of the primary contrasts; both are reported")
     ablations: AblationsPart = AblationsPart()
     bootstrap: int = Field(2000, ge=100)
+    audit: bool = Field(
+        False,
+        description="train a second reward model of each seed, with the split `audit`, that selects nothing, and report how well it "
+        "tells each method's negatives from correct responses",
+    )
     uses: tuple[Use, ...] = Field(
         (),
         description="what else each method's matched pairs are good for: reward_model (as hard examples for it), rl (RL of the "
