@@ -172,13 +172,15 @@ def test_adapters_are_merged_into_the_published_model(start: Path, tmp_path: Pat
 def test_long_pairs_are_refused_unless_told(start: Path, tmp_path: Path) -> None:
     rows = [(p.prompt, text) for p in PAIRS for text in (p.chosen, p.rejected)]
     _, longest = over_length(load_tokenizer(start), rows, 0)
-    with pytest.raises(UserError, match=rf"sides of preference pairs are longer than {longest - 2} tokens"):
+    with pytest.raises(UserError, match=rf"sides of preference pairs are longer than {longest - 2} tokens") as refused:
         trained(start, tmp_path, max_length=longest - 2)
+    assert f"set align.max_length={longest} or align.cut=true (" in (refused.value.remedy or "")
     counts = count_cut(start, PAIRS, AlignPart(learning_rate=1e-3, max_length=longest - 2, cut=True))
     assert 0 < counts["chosen"] + counts["rejected"] < 2 * len(PAIRS)
     assert len(trained(start, tmp_path, max_length=longest - 2, cut=True)) == len(PAIRS)
-    with pytest.raises(UserError, match=r"prompts of preference pairs are longer than 12 tokens"):
+    with pytest.raises(UserError, match=r"prompts of preference pairs are longer than 12 tokens") as refused:
         trained(start, tmp_path / "short", max_length=12, cut=True)
+    assert "align.cut" not in (refused.value.remedy or ""), "it is on already"
 
 
 def test_the_control_cuts_what_is_long_where_it_is_told_to(start: Path, tmp_path: Path) -> None:
@@ -197,8 +199,9 @@ def test_the_control_cuts_what_is_long_where_it_is_told_to(start: Path, tmp_path
         out.mkdir()
         sft_chosen(Context(recipe, "align-sft_chosen", out, inputs, lambda *_: None), "matched", "flip")
 
-    with pytest.raises(UserError, match=rf"{over} of 6 solutions are longer than {limit} tokens"):
+    with pytest.raises(UserError, match=rf"{over} of 6 solutions are longer than {limit} tokens") as refused:
         control(tmp_path / "refused")
+    assert "or align.cut=true (" in (refused.value.remedy or "")
     control(tmp_path / "cut", "align.cut=true")
     assert read_json(tmp_path / "cut" / "stats.json") == {
         "cut": {"chosen": over},

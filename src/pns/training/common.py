@@ -215,17 +215,27 @@ def save_model(model: Any, tokenizer: Any, folder: Path, weights: dict[str, torc
     tokenizer.save_pretrained(folder)
 
 
-def check_lengths(tokenizer: Any, rows: Sequence[tuple[str, str]], limit: int, what: str, key: str) -> None:
+def check_lengths(
+    tokenizer: Any, rows: Sequence[tuple[str, str]], limit: int, what: str, key: str, allowed_by: str | None = None
+) -> None:
     """Refuse rows that a trainer would cut or drop. `rows` are (problem, response).
+
+    Args:
+        key: the recipe's key for the limit.
+        allowed_by: the setting, as `key=value`, with which such rows are cut and counted; None where there is none.
 
     Raises UserError with how many of them are over `limit` tokens and how long the longest is.
     """
     over, longest = over_length(tokenizer, rows, limit)
     if over:
+        ways = [
+            f"{key}={longest}",
+            *([] if allowed_by is None else [f"{allowed_by} (their ends are cut, and counted)"]),
+        ]
         raise UserError(
             f"{over} of {len(rows)} {what} are longer than {limit} tokens (the longest: {longest})",
             field=key,
-            remedy=f"set {key}={longest} or leave the long problems out; a trainer would cut or drop them silently",
+            remedy=f"set {' or '.join(ways)}, or leave the long problems out; a trainer would cut or drop them silently",
         )
 
 

@@ -58,10 +58,12 @@ def train_preference(
     tokenizer = load_tokenizer(start)
     if part.cut:
         # Where the prompt alone fills the length, nothing of the response is left, and a trainer drops the pair.
-        rows, what = [(p.prompt, "") for p in pairs], "prompts of preference pairs"
+        rows = [(p.prompt, "") for p in pairs]
+        check_lengths(tokenizer, rows, part.max_length, "prompts of preference pairs", "align.max_length")
     else:
-        rows, what = [(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)], "sides of preference pairs"
-    check_lengths(tokenizer, rows, part.max_length, what, "align.max_length")
+        rows = [(p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)]
+        what = "sides of preference pairs"
+        check_lengths(tokenizer, rows, part.max_length, what, "align.max_length", "align.cut=true")
     # Both before the arguments are made: afterwards, with FSDP's `cpu_ram_efficient_loading`, transformers would read weights in
     # the first process alone, and TRL's `prepare_fsdp` hands none on to the others' references.
     device, dtype = loading_device(runtime.device), train_dtype(runtime)

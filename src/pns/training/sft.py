@@ -30,21 +30,22 @@ def train_sft(
     progress: Progress,
     key: str,
     warmup: float = 0.03,
-    cut: bool = False,
+    cut: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Train on (problem, response) rows; the loss is on the response alone. Returns the log history.
 
     Args:
-        cut: rows that are longer than `max_length` tokens lose their end.
+        cut: rows that are longer than `max_length` tokens lose their end. None: no, and the recipe has no key that says so.
 
     Raises UserError when a row is longer than `max_length` tokens (`key` names the recipe's key for it); with `cut`, when a
     problem alone is.
     """
+    part = key.partition(".")[0]
     if cut:
         # Where the problem alone fills the length, nothing of the response is left, and a trainer drops the row.
         check_lengths(tokenizer, [(p, "") for p, _ in rows], max_length, "problems", key)
     else:
-        check_lengths(tokenizer, rows, max_length, "solutions", key)
+        check_lengths(tokenizer, rows, max_length, "solutions", key, None if cut is None else f"{part}.cut=true")
     data = Dataset.from_list([{"prompt": [user(p)], "completion": [assistant(r)]} for p, r in rows])
     config = SFTConfig(
         **arguments(
@@ -52,7 +53,7 @@ def train_sft(
             runtime,
             seed=seed,
             steps=steps,
-            name=key.partition(".")[0],
+            name=part,
             batch=batch_size,
             micro=batch_size // gradient_accumulation,
             learning_rate=learning_rate,
