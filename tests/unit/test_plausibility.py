@@ -18,7 +18,7 @@ from pns.evaluation.detectors import cross_validated, fit_length, fit_ngrams
 from pns.evaluation.plausibility import Audit, audit_pairs, first_wrong_step
 from pns.evaluation.preferences import Preference, PreferenceColumns, enough, read_preferences
 from pns.evaluation.texts import any_answer, split_steps
-from pns.report.audit import build_audit_page, figure_rows, verdicts
+from pns.report.audit import _examples, build_audit_page, figure_rows, verdicts
 from pns.verify import Verifier
 
 RNG = random.Random(3)
@@ -295,3 +295,17 @@ def test_the_page_shows_the_figures_and_escapes_all_text(tmp_path: Path) -> None
         assert name.strip() in text
     assert 'http-equiv="Content-Security-Policy" content="default-src \'none\'' in text
     assert page.read_bytes() == build_audit_page(figures, each, rows, {"file": evil, "seed": 0}, tmp_path).read_bytes()
+
+
+@pytest.mark.parametrize("unit", [0.001, 1.0, 1000.0])
+def test_examples_are_ranked_by_all_detectors_whatever_the_unit_of_the_reward_model(unit: float) -> None:
+    """Raw scores in a large unit would rank the pairs alone, those in a small one not at all. `length` says nothing."""
+    rows = pairs(12, flipped)
+    _, each = audit_pairs(rows, Audit())
+    gaps = {3: (-3, 0), 5: (0, -2), 7: (-1, 0), 9: (3, 3)}
+    for i, row in enumerate(each):
+        ngrams, reward = gaps.get(i, (2, 2))
+        row["scores"] = {"ngrams": [ngrams, 0.0], "reward_model": [unit * reward, 0.0], "length": [0.5, 0.5]}
+    shown = [(caption, example["id"]) for caption, example in _examples(each, rows)]
+    fools, told = "m: fools the detectors most", "m: told most surely"
+    assert shown == [(fools, "line 4"), (fools, "line 6"), (fools, "line 8"), (told, "line 10")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 from pns.evaluation.preferences import Preference
@@ -199,12 +200,14 @@ def _truth(figures: Mapping[str, Any], side: str) -> str:
 
 
 def _examples(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Preference]) -> list[tuple[str, dict[str, Any]]]:
-    """Of each method, the pairs that fool its best detector most, and the one that it tells most surely."""
+    """Of each method, the pairs that fool its detectors most, by their mean, and the one that they tell most surely."""
     by_method: dict[str, list[tuple[float, int]]] = {}
+    spreads = _spreads(rows)
     for i, row in enumerate(rows):
-        gaps = [chosen - rejected for chosen, rejected in row["scores"].values()]
+        method = pairs[i].method
+        gaps = [(chosen - rejected) / spreads[method, name] for name, (chosen, rejected) in row["scores"].items()]
         if gaps:
-            by_method.setdefault(pairs[i].method, []).append((sum(gaps) / len(gaps), i))
+            by_method.setdefault(method, []).append((sum(gaps) / len(gaps), i))
     out = []
     for method, ranked in by_method.items():
         ranked.sort()
@@ -212,6 +215,18 @@ def _examples(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Preference]) ->
         out += [(f"{method}: fools the detectors most", i) for _, i in ranked[:each]]
         out.append((f"{method}: told most surely", ranked[-1][1]))
     return [(printable(caption), _example(pairs[i], rows[i])) for caption, i in out]
+
+
+def _spreads(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """Standard deviation of a detector's scores over both sides of a method's pairs; 1 where all scores are the same.
+
+    A reward model's scores are raw: without this its unit would decide how much it counts beside the other detectors.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        for name, sides in row["scores"].items():
+            found.setdefault((row["method"], name), []).extend(sides)
+    return {key: pstdev(scores) or 1.0 for key, scores in found.items()}
 
 
 def _example(one: Preference, row: Mapping[str, Any]) -> dict[str, Any]:
