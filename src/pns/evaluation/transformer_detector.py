@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,26 @@ EPOCHS, FEWEST_STEPS, BATCH, RATE = 3, 200, 16, 5e-4
 _PAD, _CLS, _SEP = "[PAD]", "[CLS]", "[SEP]"
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread; afterwards on as many as before.
+
+    On a busy machine several threads wait for each other at every step, and take ten times as long (docs/log.md). One also
+    sums in the same order however many cores there are; another number would change scores by rounding alone.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_one_thread()
 def fit_transformer(prompts: Sequence[str], texts: Sequence[str], labels: NDArray[np.int64], seed: int) -> Scorer:
     """A BERT of 2 layers, 64 wide, with byte-level tokens of its own; prompt and response are cut at 192 tokens.
 
-    The longer of the two is cut first, at its beginning: a response ends in its answer.
+    The longer of the two is cut first, at its beginning: a response ends in its answer. Learns and scores on one thread.
     """
     torch.manual_seed(seed)
     tokenizer = _tokenizer(texts, prompts)
@@ -50,6 +67,7 @@ def fit_transformer(prompts: Sequence[str], texts: Sequence[str], labels: NDArra
         schedule.step()
     model.eval()
 
+    @_one_thread()
     def score(given_prompts: Sequence[str], given: Sequence[str]) -> Floats:
         coded = [_encode(tokenizer, *row) for row in zip(given_prompts, given, strict=True)]
         out = np.zeros(len(coded))
