@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,28 @@ def test_figures_page_and_rows(tmp_path: Path) -> None:
     code, said = run(file, "--out", out, "--force", "--limit", "20", *CHEAP)
     assert code == 0, said
     assert json.loads((out / "audit.json").read_text())["methods"]["pairs"]["pairs"] == 20
+
+
+def test_the_bar_says_which_detector_is_asked_about_which_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def recorded(screen: Any, what: str) -> Iterator[Any]:
+        yield lambda *said: told.append(said)
+
+    monkeypatch.setattr("pns.commands.tables.progress", recorded)
+    file = write(tmp_path / "p.jsonl", *rows(12, "flip"), *rows(12, "rejection", "At length."))
+    code, said = run(file, "--method", "method", "--folds", "2", "--out", tmp_path / "a", *CHEAP)
+    assert code == 0, said
+    assert told[:4] == [(n, 2, "part 1 of 6: length, flip") for n in (0, 1, 2)] + [(0, 2, "part 2 of 6: ngrams, flip")]
+    assert list(dict.fromkeys(part for _, _, part in told))[2:] == [
+        "part 3 of 6: length, rejection",
+        "part 4 of 6: ngrams, rejection",
+        "part 5 of 6: reading steps",
+        "part 6 of 6: figures",
+    ]
 
 
 def test_a_baseline_stands_beside(tmp_path: Path) -> None:

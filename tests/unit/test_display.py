@@ -109,6 +109,37 @@ def test_names_of_users_stand_in_tables_and_bars_as_they_are(name: str) -> None:
     assert name in out.getvalue().rpartition("reading")[2]
 
 
+def test_each_part_of_a_command_has_a_name_and_a_pace_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    screen = Console(file=io.StringIO(), width=100)
+    out = on_paper(screen)
+    with tables.progress(screen, "auditing") as step:
+        for part, seconds in (("part 1 of 2: length, \x1b[31mred", 8.0), ("part 2 of 2: transformer, red", 40.0)):
+            for done in range(3):
+                step(done, 5, part)
+                now[0] += seconds
+    assert out.getvalue().splitlines() == [
+        "part 1 of 2: length, \N{REPLACEMENT CHARACTER}[31mred: 2/5, 0.1/s, 0:24 left (0:16)",
+        "part 2 of 2: transformer, red: 1/5, 0.0/s, 2:40 left (0:40)",
+        "part 2 of 2: transformer, red: 2/5, 0.0/s, 2:00 left (1:20)",
+    ]
+
+
+@pytest.mark.parametrize(("name", "shown"), [("\x1b[31mred", "\N{REPLACEMENT CHARACTER}[31mred "), ("m" * 90, "mmmmm")])
+def test_a_bar_begins_again_under_the_name_of_each_part(name: str, shown: str) -> None:
+    out = io.StringIO()
+    with tables.progress(Console(file=out, force_terminal=True, color_system=None, width=80), "auditing") as step:
+        for done in range(6):
+            step(done, 5, "part 1 of 2: ngrams")
+        for done in (0, 1):
+            step(done, 3, f"part 2 of 2: length, {name}")
+    last = out.getvalue().rpartition("part ")[2]
+    assert last.startswith(f"2 of 2: length, {shown}")
+    assert "1/3" in last
+    assert " left" in last, "a long name leaves room for it"
+
+
 def test_the_commands_have_no_other_console() -> None:
     source = Path(display.__file__).parent
     made = [p.relative_to(source) for p in source.rglob("*.py") if re.search(r"\bConsole\(", p.read_text())]

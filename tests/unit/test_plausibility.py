@@ -15,7 +15,7 @@ import pytest
 
 from pns.errors import UserError
 from pns.evaluation.detectors import cross_validated, fit_length, fit_ngrams
-from pns.evaluation.plausibility import Audit, audit_pairs, first_wrong_step
+from pns.evaluation.plausibility import Audit, audit_pairs, first_wrong_step, parts
 from pns.evaluation.preferences import Preference, PreferenceColumns, enough, read_preferences
 from pns.evaluation.texts import any_answer, split_steps
 from pns.report.audit import _examples, build_audit_page, figure_rows, verdicts
@@ -214,6 +214,23 @@ def test_the_reward_model_reads_each_text_once_and_what_it_cannot_score_is_left_
     assert len(model.read) == len(set(model.read)) == 22
     assert "reward_model" not in each[-1]["scores"]
     assert each[0]["scores"]["reward_model"] == [len(rows[0].chosen), len(rows[0].rejected)]
+
+
+def test_progress_names_each_part_and_counts_it_from_nothing_to_all() -> None:
+    rows = [*pairs(12, flipped, "flip"), *pairs(12, misread, "misread")]
+    told: dict[str, list[tuple[int, int]]] = {}
+    with Verifier() as verifier:
+        how = Audit({"length": fit_length, "ngrams": fit_ngrams}, Fixed(), verifier, folds=3, samples=20)
+        audit_pairs(rows, how, lambda what, done, total: told.setdefault(what, []).append((done, total)))
+    asked = ["length, flip", "ngrams, flip", "length, misread", "ngrams, misread"]
+    assert [*told] == parts(rows, how) == [*asked, "reward model", "reading steps", "verifying answers", "figures"]
+    for what, counts in told.items():
+        total = counts[0][1]
+        assert (counts[0], counts[-1]) == ((0, total), (total, total)), what
+        assert counts == sorted(counts)
+    assert {told[what][0][1] for what in asked} == {3}, "folds"
+    bare = Audit()
+    assert parts(rows, bare) == ["reading steps", "figures"]
 
 
 # Words and page

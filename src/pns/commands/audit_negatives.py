@@ -218,7 +218,7 @@ def _audit(
     pairs: list[Any], source: Any, asked: list[Detector] | None, folds: int, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from pns.commands.tables import progress
-    from pns.evaluation.plausibility import Audit, audit_pairs
+    from pns.evaluation.plausibility import Audit, audit_pairs, parts
     from pns.verify import Verifier
 
     detectors = _detectors(asked)
@@ -227,7 +227,13 @@ def _audit(
             detectors=detectors, reward_model=model, verifier=verifier if any(p.gold for p in pairs) else None,
             folds=folds, seed=seed,
         )  # fmt: skip
-        return audit_pairs(pairs, how, lambda what, done, total: bar(done, total))
+        names = parts(pairs, how)
+
+        def step(what: str, done: int, total: int) -> None:
+            # Parts take milliseconds or minutes, so no pace over all of them is honest: the time left is one part's.
+            bar(done, total, f"part {names.index(what) + 1} of {len(names)}: {what}")
+
+        return audit_pairs(pairs, how, step)
 
 
 def _detectors(asked: list[Detector] | None) -> dict[str, Any]:

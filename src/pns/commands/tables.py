@@ -20,9 +20,9 @@ _WIDE = 60
 
 
 class Step(Protocol):
-    """Told (done, total); total 0 is unknown."""
+    """Told (done, total), and of which part where work has several; total 0 is unknown. Each part has a pace of its own."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    def __call__(self, done: int, total: int, part: str | None = None) -> None: ...
 
 
 class _Pace(ProgressColumn):
@@ -45,10 +45,13 @@ def progress(screen: Console, what: str) -> Iterator[Step]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn(), _Pace())
     with Progress(*columns, console=screen, transient=True, refresh_per_second=4) as bars:
         task = bars.add_task(what, total=None, begun=0)
-        first = True
+        first, label = True, what
 
-        def step(done: int, total: int) -> None:
-            nonlocal first
+        def step(done: int, total: int, part: str | None = None) -> None:
+            nonlocal first, label
+            if part is not None and part != label:
+                first, label = True, part
+                bars.reset(task, description=_named(part), begun=0)
             if first and done < total:
                 # What an earlier run has done says nothing about the pace of this one.
                 bars.update(task, begun=done)
@@ -56,6 +59,11 @@ def progress(screen: Console, what: str) -> Iterator[Step]:
             bars.update(task, completed=done, total=total or None)
 
         yield step
+
+
+def _named(part: str) -> str:
+    """A part in a line of 80 columns with its bar: the names of methods in it may be anybody's."""
+    return str(printable(part, 44))
 
 
 class _Lines:
@@ -68,15 +76,16 @@ class _Lines:
         self.begun = self.said = self.now()
         self.first: int | None = None
 
-    def __call__(self, done: int, total: int) -> None:
-        self.first = done if self.first is None else self.first
+    def __call__(self, done: int, total: int, part: str | None = None) -> None:
         moment = self.now()
+        if part is not None and _named(part) != self.what:
+            self.what, self.first, self.begun = _named(part), None, moment
+        self.first = done if self.first is None else self.first
         if moment - self.said >= QUIET_SECONDS and total:
             self.said = moment
             speed = pace(done - self.first, total - self.first, moment - self.begun)
-            self.screen.print(
-                Text(f"{self.what}: {done}/{total}, {speed} ({clock(moment - self.begun)})"), highlight=False
-            )
+            said = ", ".join(filter(None, (f"{done}/{total}", speed)))
+            self.screen.print(Text(f"{self.what}: {said} ({clock(moment - self.begun)})"), highlight=False)
 
 
 def printable(value: Any, width: int = _WIDE) -> Text:

@@ -33,13 +33,14 @@ def cross_validated(
 
     Args:
         folds: parts of the problems; at most as many as there are problems, of which there must be 2 or more.
-        progress: told (folds done, folds).
+        progress: told (folds done, folds), before the first one, too.
     """
     problems = sorted({pair.prompt for pair in pairs})
     random.Random(seed).shuffle(problems)
     folds = min(folds, len(problems))
     fold_of = {problem: i % folds for i, problem in enumerate(problems)}
     chosen, rejected = np.zeros(len(pairs)), np.zeros(len(pairs))
+    progress(0, folds)
     for fold in range(folds):
         held = [i for i, pair in enumerate(pairs) if fold_of[pair.prompt] == fold]
         prompts, texts, labels = _sides(pair for pair in pairs if fold_of[pair.prompt] != fold)

@@ -32,7 +32,12 @@ NEAR = 0.1
 COMPARED, LONGEST = 16, 2000
 """Correct responses that a rejected one is compared with, and words of each that are looked at."""
 
+REWARD, STEPS, ANSWERS, FIGURES = "reward model", "reading steps", "verifying answers", "figures"
+"""What an audit does beside asking detectors."""
+
 Progress = Callable[[str, int, int], None]
+"""Told (one of `parts`, done, total): folds, texts, pairs, sides or methods, each part from 0 on."""
+Step = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -67,23 +72,38 @@ def audit_pairs(
         0..1 (0: the same text), positions in 0..1 (0: the first step).
     """
     scores = _detected(pairs, how, progress)
-    rows = _each(pairs, progress)
+    rows = _each(pairs, partial(progress, STEPS))
     for i, row in enumerate(rows):
         row["scores"] = {
             name: [float(a[i]), float(b[i])] for name, (a, b) in scores.items() if np.isfinite(a[i] + b[i])
         }
     if how.verifier is not None:
-        for row, truth in zip(rows, _truth(pairs, how.verifier), strict=True):
+        for row, truth in zip(rows, _truth(pairs, how.verifier, partial(progress, ANSWERS)), strict=True):
             row["truth"] = truth
-    out = {}
-    for method, at in _places(pairs).items():
+    out: dict[str, Any] = {}
+    places = _places(pairs)
+    for method, at in places.items():
+        progress(FIGURES, len(out), len(places))
         some = [pairs[i] for i in at]
         figures = _figures(some, [rows[i] for i in at])
         figures["detectors"] = {
             name: found for name, (a, b) in scores.items() if (found := _detector(some, a[at], b[at], how)) is not None
         }
         out[method] = figures
+    progress(FIGURES, len(out), len(places))
     return out, rows
+
+
+def parts(pairs: Sequence[Preference], how: Audit) -> list[str]:
+    """What `audit_pairs` does, in this order."""
+    asked = [_asked(name, method) for method in _places(pairs) for name in how.detectors]
+    scored = [] if how.reward_model is None else [REWARD]
+    verified = [] if how.verifier is None else [ANSWERS]
+    return [*asked, *scored, STEPS, *verified, FIGURES]
+
+
+def _asked(detector: str, method: str) -> str:
+    return f"{detector}, {method}"
 
 
 def _places(pairs: Sequence[Preference]) -> dict[str, list[int]]:
@@ -100,23 +120,24 @@ def _detected(pairs: Sequence[Preference], how: Audit, progress: Progress) -> di
     for method, at in _places(pairs).items():
         rows = [pairs[i] for i in at]
         for name, fit in how.detectors.items():
-            step = partial(progress, f"{name}, {method}")
+            step = partial(progress, _asked(name, method))
             chosen, rejected = cross_validated(rows, fit, folds=how.folds, seed=how.seed, progress=step)
             out[name][0][at], out[name][1][at] = chosen, rejected
     if how.reward_model is not None:
-        out["reward_model"] = _rewarded(pairs, how.reward_model, progress)
+        out["reward_model"] = _rewarded(pairs, how.reward_model, partial(progress, REWARD))
     return out
 
 
-def _rewarded(pairs: Sequence[Preference], model: Scorer, progress: Progress) -> tuple[Floats, Floats]:
+def _rewarded(pairs: Sequence[Preference], model: Scorer, step: Step) -> tuple[Floats, Floats]:
     """Raw scores of both sides; each distinct text is read once. What has no score is nan."""
     wanted = list(dict.fromkeys((p.prompt, text) for p in pairs for text in (p.chosen, p.rejected)))
     known: dict[tuple[str, str], float] = {}
+    step(0, len(wanted))
     for start in range(0, len(wanted), 64):
         some = wanted[start : start + 64]
         given = every_score(model, [prompt for prompt, _ in some], [text for _, text in some])
         known |= {key: np.nan if score is None else float(score) for key, score in zip(some, given, strict=True)}
-        progress("reward model", start + len(some), len(wanted))
+        step(start + len(some), len(wanted))
     return (
         np.array([known[p.prompt, p.chosen] for p in pairs]),
         np.array([known[p.prompt, p.rejected] for p in pairs]),
@@ -146,15 +167,16 @@ def _detector(pairs: Sequence[Preference], chosen: Floats, rejected: Floats, how
     }  # fmt: skip
 
 
-def _each(pairs: Sequence[Preference], progress: Progress) -> list[dict[str, Any]]:
+def _each(pairs: Sequence[Preference], step: Step) -> list[dict[str, Any]]:
     """What each pair says by itself, and beside the correct responses to its prompt."""
     correct: dict[str, dict[str, list[str]]] = {}
     for pair in pairs:
         known = correct.setdefault(pair.prompt, {})
         if len(known) < COMPARED:
             known.setdefault(pair.chosen, _words(pair.chosen))
-    out = []
-    for n, pair in enumerate(pairs, 1):
+    out: list[dict[str, Any]] = []
+    for pair in pairs:
+        step(len(out), len(pairs))
         words = _words(pair.rejected)
         distance, nearest = min((_distance(words, other), other) for other in correct[pair.prompt].values())
         out.append(
@@ -169,7 +191,7 @@ def _each(pairs: Sequence[Preference], progress: Progress) -> list[dict[str, Any
                    for what, value in _checked(pair.prompt, getattr(pair, side)).items()},
             }
         )  # fmt: skip
-        progress("reading steps", n, len(pairs))
+    step(len(out), len(pairs))
     return out
 
 
@@ -203,15 +225,17 @@ def _common(left: list[str], right: list[str]) -> int:
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
 
-def _truth(pairs: Sequence[Preference], verifier: Verifier) -> list[dict[str, str]]:
+def _truth(pairs: Sequence[Preference], verifier: Verifier, step: Step) -> list[dict[str, str]]:
     """What the verifier says of both sides, for the pairs with a gold answer."""
     asked = [i for i, pair in enumerate(pairs) if pair.gold]
     problems = [Problem(id=str(i), problem=pairs[i].prompt, answer=str(pairs[i].gold)) for i in asked]
     out: list[dict[str, str]] = [{} for _ in pairs]
-    for side in ("chosen", "rejected"):
+    for n, side in enumerate(("chosen", "rejected")):
+        step(n, 2)
         answers = [any_answer(getattr(pairs[i], side)) for i in asked]
         for i, verdict in zip(asked, verifier.check_problems(problems, answers), strict=True):
             out[i][side] = verdict.outcome
+    step(2, 2)
     return out
 
 
