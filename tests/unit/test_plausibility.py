@@ -16,7 +16,7 @@ import pytest
 from pns.errors import UserError
 from pns.evaluation.detectors import cross_validated, fit_length, fit_ngrams
 from pns.evaluation.plausibility import Audit, audit_pairs, first_wrong_step, parts
-from pns.evaluation.preferences import Preference, PreferenceColumns, enough, read_preferences
+from pns.evaluation.preferences import Preference, PreferenceColumns, drawn, enough, read_preferences
 from pns.evaluation.texts import any_answer, split_steps
 from pns.report.audit import _examples, build_audit_page, figure_rows, verdicts
 from pns.verify import Verifier
@@ -99,6 +99,46 @@ def test_a_method_of_few_problems_is_refused(tmp_path: Path) -> None:
     enough(pairs(10, flipped), 10, tmp_path)
     with pytest.raises(UserError, match=r"'m' has pairs for 9 problems"):
         enough(pairs(9, flipped), 10, tmp_path)
+
+
+def numbered(method: str, problems: Sequence[int], each: int = 1) -> list[Preference]:
+    return [Preference(0, f"p{n}", "right", f"wrong {k}", method) for n in problems for k in range(each)]
+
+
+def kept(rows: list[Preference], limit: int, seed: int) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = {}
+    for pair in drawn(rows, limit, seed):
+        out.setdefault(pair.method, []).append(pair.prompt)
+    return out
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_limit_leaves_methods_the_problems_that_they_share(seed: int) -> None:
+    """Of pns and rejection 20 problems of 80 and 60 are the same; flip has all of them, and corruption few."""
+    rows = [
+        *numbered("pns", range(80)), *numbered("rejection", range(60, 120)), *numbered("flip", range(120)),
+        *numbered("corruption", [*range(55, 65), *range(200, 215)]),
+    ]  # fmt: skip
+    few = kept(rows, 12, seed)
+    assert set(few["pns"]) == set(few["rejection"]) == set(few["flip"])
+    assert {f"p{n}" for n in range(60, 65)} < set(few["corruption"]), "the baseline's before those of pns and flip"
+    assert {len(found) for found in few.values()} == {12}
+    more = kept(rows, 30, seed)
+    assert set(more["pns"]) & set(more["rejection"]) == {f"p{n}" for n in range(60, 80)}
+    assert (len(more["pns"]), len(more["rejection"]), len(more["corruption"])) == (30, 30, 25)
+    assert kept(rows, 12, seed) == few
+    assert kept(rows, 12, seed + 1)["pns"] != few["pns"], "another seed draws others"
+    assert drawn(rows, 1000, seed) == rows
+
+
+def test_a_limit_gives_every_problem_its_first_pair_before_any_its_second() -> None:
+    rows = [*numbered("pns", range(30), each=3), *numbered("rejection", range(30))]
+    few = kept(rows, 20, 1)
+    assert few["pns"] == few["rejection"]
+    many = kept(rows, 40, 1)
+    assert len(set(many["pns"])) == len(set(many["rejection"])) == 30
+    assert len(many["pns"]) == 40
+    assert len({pair.rejected for pair in drawn(rows, 30, 1)}) == 3, "which is the first is drawn, too"
 
 
 # Detectors

@@ -79,7 +79,11 @@ def negatives(
     folds: Annotated[int, typer.Option(min=2, help="Parts of the problems in cross-validation.")] = 5,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Only this many pairs of each method, drawn by --seed.", show_default=False),
+        typer.Option(
+            min=1,
+            help="Only this many pairs of each method, by --seed: on the same problems where methods share them.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draw, the folds and the intervals.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an audit that is there.")] = False,
@@ -179,39 +183,28 @@ def _audit_model(folder: Path) -> Any:
 
 
 def _read(file: Path, baseline: Path | None, columns: Any) -> list[Any]:
-    from pns.evaluation.preferences import ONE_METHOD, read_preferences
+    from pns.evaluation.preferences import BASELINE, ONE_METHOD, read_preferences
 
     pairs = read_preferences(file, columns, ONE_METHOD)
     if baseline is not None:
-        if any(pair.method == "rejection" for pair in pairs):
+        if any(pair.method == BASELINE for pair in pairs):
             raise UserError(
-                "the file has pairs of the method `rejection` itself", field="--baseline", remedy="leave it out"
+                f"the file has pairs of the method `{BASELINE}` itself", field="--baseline", remedy="leave it out"
             )
         from dataclasses import replace
 
-        pairs += read_preferences(baseline, replace(columns, method=None), "rejection")
+        pairs += read_preferences(baseline, replace(columns, method=None), BASELINE)
     return pairs
 
 
 def _some(pairs: list[Any], limit: int | None, seed: int, file: Path) -> list[Any]:
     """All, or those that the limit leaves. Raises UserError where a method has too few."""
-    from pns.evaluation.preferences import enough
+    from pns.evaluation.preferences import drawn, enough
 
     if limit is not None:
-        pairs = _drawn(pairs, limit, seed)
+        pairs = drawn(pairs, limit, seed)
     enough(pairs, FEWEST, file)
     return pairs
-
-
-def _drawn(pairs: list[Any], limit: int, seed: int) -> list[Any]:
-    import random
-
-    places: dict[str, list[int]] = {}
-    for i, pair in enumerate(pairs):
-        places.setdefault(pair.method, []).append(i)
-    rng = random.Random(seed)
-    kept = {i for at in places.values() for i in rng.sample(at, min(limit, len(at)))}
-    return [pair for i, pair in enumerate(pairs) if i in kept]
 
 
 def _audit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from pns.errors import UserError
 from pns.rows import Row, column_names, message, missing_column, read_rows, text
 
 ONE_METHOD = "pairs"
+BASELINE = "rejection"
+"""The method that the others are compared with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +98,31 @@ def enough(pairs: list[Preference], least: int, path: Path) -> None:
                 f"{name!r} has pairs for {len(found)} problems, and {least} are needed", file=path,
                 remedy="give more pairs, or leave this method out",
             )  # fmt: skip
+
+
+def drawn(pairs: list[Preference], limit: int, seed: int) -> list[Preference]:
+    """At most `limit` pairs of each method, on the same problems as far as methods share them; in the order of `pairs`.
+
+    All methods go through the problems in one order, which the seed draws: first those that the baseline has, of these and
+    of the rest those first that more methods have. The second pair of a problem comes after the first of every one.
+    """
+    rng = random.Random(seed)
+    methods: dict[str, set[str]] = {}
+    places: dict[str, list[int]] = {}
+    for i, pair in enumerate(pairs):
+        methods.setdefault(pair.prompt, set()).add(pair.method)
+        places.setdefault(pair.method, []).append(i)
+    problems = sorted(methods)
+    rng.shuffle(problems)
+    problems.sort(key=lambda problem: (BASELINE not in methods[problem], -len(methods[problem])))
+    rank = {problem: n for n, problem in enumerate(problems)}
+    kept: set[int] = set()
+    for at in places.values():
+        rng.shuffle(at)  # which pair of a problem is its first
+        seen: Counter[str] = Counter()
+        turns = []
+        for i in at:
+            turns.append((seen[pairs[i].prompt], rank[pairs[i].prompt], i))
+            seen[pairs[i].prompt] += 1
+        kept.update(i for _, _, i in sorted(turns)[:limit])
+    return [pair for i, pair in enumerate(pairs) if i in kept]

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any
 
-from pns.evaluation.preferences import Preference
+from pns.evaluation.preferences import BASELINE, Preference
 from pns.evaluation.texts import any_answer
 from pns.records import Pair
 from pns.report import audit_plots
@@ -16,7 +16,6 @@ from pns.report.diff import printable
 from pns.report.view import example
 from pns.run import write_atomic
 
-BASELINE = "rejection"
 TELLS, HARDLY = 0.75, 0.6
 """An AUC at or above the first is called telling, below the second hardly more than chance. (Words ours.)"""
 DETECTORS = {
