@@ -102,7 +102,7 @@ def negatives(
 
       pns audit negatives pairs.jsonl --out audit
 
-      pns audit negatives pairs.parquet --method method --gold answer --out audit
+      pns audit negatives pairs.csv --method method --gold answer --out audit
 
       pns audit negatives mine.jsonl --baseline rejection.jsonl --out audit
     """
