@@ -156,6 +156,19 @@ def test_a_dead_replica_costs_nothing_but_time(make: Make) -> None:
         assert len(dead.verdicts) <= 30
 
 
+def test_the_wait_for_a_place_at_a_replica_is_not_the_time_of_a_request(make: Make) -> None:
+    """With one of two dead, its share of the requests waits at the living one: longer than a request may take."""
+    with (
+        serving(lambda n, r: completion("a", wait=0.6)) as live,
+        serving(lambda n, r: Answer(status=503)) as dead,
+    ):
+        engine = make(live, dead, concurrency=4, timeout_seconds=1.0, retries=2)
+        found = engine.generate(Job([str(i) for i in range(12)], **{**HOW, "n": 1}))
+    assert found == [[("a", 7, "stop")]] * 12
+    assert live.peak == 4
+    assert len(live.verdicts) == 12, "none was given up and asked again"
+
+
 def test_a_hiccup_of_the_last_live_replica_sends_nothing_to_the_dead_one(make: Make) -> None:
     """The dead one has failed first, then the live one once: both rest, and the next tries are the live one's."""
     with (

@@ -39,7 +39,7 @@ class ServerPart(Part):
     url: str = Field(description="base URL, e.g. http://localhost:8000/v1 for a judge, http://localhost:8000 else")
     api_key_env: str | None = Field(None, description="environment variable that holds the API key")
     concurrency: int = Field(16, ge=1, description="requests at a time; the processes of a training share them")
-    timeout_seconds: float = Field(120.0, gt=0, description="for one request")
+    timeout_seconds: float = Field(120.0, gt=0, description="for one request, once it is sent")
     retries: int = Field(4, ge=0, description="further tries after 429, 5xx or a time-out, with jittered waits")
 
 

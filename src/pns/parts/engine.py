@@ -73,7 +73,7 @@ class EngineServerPart(Part):
     extra: dict[str, Any] = Field(default_factory=dict, description="fields of every request, after the dialect's own")
     api_key_env: str | None = Field(None, description="environment variable that holds the API key")
     concurrency: int = Field(64, ge=1, description="requests at a time for each replica")
-    timeout_seconds: float = Field(600.0, gt=0, description="for one request")
+    timeout_seconds: float = Field(600.0, gt=0, description="for one request, once it is sent")
     retries: int = Field(4, ge=0, description="further tries after 429, 5xx or a time-out, at another replica")
 
     @model_validator(mode="after")

@@ -83,6 +83,7 @@ class Client:
         self._server, self._base = server, check_url(server.url, field)
         self._key = read_key(server.api_key_env, field)
         self._max_body, self._not_found = max_body, not_found
+        self._places = asyncio.Semaphore(at_a_time(server))
         self._http: httpx2.AsyncClient | None = None
 
     async def get(self, path: str) -> Any:
@@ -140,7 +141,8 @@ class Client:
         limit = self._server.timeout_seconds
         content = None if body is None else json.dumps(body).encode()
         try:
-            async with asyncio.timeout(limit):
+            # What waits for others of this process is not with the server yet, so that its time does not run.
+            async with self._places, asyncio.timeout(limit):
                 async with self._open().stream(method, self._base + path, content=content) as reply:
                     return self._read(reply, await _body(reply, self._max_body))
         except TimeoutError:
@@ -158,11 +160,10 @@ class Client:
             headers = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
             if self._key:
                 headers["Authorization"] = f"Bearer {self._key}"
-            n = at_a_time(self._server)
             self._http = httpx2.AsyncClient(
                 headers=headers,
-                timeout=httpx2.Timeout(self._server.timeout_seconds, pool=None),
-                limits=httpx2.Limits(max_connections=n, max_keepalive_connections=n, keepalive_expiry=60.0),
+                timeout=self._server.timeout_seconds,
+                limits=httpx2.Limits(keepalive_expiry=60.0),  # there are as many connections as places
                 follow_redirects=False,
             )
         return self._http
