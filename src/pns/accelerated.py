@@ -79,13 +79,13 @@ def meeting(path: Path, processes: int) -> Meeting:
 
 
 def divides(path: Path | None) -> bool:
-    """Whether a configuration gives each process a part of the weights alone, as far as the file says; ZeRO-1 and -2 divide
-    only what the optimizer holds.
+    """Whether a configuration gives each process a part of the weights alone, as far as the file says (FSDP, ZeRO-3); under
+    ZeRO-1 and -2 each has a whole model.
     """
     found = configuration(path)
     kind, deepspeed = str(found.get("distributed_type")).upper(), found.get("deepspeed_config")
     zero = deepspeed.get("zero_stage") if isinstance(deepspeed, dict) else None
-    return kind == "FSDP" or (kind == "DEEPSPEED" and zero == 3)
+    return kind == "FSDP" or (kind == "DEEPSPEED" and str(zero) == "3")
 
 
 Divided = Literal["everything", "state", "optimizer", "nothing"]

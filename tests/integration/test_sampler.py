@@ -163,19 +163,21 @@ def fake(kind: DistributedType, zero: int = 3) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("kind", "device", "how"),
+    ("kind", "zero", "device", "how"),
     [
-        (DistributedType.NO, "cpu", None),
-        (DistributedType.NO, "cuda", False),
-        (DistributedType.MULTI_GPU, "cuda", False),
-        (DistributedType.FSDP, "cuda", None),
-        (DistributedType.DEEPSPEED, "cuda", None),
+        (DistributedType.NO, 0, "cpu", None),
+        (DistributedType.NO, 0, "cuda", False),
+        (DistributedType.MULTI_GPU, 0, "cuda", False),
+        (DistributedType.FSDP, 0, "cuda", None),
+        (DistributedType.DEEPSPEED, 1, "cuda", False),
+        (DistributedType.DEEPSPEED, 2, "cuda", False),
+        (DistributedType.DEEPSPEED, 3, "cuda", None),
     ],
 )
 def test_by_itself_a_copy_is_made_on_gpus_that_hold_a_whole_model(
-    kind: DistributedType, device: Any, how: bool | None
+    kind: DistributedType, zero: int, device: Any, how: bool | None
 ) -> None:
-    trainer = fake(kind)
+    trainer = fake(kind, zero)
     sampler.set_sampler(trainer, RuntimePart(device=device), Path("start"), lambda: 9)
     made = trainer.rollout_func
     assert (None if made is None else made.compiled) is how

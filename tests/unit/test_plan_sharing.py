@@ -13,11 +13,15 @@ from pns.accelerated import division
 from pns.cli import app
 from pns.errors import UserError
 from pns.launch import Launcher, check_launcher
+from pns.pipeline import stages
 from pns.plan import cost
 from pns.plan.cost import Spread
+from pns.plan.estimate import Setting, _awake, _shared
 from pns.plan.machine import H100
+from pns.plan.models import shapes_of
 from pns.plan.shapes import KNOWN
 from pns.plan.sharing import spread_of
+from pns.plan.work import assumptions, work_of
 from pns.recipe_files import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -66,6 +70,33 @@ def test_what_other_configurations_divide(told: Any, expected: tuple[str, int], 
     file = tmp_path / "x.yaml"
     file.write_text(json.dumps(told))
     assert division(file, 16) == expected
+
+
+@pytest.mark.parametrize("processes", [1, 8])
+@pytest.mark.parametrize(
+    ("told", "whole"),
+    [
+        ({"distributed_type": "MULTI_GPU"}, True),
+        ({"distributed_type": "FSDP"}, False),
+        ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_reshard_after_forward": False}}, False),
+        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 2}}, True),
+        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 3}}, False),
+        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": "3"}}, False),
+    ],
+)
+def test_a_copy_is_counted_where_a_training_samples_from_one(
+    told: Any, whole: bool, processes: int, tmp_path: Path
+) -> None:
+    """As `pns.training.sampler` has it, by what accelerate has made of the file."""
+    file = tmp_path / "x.yaml"
+    file.write_text(json.dumps(told))
+    recipe = load_recipe(PAPER, ["runtime.vllm=null"])[0]
+    spread, _ = spread_of(recipe, Launcher("accelerate", file), processes, None)
+    assert spread.whole is whole
+    setting = Setting(shapes_of(recipe)[0], H100, spread, assumptions(recipe))
+    (rlvr,) = (work_of(node, recipe, setting.given) for node in stages(recipe).values() if node.name == "rlvr")
+    assert _awake(rlvr, recipe, setting) == (2 * N if whole else 0)
+    assert _shared(rlvr.samples[0], rlvr, recipe, setting) is not whole
 
 
 @pytest.mark.parametrize("kind", ["accelerate", "ray"])

@@ -43,6 +43,7 @@ class Spread:
         shard: those that share it, at most.
         divided: what of it they share.
         node: devices of a node, where these are others than `shard`.
+        parts: FSDP or ZeRO-3, under which a process has a part of the weights alone, however many processes there are.
         continuous: vLLM draws, else static batches.
         compiled: those are decoded through torch.compile.
     """
@@ -53,6 +54,7 @@ class Spread:
     compiled: bool = False
     divided: Divided = "everything"
     node: int | None = None
+    parts: bool = False
 
     @property
     def sharing(self) -> int:
@@ -63,6 +65,11 @@ class Spread:
     def holding(self) -> int:
         """Devices that hold the weights of a training together."""
         return self.sharing if self.divided == "everything" else 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether each process of a training has a whole model, of which it can sample from a copy."""
+        return self.holding == 1 and not self.parts
 
     @property
     def crowded(self) -> bool:

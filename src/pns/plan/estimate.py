@@ -274,7 +274,7 @@ def _sample_bytes(sample: Sample, work: Work, recipe: Recipe, setting: Setting) 
 def _shared(sample: Sample, work: Work, recipe: Recipe, setting: Setting) -> bool:
     """Whether transformers samples with weights that are there anyway: those that are trained, or read in the same process."""
     if work.train is not None:
-        return not recipe.runtime.copies(setting.spread.holding > 1)
+        return not recipe.runtime.copies(divided=not setting.spread.whole)
     return not (recipe.engine.ray_workers or recipe.engine.ray_readers) and sample.model in work.beside
 
 
@@ -302,7 +302,7 @@ def _awake(work: Work, recipe: Recipe, setting: Setting) -> float:
     if part is not None:
         asleep = isinstance(part, GrpoVllmPart) and part.sleep
         return 0.0 if asleep else part.gpu_memory_utilization * 1e9 * setting.machine.memory_gb
-    if not recipe.runtime.copies(setting.spread.holding > 1):
+    if not recipe.runtime.copies(divided=not setting.spread.whole):
         return 0.0
     kept = 0.0
     for sample in work.samples:

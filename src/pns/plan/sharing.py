@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pns.accelerated import Divided, division, machines
+from pns.accelerated import Divided, divides, division, machines
 from pns.errors import UserError
 from pns.launch import Launcher
 from pns.plan.cost import Spread
@@ -41,7 +41,8 @@ def spread_of(recipe: Recipe, launcher: Launcher | None, gpus: int | None, shard
         return Spread(
             count, divided="nothing"
         ), "the configuration is refused, and each device is counted with everything"
-    spread = Spread(count, NODE if what == "nothing" else among, divided=what, node=node)
+    shard = NODE if what == "nothing" else among
+    spread = Spread(count, shard, divided=what, node=node, parts=divides(launcher.config))
     by = "there is no --launcher-config (DDP)" if launcher.config is None else f"so says {launcher.config.name}"
     return spread, f"{_words(spread)}: {by}"
 

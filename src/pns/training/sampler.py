@@ -82,23 +82,23 @@ def _to_end(row: list[int], end: int | list[int]) -> list[int]:
 
 
 def set_sampler(trainer: Any, runtime: RuntimePart, start: Path, prompt_tokens: Callable[[], int]) -> None:
-    """Let the trainer sample as `runtime.sampler` says; `auto`: from a copy on a GPU, by TRL itself on a CPU.
+    """Let the trainer sample as `runtime.sampler` says; `auto`: from a copy on GPUs that hold a whole model each, else by TRL.
 
     Args:
         prompt_tokens: of the longest prompt; asked for where a copy samples.
     Raises UserError where the recipe asks for a copy and the weights are divided among processes.
     """
-    kind = trainer.accelerator.distributed_type
-    if not runtime.copies(divided=kind in (DistributedType.FSDP, DistributedType.DEEPSPEED)):
+    divided = _divided(trainer.accelerator)
+    if not runtime.copies(divided):
         return
-    if _divided(trainer.accelerator):
+    if divided:
         raise no_copy(runtime.sampler)
     compiled = runtime.sampler == "compiled"
     trainer.rollout_func = CopySampler(start, prompt_tokens=prompt_tokens(), compiled=compiled)
 
 
 def _divided(accelerator: Any) -> bool:
-    """Whether each process has a part of the weights alone; ZeRO-1 and -2 divide only what the optimizer holds."""
+    """Whether each process has a part of the weights alone; under ZeRO-1 and -2 each has a whole model."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return bool(accelerator.state.deepspeed_plugin.zero_stage == 3)
     return bool(accelerator.distributed_type == DistributedType.FSDP)
