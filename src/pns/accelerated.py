@@ -14,6 +14,12 @@ from pns.errors import UserError
 MAIN_PORT = 29500
 """Where the first of several processes listens, unless a configuration says another (accelerate 1.15, torch 2.13)."""
 
+_AS_TOLD = -1
+"""accelerate's own word for a `num_processes` that is told on the command line."""
+
+_SEVERAL = ("MULTI_", "FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
+"""Beginnings of each `distributed_type` by which accelerate's launcher starts several processes, but for MULTI_CPU."""
+
 _HOW_TO_TRAIN = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 """Beginnings of accelerate's variables, without those of rendezvous, devices and threads, which are the launcher's own."""
 
@@ -35,7 +41,9 @@ def machines(path: Path | None) -> int:
     """How many machines a configuration is for, 1 or more. Raises UserError as `configuration`, and for no such number."""
     found = configuration(path).get("num_machines") or 1
     if type(found) is not int or found < 1:
-        raise UserError("num_machines is no whole number above 0", file=path, remedy="see recipes/accelerate")
+        raise UserError(
+            "is no whole number above 0", file=path, field="num_machines", remedy="see recipes/accelerate"
+        )  # fmt: skip
     return found
 
 
@@ -57,8 +65,7 @@ def meeting(path: Path, processes: int) -> Meeting:
         processes: of all machines.
     Raises UserError: it is for one machine or for GPUs, names no address or no port, or the processes cannot be divided.
     """
-    found, count = configuration(path), machines(path)
-    kind = str(found.get("distributed_type")).upper()
+    found, count, kind = configuration(path), machines(path), _kind(path)
     if count == 1 or kind != "MULTI_CPU":
         what = "of one machine" if count == 1 else f"with distributed_type {kind}"
         raise UserError(
@@ -70,20 +77,49 @@ def meeting(path: Path, processes: int) -> Meeting:
         raise UserError("names no first machine", file=path, field="main_process_ip", remedy="set its address")
     if type(port) is not int or not 0 < port < 2**16:
         raise UserError("is no port", file=path, field="main_process_port", remedy=f"set one, such as {MAIN_PORT}")
+    _check_machines(path, processes)
+    return Meeting(count, address, port)
+
+
+def check_starts(path: Path, processes: int, *, on_gpus: bool) -> None:
+    """Raises UserError for a configuration by which accelerate's launcher starts another number of processes, or which
+    says another one: the command line would overrule it without a word.
+    """
+    said, kind = configuration(path).get("num_processes"), _kind(path)
+    if said not in (None, _AS_TOLD, processes):
+        raise UserError(
+            f"names {said}, and there are {processes} processes", file=path, field="num_processes",
+            remedy="set runtime.processes to it, or change it",
+        )  # fmt: skip
+    _check_machines(path, processes)
+    if on_gpus and processes > 1 and (kind == "MULTI_CPU" or not kind.startswith(_SEVERAL)):
+        raise UserError(
+            f"{kind} starts one process, and there are to be {processes}", file=path, field="distributed_type",
+            remedy="set runtime.processes=1, leave the configuration out (DDP), or see recipes/accelerate",
+        )  # fmt: skip
+
+
+def _check_machines(path: Path, processes: int) -> None:
+    """Each machine starts as many processes as the others."""
+    count = machines(path)
     if processes % count:
         raise UserError(
             f"{processes} processes cannot be divided among {count} machines", file=path,
             field="num_machines", remedy="set runtime.processes to a multiple of it",
         )  # fmt: skip
-    return Meeting(count, address, port)
+
+
+def _kind(path: Path | None) -> str:
+    """The `distributed_type` of a configuration, in capitals. NO without quotes is false to YAML."""
+    found = configuration(path).get("distributed_type")
+    return "NO" if found is False else str(found).upper()
 
 
 def divides(path: Path | None) -> bool:
     """Whether a configuration gives each process a part of the weights alone, as far as the file says (FSDP, ZeRO-3); under
     ZeRO-1 and -2 each has a whole model.
     """
-    found = configuration(path)
-    kind, deepspeed = str(found.get("distributed_type")).upper(), found.get("deepspeed_config")
+    kind, deepspeed = _kind(path), configuration(path).get("deepspeed_config")
     zero = deepspeed.get("zero_stage") if isinstance(deepspeed, dict) else None
     return kind == "FSDP" or (kind == "DEEPSPEED" and str(zero) == "3")
 
@@ -125,7 +161,7 @@ def division(path: Path | None, processes: int) -> tuple[Divided, int]:
     Raises UserError as `parallelism` and `machines`.
     """
     found, sizes = configuration(path), parallelism(path, processes)
-    kind, among = str(found.get("distributed_type")).upper(), sizes.get("dp_shard", 1)
+    kind, among = _kind(path), sizes.get("dp_shard", 1)
     what: Divided = "nothing"
     if kind == "FSDP":
         what, whole_machine = _fsdp(found.get("fsdp_config"))

@@ -22,7 +22,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 
-from pns.accelerated import configuration, divides, machines, meeting, no_copy, parallelism, training_variables
+from pns.accelerated import (
+    check_starts,
+    configuration,
+    divides,
+    machines,
+    meeting,
+    no_copy,
+    parallelism,
+    training_variables,
+)
 from pns.cluster import connect
 from pns.errors import StageStopped, UserError
 from pns.extras import install, missing
@@ -256,7 +265,8 @@ def _raise(outcome: Path, ended_badly: str | None, log: Path) -> None:
 
 def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
     """Raises UserError: several processes that nobody starts, or that cannot divide a training's batch among them; a
-    configuration that nothing reads on a CPU, or by which processes cannot meet there; one whose sizes do not give them.
+    configuration that nothing reads on a CPU, or by which processes cannot meet there; one whose sizes do not give
+    them, or by which accelerate would start another number.
     """
     runtime = recipe.runtime
     if launcher is None and runtime.processes > 1:
@@ -265,16 +275,24 @@ def check_launcher(recipe: Recipe, launcher: Launcher | None) -> None:
             field="runtime.processes", remedy="add --launcher accelerate or --launcher ray, or set it to 1",
         )  # fmt: skip
     check_batches(recipe, runtime.processes)
-    if launcher is not None and launcher.config is not None and runtime.device == "cpu":
-        if launcher.kind == "ray":
-            raise UserError(
-                "on a CPU Ray reads no configuration of accelerate: each process holds a whole model",
-                field="--launcher-config", remedy="leave it out, or set runtime.device=cuda",
-            )  # fmt: skip
-        meeting(launcher.config, runtime.processes)
-    if launcher is not None:
-        parallelism(launcher.config, runtime.processes)
-    if launcher is not None and divides(launcher.config) and runtime.copies(divided=True):
+    if launcher is not None and launcher.config is not None:
+        _check_configuration(launcher.config, launcher.kind, recipe)
+
+
+def _check_configuration(config: Path, kind: Literal["accelerate", "ray"], recipe: Recipe) -> None:
+    """`check_launcher` of the file that a launcher is given."""
+    runtime, on_gpus = recipe.runtime, recipe.runtime.device != "cpu"
+    if not on_gpus and kind == "ray":
+        raise UserError(
+            "on a CPU Ray reads no configuration of accelerate: each process holds a whole model",
+            field="--launcher-config", remedy="leave it out, or set runtime.device=cuda",
+        )  # fmt: skip
+    if not on_gpus:
+        meeting(config, runtime.processes)
+    parallelism(config, runtime.processes)
+    if kind == "accelerate":  # Ray counts and places processes by itself
+        check_starts(config, runtime.processes, on_gpus=on_gpus)
+    if divides(config) and runtime.copies(divided=True):
         raise no_copy(runtime.sampler)
 
 

@@ -17,7 +17,7 @@ import psutil
 from pns.errors import StageStopped, UserError
 from pns.launch import STARTER
 from pns.pipeline import Stage, call
-from pns.processes import OtherProcess, is_main
+from pns.processes import OtherProcess, is_main, world_size
 from pns.recipe import Recipe
 from pns.run import write_json
 from pns.worker import held, launched_lock
@@ -97,6 +97,7 @@ def _work(job: dict[str, Any]) -> None:
     given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["stage"].items()}
     stage = Stage(**given)
     recipe = Recipe.model_validate(job["recipe"])
+    _check_count(recipe.runtime.processes)
     inputs = {name: Path(folder) for name, folder in job["inputs"].items()}
     last = [0.0]
 
@@ -110,6 +111,16 @@ def _work(job: dict[str, Any]) -> None:
         call(stage, Context(recipe, stage.name, Path(job["out"]), inputs, progress))
     except OtherProcess:
         pass
+
+
+def _check_count(processes: int) -> None:
+    """Raises UserError where another number was started: its results would be kept as those of the recipe's."""
+    found = world_size()
+    if found != processes:
+        raise UserError(
+            f"{found} process{'es were' if found > 1 else ' was'} started, and the recipe asks for {processes}",
+            field="runtime.processes", remedy="leave --launcher-config out, or look at its distributed_type",
+        )  # fmt: skip
 
 
 def _leave_with(pid: int, created: float) -> None:

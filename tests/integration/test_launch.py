@@ -17,6 +17,7 @@ import torch
 
 from helpers.small import save_small_model
 from helpers.trainings import NAMES, train_all
+from pns import launch as launching
 from pns import launched
 from pns.errors import StageStopped, UserError
 from pns.launch import Files, Launcher, _raise, check_launcher, launch, launcher_of
@@ -114,6 +115,18 @@ def test_what_a_stage_refuses_reaches_the_driver(start: Path, tmp_path: Path) ->
         UserError, match=r"runtime\.processes: a batch of 3 rows cannot be divided among 2 processes \(sft\)"
     ):
         launch(job_of(start, tmp_path, recipe(batch_size=3)), Launcher("accelerate"), lambda *_: None)
+
+
+@pytest.mark.usefixtures("environment")
+def test_another_number_of_processes_than_the_recipes_is_refused(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its results would be kept as those of two; accelerate starts one process by many a configuration."""
+    monkeypatch.setattr(launching, "command", lambda job, *_: [sys.executable, "-m", "pns.launched", str(job)])
+    job = job_of(start, tmp_path, recipe())
+    with pytest.raises(UserError, match=r"runtime\.processes: 1 process was started, and the recipe asks for 2"):
+        launch(job, Launcher("accelerate"), lambda *_: None)
+    assert not list(job.out.iterdir()), "nothing was trained"
 
 
 @pytest.mark.parametrize("kind", ["user", "stopped", "bug", None])

@@ -202,7 +202,9 @@ def test_a_copy_that_cannot_be_is_refused() -> None:
 
 @pytest.mark.parametrize(("name", "refused"), [("fsdp2", True), ("zero3", True), ("zero2", False), ("one_gpu", False)])
 def test_a_copy_is_refused_before_anything_is_trained(name: str, refused: bool) -> None:
-    recipe, _ = load_recipe(SMOKE, ["runtime.device=cuda", "runtime.sampler=copy"])
+    processes = 1 if name == "one_gpu" else 8
+    settings = ["runtime.device=cuda", "runtime.sampler=copy", f"runtime.processes={processes}"]
+    recipe, _ = load_recipe(SMOKE.with_name("paper") / "qwen2.5-7b.yaml", [*settings, "runtime.vllm=null"])
     launcher = Launcher("accelerate", SMOKE.parent / "accelerate" / f"{name}.yaml")
     if refused:
         with pytest.raises(UserError, match="copy needs a whole model in each process"):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate.utils import DistributedType
 
 from pns import launch, launched
-from pns.accelerated import MAIN_PORT, Meeting, meeting, training_variables
+from pns.accelerated import MAIN_PORT, Meeting, check_starts, meeting, training_variables
 from pns.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "recipes" / "accelerate"
@@ -124,6 +126,36 @@ def test_accelerate_understands_our_command_line(
         assert found["PARALLELISM_CONFIG_DP_SHARD_SIZE"] == "8"
     else:
         assert int(args.num_processes if name == "one_gpu" else args.nproc_per_node) == processes
+
+
+@pytest.mark.parametrize("kind", [*(str(kind.value) for kind in DistributedType), False, None])
+def test_what_accelerate_starts_one_process_by_is_refused_for_several(
+    kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """False: YAML reads NO so, without quotes."""
+    from accelerate.commands import launch as theirs
+
+    started: list[str] = []
+    for name in ("simple", "multi_gpu", "deepspeed", "tpu"):
+        monkeypatch.setattr(theirs, f"{name}_launcher", lambda args, name=name: started.append(name))
+    config = tmp_path / "x.yaml"
+    config.write_text(json.dumps({"distributed_type": kind, "num_processes": 4}), encoding="utf-8")
+    words = launch.command(Path("sft.job.json"), config, 4, "cuda")
+    theirs.launch_command(theirs.launch_command_parser().parse_args(words[3:]))
+    (how,) = started
+    with pytest.raises(UserError, match="starts one process") if how == "simple" else nullcontext():
+        check_starts(config, 4, on_gpus=True)
+    config.write_text(json.dumps({"distributed_type": kind}), encoding="utf-8")
+    check_starts(config, 1, on_gpus=True)
+
+
+def test_torch_understands_our_command_line_for_one_machine_without_gpus() -> None:
+    from torch.distributed import run
+
+    words = launch.command(Path("/x/logs/sft.job.json"), None, 3, "cpu")
+    config, _, script = run.config_from_args(run.parse_args(words[3:]))
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (1, 1, 3)
+    assert script[-2:] == ["pns.launched", "/x/logs/sft.job.json"]
 
 
 @pytest.mark.parametrize("rank", [None, 1])

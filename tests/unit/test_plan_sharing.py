@@ -112,6 +112,29 @@ def test_sizes_that_do_not_give_the_processes_are_refused_before_anything_starts
         check_launcher(recipe, Launcher(kind, other))
 
 
+@pytest.mark.parametrize(
+    ("told", "field", "said"),
+    [
+        ({"num_processes": 16}, "num_processes", "names 16, and there are 8 processes"),
+        ({"num_processes": -1, "num_machines": 3}, "num_machines", "8 processes cannot be divided among 3 machines"),
+        ({"distributed_type": "NO"}, "distributed_type", "NO starts one process, and there are to be 8"),
+    ],
+)  # fmt: skip
+def test_a_configuration_of_another_number_of_processes_is_refused_before_anything_starts(
+    told: Any, field: str, said: str, tmp_path: Path
+) -> None:
+    recipe = load_recipe(PAPER, ["runtime.processes=8"])[0]
+    file = tmp_path / "x.yaml"
+    file.write_text(json.dumps({"distributed_type": "FSDP", **told}))
+    with pytest.raises(UserError, match=said) as caught:
+        check_launcher(recipe, Launcher("accelerate", file))
+    assert (caught.value.file, caught.value.field, bool(caught.value.remedy)) == (file, field, True)
+    check_launcher(recipe, Launcher("ray", file))  # it reads no number, and places processes by itself
+    for same in (8, -1, None):
+        file.write_text(json.dumps({"distributed_type": "FSDP", "num_processes": same}))
+        check_launcher(recipe, Launcher("accelerate", file))
+
+
 def test_of_sixteen_bytes_zero_2_divides_fourteen_and_ddp_none() -> None:
     def state(divided: Any) -> float:
         return cost.state_bytes(QWEN, Spread(8, divided=divided), width=4)
@@ -166,12 +189,16 @@ def test_memory_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert (memory["state"], memory["remedy"].startswith("a configuration that divides it")) == ("failed", True)
     assert whole["state_of_trainings"]["divided"] == "nothing"
     assert whole["total"]["memory_bytes"] > 122e9
-    for name, state in (("one_gpu", "failed"), ("zero2", "failed"), ("zero3", "ok"), ("fsdp2", "ok")):
+    for name, state in (("zero2", "failed"), ("zero3", "ok"), ("fsdp2", "ok")):
         found = planned(*given, "--launcher-config", str(CONFIGS / f"{name}.yaml"))
         assert found["checks"]["memory"]["state"] == state, name
         assert "launcher" not in found["checks"]
-    refused = planned(*given, "--launcher-config", str(CONFIGS / "two_nodes.yaml"))
-    assert refused["checks"]["launcher"]["state"] == "failed"
+    for name, said in (
+        ("two_nodes", "dp_replicate_size 2"),
+        ("one_gpu", "num_processes: names 1, and there are 8 processes"),
+    ):
+        refused = planned(*given, "--launcher-config", str(CONFIGS / f"{name}.yaml"))["checks"]["launcher"]
+        assert (refused["state"], said in refused["detail"], bool(refused["remedy"])) == ("failed", True, True), name
 
 
 def test_processes_that_nobody_starts_are_told_unless_a_machine_is_planned(

@@ -37,7 +37,7 @@ def here_checks(recipe: Recipe, launcher: Launcher | None, gpus: int | None = No
         try:
             check_launcher(told, launcher)
         except UserError as error:
-            yield Check("launcher", "failed", error.message, error.remedy or "")
+            yield Check("launcher", "failed", f"{error.field}: {error.message}", error.remedy or "")
     several = launcher is not None and launcher.kind == "accelerate" and runtime.processes > 1
     if several and (runtime.device == "cuda" or machines(file) > 1) and not config.get("machine_rank"):
         port = config.get("main_process_port")

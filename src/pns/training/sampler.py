@@ -82,7 +82,8 @@ def _to_end(row: list[int], end: int | list[int]) -> list[int]:
 
 
 def set_sampler(trainer: Any, runtime: RuntimePart, start: Path, prompt_tokens: Callable[[], int]) -> None:
-    """Let the trainer sample as `runtime.sampler` says; `auto`: from a copy on GPUs that hold a whole model each, else by TRL.
+    """Let the trainer sample as `runtime.sampler` says; `auto`: from a copy on GPUs that hold a whole model, else by TRL
+    itself.
 
     Args:
         prompt_tokens: of the longest prompt; asked for where a copy samples.
