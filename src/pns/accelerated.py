@@ -24,6 +24,17 @@ _HOW_TO_TRAIN = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 """Beginnings of accelerate's variables, without those of rendezvous, devices and threads, which are the launcher's own."""
 
 
+_OWN = Path(__file__).with_name("launcher_configs")
+
+
+def own_configuration(processes: int) -> Path:
+    """What accelerate's launcher is given where the user names no configuration: DDP, or one process.
+
+    Without one it reads the user's default (`accelerate config` writes it), under which a training may be FSDP's.
+    """
+    return _OWN / ("one.yaml" if processes == 1 else "several.yaml")
+
+
 def configuration(path: Path | None) -> dict[str, Any]:
     """A configuration file of accelerate, YAML or JSON; empty where there is none. Raises UserError where it cannot be read."""
     if path is None:

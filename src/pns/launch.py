@@ -29,6 +29,7 @@ from pns.accelerated import (
     machines,
     meeting,
     no_copy,
+    own_configuration,
     parallelism,
     training_variables,
 )
@@ -126,6 +127,7 @@ def command(job: Path, config: Path | None, processes: int, device: str, rank: i
     """What starts a job's processes on one machine.
 
     Args:
+        config: None: our own, for one machine.
         processes: of all machines.
         rank: the machine's number; None: as the configuration says.
     """
@@ -139,7 +141,7 @@ def command(job: Path, config: Path | None, processes: int, device: str, rank: i
         words = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
         words += [] if processes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     else:
-        words = ["accelerate.commands.launch", *([] if config is None else ["--config_file", str(config)])]
+        words = ["accelerate.commands.launch", "--config_file", str(config or own_configuration(processes))]
         words += ["--num_processes", str(processes), *([] if rank is None else ["--machine_rank", str(rank)])]
     return [sys.executable, "-m", *words, "-m", "pns.launched", str(job)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -126,6 +127,41 @@ def test_accelerate_understands_our_command_line(
         assert found["PARALLELISM_CONFIG_DP_SHARD_SIZE"] == "8"
     else:
         assert int(args.num_processes if name == "one_gpu" else args.nproc_per_node) == processes
+
+
+OURS = """
+import json, os, sys
+from pathlib import Path
+import torch.distributed.run
+from accelerate.commands import launch as theirs
+from pns import launch
+
+for processes in (1, 2, 8):
+    starts = []
+    torch.distributed.run.run = lambda args: starts.append((args.nproc_per_node, dict(os.environ)))
+    theirs.simple_launcher = lambda args: starts.append(("one", theirs.prepare_simple_launcher_cmd_env(args)[1]))
+    words = launch.command(Path("sft.job.json"), None, processes, "cuda")
+    theirs.launch_command(theirs.launch_command_parser().parse_args(words[3:]))
+    ((started, found),) = starts
+    sharding = sorted(key for key in found if key.startswith(("ACCELERATE_USE_F", "ACCELERATE_USE_D", "FSDP")))
+    print(json.dumps([started, found["ACCELERATE_MIXED_PRECISION"], sharding]))
+"""
+
+
+@pytest.mark.parametrize(
+    "default", ["", "distributed_type: FSDP\nmixed_precision: fp16\nnum_processes: 4\nuse_cpu: true\n"]
+)
+def test_without_a_configuration_there_is_ddp_whatever_the_users_default_says(default: str, tmp_path: Path) -> None:
+    """On a machine without GPUs, where accelerate left to itself starts one process."""
+    if default:
+        (tmp_path / "accelerate").mkdir()
+        (tmp_path / "accelerate" / "default_config.yaml").write_text(default, encoding="utf-8")
+    known = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE", "FSDP", "WORLD", "RANK", "MASTER"))}
+    environment = {**known, "HF_HOME": str(tmp_path), "PYTHONPATH": str(CONFIGS.parents[1] / "src")}
+    done = subprocess.run([sys.executable, "-c", OURS], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert found == [["one", "no", []], ["2", "no", []], ["8", "no", []]]
 
 
 @pytest.mark.parametrize("kind", [*(str(kind.value) for kind in DistributedType), False, None])
