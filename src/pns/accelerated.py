@@ -14,9 +14,6 @@ from pns.errors import UserError
 MAIN_PORT = 29500
 """Where the first of several processes listens, unless a configuration says another (accelerate 1.15, torch 2.13)."""
 
-_AS_TOLD = -1
-"""accelerate's own word for a `num_processes` that is told on the command line."""
-
 _SEVERAL = ("MULTI_", "FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
 """Beginnings of each `distributed_type` by which accelerate's launcher starts several processes, but for MULTI_CPU."""
 
@@ -93,15 +90,10 @@ def meeting(path: Path, processes: int) -> Meeting:
 
 
 def check_starts(path: Path, processes: int, *, on_gpus: bool) -> None:
-    """Raises UserError for a configuration by which accelerate's launcher starts another number of processes, or which
-    says another one: the command line would overrule it without a word.
+    """Raises UserError for a configuration by which accelerate's launcher starts another number of processes. Its own
+    `num_processes` is no matter: the command line says it.
     """
-    said, kind = configuration(path).get("num_processes"), _kind(path)
-    if said not in (None, _AS_TOLD, processes):
-        raise UserError(
-            f"names {said}, and there are {processes} processes", file=path, field="num_processes",
-            remedy="set runtime.processes to it, or change it",
-        )  # fmt: skip
+    kind = _kind(path)
     _check_machines(path, processes)
     if on_gpus and processes > 1 and (kind == "MULTI_CPU" or not kind.startswith(_SEVERAL)):
         raise UserError(

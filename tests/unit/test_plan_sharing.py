@@ -115,8 +115,7 @@ def test_sizes_that_do_not_give_the_processes_are_refused_before_anything_starts
 @pytest.mark.parametrize(
     ("told", "field", "said"),
     [
-        ({"num_processes": 16}, "num_processes", "names 16, and there are 8 processes"),
-        ({"num_processes": -1, "num_machines": 3}, "num_machines", "8 processes cannot be divided among 3 machines"),
+        ({"num_machines": 3}, "num_machines", "8 processes cannot be divided among 3 machines"),
         ({"distributed_type": "NO"}, "distributed_type", "NO starts one process, and there are to be 8"),
     ],
 )  # fmt: skip
@@ -130,8 +129,8 @@ def test_a_configuration_of_another_number_of_processes_is_refused_before_anythi
         check_launcher(recipe, Launcher("accelerate", file))
     assert (caught.value.file, caught.value.field, bool(caught.value.remedy)) == (file, field, True)
     check_launcher(recipe, Launcher("ray", file))  # it reads no number, and places processes by itself
-    for same in (8, -1, None):
-        file.write_text(json.dumps({"distributed_type": "FSDP", "num_processes": same}))
+    for other in (16, 8, -1, None):  # the command line overrules it
+        file.write_text(json.dumps({"distributed_type": "FSDP", "num_processes": other}))
         check_launcher(recipe, Launcher("accelerate", file))
 
 
@@ -195,7 +194,7 @@ def test_memory_follows_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert "launcher" not in found["checks"]
     for name, said in (
         ("two_nodes", "dp_replicate_size 2"),
-        ("one_gpu", "num_processes: names 1, and there are 8 processes"),
+        ("one_gpu", "distributed_type: NO starts one process, and there are to be 8"),
     ):
         refused = planned(*given, "--launcher-config", str(CONFIGS / f"{name}.yaml"))["checks"]["launcher"]
         assert (refused["state"], said in refused["detail"], bool(refused["remedy"])) == ("failed", True, True), name
