@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 from pns.cli import app
+from pns.commands.plan import _counted
 from pns.doctor import packages
 from pns.doctor.examine import library_findings
 from pns.doctor.packages import Library
@@ -726,6 +727,19 @@ def test_the_command_prints_stages_and_checks() -> None:
     data = json.loads(RUN.invoke(app, ["plan", str(SMOKE), "--json"]).output)
     assert {row["stage"] for row in data["stages"]} == set(stages(load_recipe(SMOKE)[0]))
     assert all(float(f"{row['seconds']:.2g}") == row["seconds"] for row in data["stages"]), "two digits"
+
+
+def test_the_last_line_counts_one_as_one() -> None:
+    assert _counted(["ok"] * 15 + ["failed", "unchecked"]) == "15 checks hold, 1 failed, 1 was not made."
+    assert _counted(["ok"]) == "1 check holds, 0 failed, 0 were not made."
+
+
+def test_a_full_disk_has_no_byte_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 0
+
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda place: Usage)
+    assert f"and 0 B are free at {tmp_path}" in checked(paper(), tmp_path)["disk"].detail
 
 
 def test_devices_of_servers_are_said_not_to_be_counted() -> None:

@@ -194,8 +194,8 @@ def test_judges_wait_in_rounds_and_cost_by_the_token() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [(amount(1_234_567), "1.2 M"), (amount(0), ""), (amount(137), "140"), (amount(0.0123), "0.012"), (amount(999_999), "1 M"),
-     (size(37e9), "37 GB"), (size(140), "140 B"), (duration(44.9), "45 s"), (duration(200), "3.3 min"),
-     (duration(10_000), "2.8 h"), (duration(500_000), "140 h")],
+     (size(37e9), "37 GB"), (size(140), "140 B"), (size(0), "0 B"), (duration(44.9), "45 s"),
+     (duration(200), "3.3 min"), (duration(10_000), "2.8 h"), (duration(500_000), "140 h")],
 )  # fmt: skip
 def test_figures_have_two_digits(text: str, words: str) -> None:
     assert text == words

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -268,10 +269,14 @@ def _tables(
             Text(check.name), {"ok": "ok", "failed": "FAILED", "unchecked": "not checked"}[check.state], Text(told)
         )
     console().print(checks)
-    states = [check.state for check in results]
-    say(
-        f"{states.count('ok')} checks hold, {states.count('failed')} failed, {states.count('unchecked')} were not made."
-    )
+    say(_counted([check.state for check in results]))
+
+
+def _counted(states: Sequence[str]) -> str:
+    """The last line: how many checks ended how."""
+    hold, failed, unmade = (states.count(state) for state in ("ok", "failed", "unchecked"))
+    verb = "check holds" if hold == 1 else "checks hold"
+    return f"{hold} {verb}, {failed} failed, {unmade} {'was' if unmade == 1 else 'were'} not made."
 
 
 def _engine(recipe: Recipe, setting: Setting, *, training: bool) -> str:

@@ -20,9 +20,9 @@ def amount(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes to two significant digits, empty for 0."""
+    """Bytes to two significant digits; a sentence or a table that names a size says so of 0, too."""
     if not value:
-        return ""
+        return "0 B"
     return amount(value) + ("B" if value >= 1000 else " B")
 
 
