@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
@@ -12,6 +13,40 @@ from pydantic import ValidationError
 from pns.errors import UserError
 from pns.recipe import Recipe, RewardPart, RewardRecipe
 from pns.recipe_errors import as_user_error
+
+Kind = Literal["recipe", "study", "reward"]
+
+_STUDYS_OWN = frozenset({"recipe", "objectives", "tuning", "methods", "seeds"})
+_OF_BOTH = frozenset({"name", "about", "uses"})
+"""Keys of recipes and studies alike."""
+
+
+def kind_of(given: Mapping[str, Any]) -> Kind | None:
+    """What a file holds, by its keys: a whole recipe, a study, or the reward alone; None where they do not tell.
+
+    What names a recipe is a study, whatever else stands in it: such a key is a fault of that study.
+    """
+    keys = set(given)
+    if "recipe" not in keys and keys & (set(Recipe.model_fields) - _OF_BOTH):
+        return "reward" if keys <= set(RewardRecipe.model_fields) else "recipe"
+    return "study" if keys & _STUDYS_OWN else None
+
+
+def check_kind(given: Mapping[str, Any], path: Path, wanted: Kind) -> None:
+    """Raises UserError where a file holds something else, with the command that takes it: that says more than its first
+    unknown key.
+    """
+    found = kind_of(given)
+    if found is None or found == wanted or (found, wanted) == ("recipe", "reward"):
+        return
+    of_it = f"; its recipe is {given['recipe']}" if "recipe" in given else ""
+    told = {
+        "study": ("is a study", f"`pns study {path} --plan` says what there is to do{of_it}"),
+        "recipe": ("is a recipe", f"`pns run {path}` runs it; a study names one under its key `recipe`"),
+        "reward": ("holds the reward alone", "it is for `pns score`; a run needs a whole recipe"),
+    }
+    message, remedy = told[found]
+    raise UserError(f"{message}, and a {wanted} is asked for", file=path, remedy=remedy)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple[Recipe, dict[str, str]]:
@@ -21,12 +56,12 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
         the recipe, and for each leaf key in dotted form where its value came from: `default`, the file, or `override`.
 
     Raises:
-        UserError: missing file, broken YAML, unknown key (with the nearest known one), wrong type, broken rule.
+        UserError: missing file, broken YAML, a study, unknown key (with the nearest known one), wrong type,
+            broken rule.
     """
     path = Path(path)
     given = read_yaml(path)
-    if "reward" in given and set(given) <= set(RewardRecipe.model_fields):
-        raise UserError("holds the reward alone", file=path, remedy="it is for `pns score`; a run needs a whole recipe")
+    check_kind(given, path, "recipe")
     data, sources = _overridden(given, path, overrides)
     recipe = parse_recipe(data, path, sources)
     resolved = _leaves(recipe.model_dump(mode="json"))
@@ -44,6 +79,7 @@ def load_reward(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     """
     path = Path(path)
     given = read_yaml(path)
+    check_kind(given, path, "reward")
     whole = bool(set(given) & (set(Recipe.model_fields) - set(RewardRecipe.model_fields)))
     data, sources = _overridden(given, path, overrides)
     reward = data.get("reward", {} if whole else None)

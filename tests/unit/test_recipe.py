@@ -11,7 +11,8 @@ import yaml
 
 from pns.errors import UserError
 from pns.recipe import RewardPart
-from pns.recipe_files import load_recipe, load_reward
+from pns.recipe_files import kind_of, load_recipe, load_reward
+from pns.study.spec import load_study
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RULE = "change what it names; `pns recipe recipes/embedded.yaml` lists every key of a recipe"
@@ -373,3 +374,41 @@ def test_load_reward_refuses_with_the_nearest_key(
     with pytest.raises(UserError) as caught:
         load_reward(file, [override] if override else [])
     assert (caught.value.field, words in (caught.value.remedy or "")) == (field, True)
+
+
+STUDIES = RECIPES.parent / "studies"
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda p: p.stem)
+def test_a_study_in_place_of_a_recipe_is_told_with_its_command(path: Path) -> None:
+    for load in (load_recipe, load_reward):
+        with pytest.raises(UserError, match=r"is a study, and a re\w+ is asked for") as caught:
+            load(path)
+        assert (caught.value.file, caught.value.field) == (path, None)
+        assert f"`pns study {path} --plan`" in str(caught.value.remedy)
+        assert "its recipe is recipes/" in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize("path", sorted([*RECIPES.glob("*.yaml"), *RECIPES.glob("paper/*")]), ids=lambda p: p.stem)
+def test_a_recipe_in_place_of_a_study_is_told_with_its_command(path: Path) -> None:
+    alone = path.stem == "reward"
+    said = "holds the reward alone" if alone else "is a recipe"
+    with pytest.raises(UserError, match=f"{said}, and a study is asked for") as caught:
+        load_study(path)
+    assert ("`pns score`" if alone else f"`pns run {path}`") in str(caught.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("keys", "kind"),
+    [
+        (["recipe", "align"], "study"),  # a key of the recipe's in a study is a fault of that study
+        (["name", "tuning", "seeds"], "study"),  # one that has lost its recipe
+        (["name", "problems", "seeds"], "recipe"),
+        (["name", "uses"], None),
+        ([], None),
+        (["reward", "name"], "reward"),
+        (["reward", "align"], "recipe"),
+    ],
+)
+def test_what_a_file_holds_is_told_by_its_keys(keys: list[str], kind: str | None) -> None:
+    assert kind_of(dict.fromkeys(keys)) == kind

@@ -23,7 +23,6 @@ from pns.recipe import (
     Recipe,
     RewardModelSource,
     RewardPart,
-    RewardRecipe,
     RuntimePart,
 )
 
@@ -94,17 +93,17 @@ def load(path: Path, overrides: list[str], launcher: Launcher | None = None) -> 
 
     Raises UserError: as the commands that run it; overrides of a study; a launcher of a reward, which trains nothing.
     """
-    from pns.recipe_files import load_recipe, load_reward, read_yaml
+    from pns.recipe_files import kind_of, load_recipe, load_reward, read_yaml
 
-    given = read_yaml(path)
+    kind = kind_of(read_yaml(path))
     with _placeholder_for_data():
-        if "recipe" in given:
+        if kind == "study":
             if overrides:
                 raise UserError(
                     "a study takes no overrides", file=path, field=overrides[0], remedy="write them under its key `set`"
                 )
             return _study(path, launcher)
-        if "reward" in given and set(given) <= set(RewardRecipe.model_fields):
+        if kind == "reward":
             if launcher is not None:
                 raise UserError("a reward trains nothing", file=path, field="--launcher", remedy="leave it out")
             reward = load_reward(path, overrides)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from pns.recipe import Method, Part, Recipe, Reference, Regime
 from pns.recipe_errors import as_user_error
-from pns.recipe_files import read_yaml, set_key
+from pns.recipe_files import check_kind, read_yaml, set_key
 
 Protocol = Literal["held", "each"]
 """Settings tuned on the pairs of one method and held for all, or tuned for each method with the same budget."""
@@ -256,8 +256,12 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def load_study(path: Path) -> Study:
-    """A study from its YAML file. Raises UserError: missing file, broken YAML, unknown key, wrong type, broken rule."""
+    """A study from its YAML file.
+
+    Raises UserError: missing file, broken YAML, a recipe, unknown key, wrong type, broken rule.
+    """
     data = read_yaml(path, "study", "studies/")
+    check_kind(data, path, "study")
     try:
         return Study.model_validate(data)
     except ValidationError as error:
