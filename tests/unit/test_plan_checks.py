@@ -22,11 +22,12 @@ from pns.parts.training import more_steps
 from pns.pipeline import stages
 from pns.plan import checks as module
 from pns.plan import cost
+from pns.plan import machine as machine_module
 from pns.plan.calibrate import fit
 from pns.plan.checks import Check, checks
 from pns.plan.cost import Spread
 from pns.plan.estimate import Setting, estimates, totals
-from pns.plan.machine import CPU, H100, load_machine, save_machine
+from pns.plan.machine import CPU, H100, load_machine, save_machine, usual_machine
 from pns.plan.models import named, shapes_of
 from pns.plan.shapes import Shape
 from pns.plan.words import duration, size, two
@@ -34,6 +35,7 @@ from pns.plan.work import assume, assumptions, benchmark_rows, longest_generated
 from pns.recipe import ModelPart, Recipe
 from pns.recipe_files import load_recipe
 
+RUN = CliRunner()
 ROOT = Path(__file__).parents[2] / "recipes"
 SMOKE, PAPER = ROOT / "smoke.yaml", ROOT / "paper" / "qwen2.5-7b.yaml"
 
@@ -147,6 +149,42 @@ def test_memory_of_stages_side_by_side_is_not_known_on_gpus(tmp_path: Path) -> N
     assert (beside.state, "2 stages may run side by side" in beside.detail) == ("unchecked", True)
     assert checked(paper("runtime.jobs=2"), tmp_path, gpus=1)["memory"].state == "failed", "alone it does not fit"
     assert checked(load_recipe(SMOKE, ["runtime.jobs=2"])[0], tmp_path)["memory"].state == "ok", "on a CPU"
+
+
+LARGE = ("model.hidden=1024", "model.layers=24", "model.feed_forward=4096", "runtime.jobs=1")
+"""On a CPU more than the 8 GB of the documented constants."""
+
+
+def test_on_a_cpu_the_memory_is_that_of_the_machine_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "memory_here", lambda: 24e9)
+    file = tmp_path / "m.json"
+    save_machine(CPU, file)
+
+    def memory(*words: str) -> tuple[str, str]:
+        data = json.loads(RUN.invoke(app, ["plan", str(SMOKE), *LARGE, "--json", *words]).output)
+        found = next(c for c in data["checks"] if c["name"] == "memory")
+        assert "GPU" not in found["remedy"]
+        return found["state"], found["detail"]
+
+    state, said = memory()
+    assert (state, "and one has 24 GB" in said) == ("ok", True), said
+    state, said = memory("runtime.jobs=2")
+    assert (state, "2 stages may run side by side (runtime.jobs), and share it" in said) == ("unchecked", True)
+    for constant in (("--machine", str(file)), ("--gpus", "1")):
+        state, said = memory(*constant)
+        assert (state, "and one has 8 GB" in said) == ("failed", True), "of a machine that is not known"
+    monkeypatch.setattr(machine_module, "memory_here", lambda: 9e9)
+    assert memory()[0] == "failed"
+
+
+def test_processes_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_module, "memory_here", lambda: 24e9)
+    two = load_recipe(SMOKE, ["runtime.processes=2"])[0]
+    apart = Launcher("accelerate", ROOT / "accelerate" / "two_cpus.yaml")
+    found = [usual_machine(two, launcher, None) for launcher in (Launcher("accelerate"), apart, Launcher("ray"))]
+    assert [m.memory_gb for m in found] == [12, 24, CPU.memory_gb], "Ray places them on machines that are not known"
+    assert found[0].source.endswith("; memory is that of this machine shared by 2 processes")
+    assert usual_machine(paper(), None, None) == H100
 
 
 def test_wider_passes_are_advised_where_they_fit_and_gain(tmp_path: Path) -> None:
@@ -708,9 +746,6 @@ def test_a_machine_is_read_as_it_was_written_and_a_broken_one_is_refused(tmp_pat
 def test_two_timings_give_a_rate_and_what_is_fixed() -> None:
     assert fit((3.0, 10.0), (1, 8), 5.0) == (5.0, 2.0)
     assert fit((3.0, 2.0), (1, 8), 5.0) == (20.0, 0.0), "noise: all of the larger batch counts as work"
-
-
-RUN = CliRunner()
 
 
 def test_the_command_prints_stages_and_checks() -> None:

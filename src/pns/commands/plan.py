@@ -64,7 +64,9 @@ def plan(
     ] = None,
     machine: Annotated[
         Path | None,
-        typer.Option(help="Constants of a machine, from --calibrate. Default: H100 or CPU, by runtime.device."),
+        typer.Option(
+            help="Constants of a machine, from --calibrate. Default: an H100's, or a CPU's with this machine's memory."
+        ),
     ] = None,
     calibrate: Annotated[
         bool,
@@ -123,7 +125,8 @@ def plan(
         told, sources = load_recipe(recipe, overrides or [])
         note_unread(sources, stages(told))
         spread, sharing = spread_of(told, starter, gpus, shard)
-        with_ = _setting(told, _machine(told, machine, calibrate), spread, engine, assume or [], (price_in, price_out))
+        device = _machine(told, machine, calibrate, starter, gpus)
+        with_ = _setting(told, device, spread, engine, assume or [], (price_in, price_out))
         place = run_dir or Path("runs") / told.name
         failed = _show(told, with_, sharing, place, starter, gpus, ask=not offline, as_json=as_json)
     if failed:
@@ -141,13 +144,13 @@ def _only_measure(file: Path | None, as_json: bool) -> None:
         say(_machine_lines(found))
 
 
-def _machine(recipe: Recipe, file: Path | None, measure: bool) -> Machine:
-    from pns.plan.machine import DEFAULTS, load_machine
+def _machine(recipe: Recipe, file: Path | None, measure: bool, launcher: Launcher | None, gpus: int | None) -> Machine:
+    from pns.plan.machine import load_machine, usual_machine
 
     if measure:
         need_libraries()
         return _measured(recipe.runtime.device, file)
-    return DEFAULTS[recipe.runtime.device] if file is None else load_machine(file)
+    return usual_machine(recipe, launcher, gpus) if file is None else load_machine(file)
 
 
 def _measured(device: str, file: Path | None) -> Machine:

@@ -349,9 +349,14 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
     have = setting.machine.memory_gb * 1e9
     detail = f"{worst.name} needs about {size(worst.memory)} a device, and one has {size(have)}"
     if worst.memory > have:
-        whole = setting.spread.gpus > 1 and setting.spread.divided == "nothing" and worst.work.train is not None
-        remedy = "a configuration that divides it (--launcher-config recipes/accelerate/fsdp2.yaml), " if whole else ""
-        remedy += "more GPUs (--gpus), a larger gradient_accumulation or a smaller micro_batch, "
+        several = setting.spread.gpus > 1
+        whole = several and setting.spread.divided == "nothing" and worst.work.train is not None
+        if recipe.runtime.device == "cpu":
+            remedy = "fewer runtime.processes, " if several else ""
+        else:
+            remedy = "a configuration that divides it (--launcher-config recipes/accelerate/fsdp2.yaml), " * whole
+            remedy += "more GPUs (--gpus), "
+        remedy += "a larger gradient_accumulation or a smaller micro_batch, "
         remedy += "runtime.gradient_checkpointing=true, "
         remedy += "runtime.vllm.sleep=true, or align.lora" if recipe.runtime.vllm is not None else "or align.lora"
         if worst.work.train is None and vllm_of(recipe, setting, training=False) is not None:
@@ -359,11 +364,11 @@ def _memory(recipe: Recipe, found: list[Estimate], setting: Setting) -> Iterator
                 "a smaller engine.vllm.gpu_memory_utilization: other models are read beside vLLM; or smaller models"
             )
         yield Check("memory", "failed", detail, remedy)
-    elif recipe.runtime.device == "cuda" and recipe.runtime.jobs > 1:
-        detail += (
-            f"; {recipe.runtime.jobs} stages may run side by side (runtime.jobs), and share a GPU where there are fewer, or where a "
-            "launcher or Ray places them"
-        )
+    elif (jobs := recipe.runtime.jobs) > 1 and (recipe.runtime.device == "cuda" or jobs * worst.memory > have):
+        share = "share it"
+        if recipe.runtime.device == "cuda":
+            share = "share a GPU where there are fewer, or where a launcher or Ray places them"
+        detail += f"; {jobs} stages may run side by side (runtime.jobs), and {share}"
         yield Check("memory", "unchecked", detail)
     else:
         yield Check("memory", "ok", detail)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pns.accelerated import machines
+from pns.doctor.machine import memory_here
 from pns.errors import UserError
 from pns.rows import not_json
 from pns.run import write_json
+
+if TYPE_CHECKING:
+    from pns.launch import Launcher
+    from pns.recipe import Recipe
 
 
 class Machine(BaseModel):
@@ -66,6 +73,22 @@ CPU = Machine(
 )  # fmt: skip
 
 DEFAULTS = {"cuda": H100, "cpu": CPU}
+
+
+def usual_machine(recipe: Recipe, launcher: Launcher | None, gpus: int | None) -> Machine:
+    """The documented constants; of a CPU with the memory of the machine at hand, which the processes on it share.
+
+    Args:
+        gpus: devices that are planned for in place of `runtime.processes`, perhaps of another machine: its memory is
+            not known, nor is that of machines on which Ray places processes.
+    Raises UserError as `machines`.
+    """
+    if recipe.runtime.device != "cpu" or gpus is not None or (launcher is not None and launcher.kind == "ray"):
+        return DEFAULTS[recipe.runtime.device]
+    count = -(-recipe.runtime.processes // machines(None if launcher is None else launcher.config))
+    shared = f" shared by {count} processes" if count > 1 else ""
+    memory, source = round(memory_here() / count / 1e9, 2), f"{CPU.source}; memory is that of this machine{shared}"
+    return CPU.model_copy(update={"memory_gb": memory, "source": source})
 
 
 def load_machine(path: Path) -> Machine:
