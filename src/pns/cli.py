@@ -158,7 +158,8 @@ def _run(
     pipeline.resolve([name for name in (until, again, only) if name], nodes)
     fingerprints.input_hashes(recipe)
     folder = run_dir or Path("runs") / recipe.name
-    ready(recipe, folder, launcher)
+    stages = pipeline.wanted(nodes, [until] if until else [], [only] if only else [])
+    ready(recipe, folder, launcher, [nodes[name] for name in nodes if name in stages])
     note_unread(sources, nodes)
     one = Run.create(folder, on_existing)
     screen = console()

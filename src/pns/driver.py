@@ -56,10 +56,8 @@ def execute(
     """
     nodes = pipeline.stages(recipe)
     labels = pipeline.labels(nodes)
-    wanted = pipeline.upstream(pipeline.resolve(until, nodes), nodes) if until else set(nodes)
+    wanted = pipeline.wanted(nodes, until, only)
     single = pipeline.resolve(only, nodes)
-    if single:
-        wanted = set(single)
     with run.lock():
         for name in _drop_foreign(run, labels):
             display.note(f"removed the result of {name}: this recipe has no such stage")

@@ -297,6 +297,12 @@ def resolve(names: Iterable[str], nodes: Mapping[str, Stage]) -> list[str]:
     return list(dict.fromkeys(out))
 
 
+def wanted(nodes: Mapping[str, Stage], until: Iterable[str] = (), only: Iterable[str] = ()) -> set[str]:
+    """The stages that are asked for: some alone, or all up to some of them. Raises UserError as `resolve`."""
+    alone, last = resolve(only, nodes), resolve(until, nodes)
+    return set(alone) or (upstream(last, nodes) if last else set(nodes))
+
+
 def upstream(names: Iterable[str], nodes: Mapping[str, Stage]) -> set[str]:
     """These stages and all that they need."""
     todo, out = list(names), set[str]()

@@ -89,9 +89,11 @@ def run_tasks(
     it is made again, too.
 
     Raises:
-        UserError, StageStopped, StageFailed. Whatever is published by then stays.
+        UserError (also where a task needs a GPU that is not there), StageStopped, StageFailed. Whatever is published by
+        then stays.
     """
     todo = [name for name in tasks if name in wanted and name not in done]
+    gpus.check_here(((tasks[name].stage, tasks[name].recipe) for name in todo), launcher)
     display.begin(total=len(wanted), done=len(wanted) - len(todo))
     if not todo:
         return

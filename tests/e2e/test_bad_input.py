@@ -88,6 +88,13 @@ def test_bad_keys_and_values(here: Any, files: Path, override: str, words: tuple
     assert not (files / "runs").exists()
 
 
+def test_a_gpu_that_is_not_there(here: Any, files: Path) -> None:
+    unseen = {"CUDA_VISIBLE_DEVICES": ""}
+    said = here("run", "files.yaml", "runtime.device=cuda", "--until", "sft", env=unseen, code=2)
+    one_message(said, "runtime.device: sft computes on a GPU of this machine", "set runtime.device=cpu")
+    assert not (files / "runs").exists()
+
+
 def spoiled_key(folder: Path) -> None:
     (folder / "files.yaml").write_text(f"alignn: 1\n{yaml.safe_dump(RECIPE)}")
 

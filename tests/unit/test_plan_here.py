@@ -25,6 +25,7 @@ from pns.plan.work import assumptions
 from pns.recipe_files import load_recipe
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
+OWN = "reward.reward_model={kind: transformers, path: x, device: cuda, calibration: y}"
 CUDA = ("runtime.device=cuda", "runtime.processes=4")
 
 
@@ -101,10 +102,20 @@ def test_the_program_of_servers_must_be_there(start: str, state: str) -> None:
 def test_each_process_of_a_machine_has_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(*CUDA)["GPUs"].state == "failed"
     assert found(*CUDA, config=config(tmp_path, num_machines=2))["GPUs"].state == "ok"
-    assert "GPUs" not in found(*CUDA, kind="ray")
+    for one in (("runtime.device=cuda",), (OWN,)):
+        assert found(*one, kind=None)["GPUs"].detail == "a process wants one, and torch sees 2"
+    assert "GPUs" not in found(kind=None)
+    assert found(*CUDA, kind="ray")["GPUs"].state == "ok", "Ray places the trainings, and a process here samples"
+    everywhere = found(*CUDA, "engine.ray_workers=4", "engine.ray_readers=4", kind="ray")["GPUs"]
+    assert (everywhere.state, everywhere.detail.startswith("Ray places all")) == ("unchecked", True)
     nothing = SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False))
     monkeypatch.setitem(sys.modules, "torch", nothing)
     assert found(*CUDA)["GPUs"].state == "unchecked"
+    none = found("runtime.device=cuda", kind=None)["GPUs"]
+    assert (none.state, "a process wants one, and torch sees none" in none.detail) == ("unchecked", True)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    missing = found("runtime.device=cuda", kind=None)["GPUs"]
+    assert (missing.state, missing.detail) == ("unchecked", "torch is not installed here")
 
 
 def memory(kind: str | None = "accelerate", config: Path | None = None) -> Check | None:

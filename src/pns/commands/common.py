@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -125,8 +125,14 @@ def need_libraries() -> None:
         raise UserError(f"not installed: {', '.join(lacking)}", remedy=f"{install('train')} (see the README for torch)")
 
 
-def ready(recipe: Recipe, folder: Path, launcher: Launcher | None) -> None:
-    """What a recipe needs on this machine, told before its folder is made. Raises UserError."""
+def ready(recipe: Recipe, folder: Path, launcher: Launcher | None, stages: Iterable[Stage]) -> None:
+    """What a recipe needs on this machine, told before its folder is made. Raises UserError.
+
+    Args:
+        stages: those that are run in a new folder: the GPU that they compute on must be here. In a folder that is there
+            some may be done, and `run_tasks` asks for the others.
+    """
+    from pns.gpus import check_here
     from pns.launch import check_launcher
     from pns.training.pretrained import check_models
 
@@ -134,3 +140,4 @@ def ready(recipe: Recipe, folder: Path, launcher: Launcher | None) -> None:
     check_launcher(recipe, launcher)
     if not folder.exists():  # one that is gone on with may have its models already
         check_models(recipe)
+        check_here(((stage, recipe) for stage in stages), launcher)

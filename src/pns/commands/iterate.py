@@ -67,6 +67,7 @@ def iterate(
     with errors():
         from pns.display import Display
         from pns.launch import launcher_of
+        from pns.pipeline import stages
         from pns.recipe_files import load_recipe
         from pns.report.rounds import build_rounds_page, contrasts_table, rounds_tables, warned
         from pns.run import Run
@@ -80,7 +81,7 @@ def iterate(
         many = [found.seed] if seeds is None else _seeds(seeds)
         methods: list[IteratedMethod] = [one.value for one in dict.fromkeys(method or [Iterated.pns])]
         folder = run_dir or Path("runs") / f"{found.name}-rounds"
-        ready(found, folder, starter)
+        ready(found, folder, starter, stages(found).values())
         run = Run.create(folder, "resume")
         try:
             with Display(console()) as display:

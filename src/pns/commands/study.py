@@ -84,6 +84,7 @@ def study(
     """
     with errors():
         from pns.launch import launcher_of
+        from pns.pipeline import stages
         from pns.run import Run
         from pns.study.cells import Recipes, check_contrasts
         from pns.study.protocol import check_committable
@@ -102,7 +103,8 @@ def study(
         if report:
             _report(recipes, Run(Run.open(folder).folder, store))
             return
-        ready(recipes.base, folder, starter)
+        # Another study's folder may have every stage that computes.
+        ready(recipes.base, folder, starter, stages(recipes.base).values() if store is None else ())
         if protocol is not None:
             check_committable(protocol, recipes)  # before hours of tuning
         run = Run(Run.create(folder, "resume").folder, store)

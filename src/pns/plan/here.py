@@ -10,7 +10,9 @@ from typing import Any
 from pns.accelerated import MAIN_PORT, configuration, machines
 from pns.doctor.machine import memory_here
 from pns.errors import UserError
+from pns.gpus import key_here, seen
 from pns.launch import Launcher, check_launcher
+from pns.pipeline import stages
 from pns.plan.checks import Check
 from pns.plan.estimate import Estimate, Setting, loaded_bytes
 from pns.plan.words import size
@@ -50,8 +52,7 @@ def here_checks(recipe: Recipe, launcher: Launcher | None, gpus: int | None = No
         )
     if recipe.engine.server is not None and recipe.engine.server.start:
         yield _program(recipe.engine.server.start)
-    if runtime.device == "cuda" and runtime.processes > 1 and (launcher is None or launcher.kind == "accelerate"):
-        yield _gpus(-(-runtime.processes // machines(file)))
+    yield from _gpus(recipe, launcher)
 
 
 def main_memory(recipe: Recipe, found: list[Estimate], setting: Setting, launcher: Launcher | None) -> Iterator[Check]:
@@ -68,7 +69,7 @@ def main_memory(recipe: Recipe, found: list[Estimate], setting: Setting, launche
         return
     have = memory_here()
     detail = f"{name} loads about {size(each)} for each process, {size(count * each)} for {count}, and there are {size(have)}"
-    if not _seen():
+    if not seen():
         yield Check("main memory", "unchecked", f"{detail} here, on a machine where torch sees no GPU")
     elif count * each > have:
         remedy = "fewer runtime.processes, or more machines (num_machines of --launcher-config)"
@@ -98,24 +99,26 @@ def _program(command: tuple[str, ...]) -> Check:
     return Check(label, "ok", f"{place}; its servers get ports that are free when they start")
 
 
-def _gpus(processes: int) -> Check:
-    """Whether each process of this machine has a GPU."""
-    label = "GPUs"
-    count = _seen()
+def _gpus(recipe: Recipe, launcher: Launcher | None) -> Iterator[Check]:
+    """Whether each process that computes on a GPU of this machine has one; where torch sees none, it may be another
+    machine that the plan is for.
+    """
+    keys = [key for stage in stages(recipe).values() if (key := key_here(stage, recipe, launcher)) is not None]
+    if not keys:
+        if recipe.runtime.device == "cuda":
+            yield Check("GPUs", "unchecked", "Ray places all that computes on one, perhaps on other machines")
+        return
+    processes = 1
+    if recipe.runtime.device == "cuda" and (launcher is None or launcher.kind == "accelerate"):
+        processes = -(-recipe.runtime.processes // machines(None if launcher is None else launcher.config))
+    count = seen()
+    want = f"{processes} processes want one each" if processes > 1 else "a process wants one"
     if count is None:
-        return Check(label, "unchecked", "torch is not installed here")
-    if not count:
-        return Check(label, "unchecked", f"{processes} processes want one each, and torch sees none on this machine")
-    if processes > count:
+        yield Check("GPUs", "unchecked", "torch is not installed here")
+    elif not count:
+        yield Check("GPUs", "unchecked", f"{want}, and torch sees none on this machine, which `pns run` would refuse")
+    elif processes > count:
         remedy = "fewer runtime.processes, or more machines (num_machines of --launcher-config)"
-        return Check(label, "failed", f"{processes} processes want one each, and torch sees {count}", remedy)
-    return Check(label, "ok", f"{processes} processes, and torch sees {count}")
-
-
-def _seen() -> int | None:
-    """GPUs that torch sees; None where it is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+        yield Check("GPUs", "failed", f"{want}, and torch sees {count}", remedy)
+    else:
+        yield Check("GPUs", "ok", f"{want}, and torch sees {count}")
