@@ -34,6 +34,8 @@ from pns.plan.words import duration, size, two
 from pns.plan.work import assume, assumptions, benchmark_rows, longest_generated, work_of
 from pns.recipe import ModelPart, Recipe
 from pns.recipe_files import load_recipe
+from pns.rewards.reward_model import Calibration
+from pns.training.tiny import build_tokenizer
 
 RUN = CliRunner()
 ROOT = Path(__file__).parents[2] / "recipes"
@@ -106,6 +108,88 @@ def test_what_would_stop_the_run_fails_with_a_remedy(
     assert found[name].state == "failed"
     assert words in found[name].detail
     assert found[name].remedy
+
+
+PROMPTED = "negatives.methods=[rejection, prompted]"
+HUB_MODEL = "negatives.prompted={writer: model, model: nope/nope}"
+NO_JUDGE = "reward.judge_server=null"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name", "state", "words"),
+    [
+        ([PROMPTED, "negatives.prompted={writer: model, model: ./nodir}"], "negatives.prompted.model", "failed",
+         "./nodir: no such directory"),
+        ([PROMPTED, HUB_MODEL, "engine={kind: transformers}"], "negatives.prompted.model", "unchecked", "--offline"),
+        ([PROMPTED, HUB_MODEL], "negatives.prompted.model", "failed", "engine.kind=vllm samples from a directory"),
+        ([HUB_MODEL], "negatives.prompted.model", None, ""),
+        ([PROMPTED], "negatives.prompted.prompt", "ok", "wrong-v1"),
+        ([PROMPTED, "negatives.prompted.prompt=./none.txt"], "negatives.prompted.prompt", "failed", "no prompt and"),
+        (["reward.judge_server.prompt=./noprompt.txt"], "reward.judge_server.prompt", "failed", "no prompt and"),
+        ([], "reward.judge_server.prompt", "ok", "rubric-v1"),
+        ([NO_JUDGE, "reward.judge=nomod:fn"], "reward.judge", "failed", "its module is not found"),
+        ([NO_JUDGE, "reward.judge=json:loads"], "reward.judge", "ok", "your json:loads"),
+        ([NO_JUDGE, "reward.judge=steps"], "reward.judge", None, ""),
+        (["reward.reward_model={kind: 'nomod:fn'}"], "reward.reward_model.kind", "failed", "its module is not found"),
+        (["reward.reward_model={kind: transformers, path: ./nodir, calibration: ./nocal}"], "reward.reward_model.path",
+         "failed", "./nodir: no such directory"),
+        (["reward.reward_model={kind: transformers, path: ./nodir, calibration: ./nocal}"],
+         "reward.reward_model.calibration", "failed", "nocal/calibration.json: no such file"),
+        (["reward.reward_model={kind: transformers, path: nope/nope}"], "reward.reward_model.path", "unchecked", "hub"),
+        (["reward.reward_model={kind: transformers, path: nope/nope}"], "reward.reward_model.calibration", "failed",
+         "has no calibration"),
+        (["reward.reward_model={kind: vllm, path: ./nodir, server: {url: 'http://a'}}"], "reward.reward_model.path",
+         "failed", "./nodir: no such directory"),
+    ],
+)  # fmt: skip
+def test_whatever_a_recipe_names_is_looked_at(
+    tmp_path: Path, overrides: list[str], name: str, state: str | None, words: str
+) -> None:
+    found = checked(paper(*overrides), tmp_path).get(name)
+    if state is None:
+        assert found is None, "the run does not read it"
+        return
+    assert found is not None
+    assert (found.state, words in found.detail) == (state, True), found
+    assert bool(found.remedy) == (state == "failed")
+
+
+def test_a_hub_that_knows_no_such_writer_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def on_hub(name: str, kind: str, repo: str, ask: bool, revision: str | None = None) -> Check:
+        asked.append(repo)
+        return Check(name, "failed", f"the hub has no {repo}", "check the id")
+
+    monkeypatch.setattr(module, "_on_hub", on_hub)
+    told = ["negatives.prompted={writer: model, model: nope/nope}", PROMPTED, "engine={kind: transformers}"]
+    found = checked(load_recipe(SMOKE, told)[0], tmp_path, ask=True)
+    assert (asked, found["negatives.prompted.model"].state) == (["nope/nope"], "failed")
+
+
+def test_a_named_reward_model_is_read_as_the_run_reads_it(tmp_path: Path) -> None:
+    """Its directory may hold other weights than those that trainings start from, and its calibration is read."""
+    folder = tmp_path / "scorer"
+    folder.mkdir()
+    (folder / "pytorch_model.bin").touch()
+
+    def found(kind: str = "transformers") -> dict[str, Check]:
+        server = ", server: {url: 'http://a'}" if kind == "vllm" else ""
+        given = f"reward.reward_model={{kind: {kind}, path: {folder}, calibration: {folder}{server}}}"
+        return checked(paper(given), tmp_path)
+
+    assert "no config.json" in found()["reward.reward_model.path"].detail
+    assert "no tokenizer there" in found("vllm")["reward.reward_model.path"].detail, (
+        "of one at a server it is needed alone"
+    )
+    (folder / "config.json").write_text("{}")
+    build_tokenizer().save_pretrained(folder)
+    assert found()["reward.reward_model.path"].state == "ok"
+    Calibration.fit([1.0, 2.0]).save(folder)
+    said = found()["reward.reward_model.calibration"]
+    assert (said.state, "of 2 responses" in said.detail) == ("ok", True)
+    (folder / "calibration.json").write_text("{")
+    assert found()["reward.reward_model.calibration"].state == "failed"
 
 
 def test_libraries_are_those_that_the_recipe_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pns
 from pns.doctor import apart, packages
 from pns.doctor.machine import RAY_OPEN_FILES, Imports, Machine, look, try_imports
-from pns.doctor.needs import Asked, Need
+from pns.doctor.needs import Asked, Kind, Need
 from pns.doctor.packages import CORE, Conflict, Library
 from pns.errors import UserError
 from pns.extras import missing
@@ -178,9 +178,17 @@ def _wanted() -> dict[str, list[Library]]:
 
 def library_findings(asked: Asked) -> list[Finding]:
     """Of a recipe's extras and packages, told from their versions: nothing is imported."""
-    wanted = _wanted()
-    asked = replace(asked, needs=[need for need in asked.needs if need.kind in ("extra", "package")])
-    return _of_recipe(asked, Environment(wanted, None, [], {}))
+    return _without_imports(asked, ("extra", "package"))
+
+
+def module_findings(asked: Asked) -> list[Finding]:
+    """Of the user's own functions that a recipe names: whether their modules are found."""
+    return _without_imports(asked, ("module",))
+
+
+def _without_imports(asked: Asked, kinds: tuple[Kind, ...]) -> list[Finding]:
+    asked = replace(asked, needs=[need for need in asked.needs if need.kind in kinds])
+    return _of_recipe(asked, Environment(_wanted(), None, [], {}))
 
 
 def _extras(asked: Asked) -> list[str]:

@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pns.doctor import packages
-from pns.doctor.examine import library_findings
+from pns.doctor.examine import library_findings, module_findings
 from pns.doctor.needs import Asked, needs_of
 from pns.errors import UserError
 from pns.extras import TRAINING, install, missing
 from pns.launch import Launcher
+from pns.negatives.prompted import FIELD as PROMPTED
+from pns.negatives.prompted import load_prompt
 from pns.parts.base import ServerPart
 from pns.plan.advice import advice
 from pns.plan.estimate import Estimate, Setting, totals, vllm_of
@@ -25,9 +27,16 @@ from pns.plan.models import cached, config_file
 from pns.plan.words import size
 from pns.plan.work import Which, longest_generated, rows_of
 from pns.problems.registry import check_file, existing, find, local_file
-from pns.recipe import GrpoVllmPart, ModelPart, Recipe, VllmPart
+from pns.recipe import GrpoVllmPart, ModelPart, Recipe, RewardModelSource, VllmPart
 from pns.training.batches import check_batches
-from pns.training.pretrained import WEIGHT_FILES, find_model, models_of
+from pns.training.pretrained import (
+    TOKENIZER_FILES,
+    WEIGHT_FILES,
+    check_readable,
+    find_model,
+    models_of,
+    writer_of,
+)
 
 State = Literal["ok", "failed", "unchecked"]
 TIMEOUT = 3.0
@@ -59,6 +68,8 @@ def checks(
         lambda: _problems(recipe, ask),
         lambda: _splits(recipe),
         lambda: _models(recipe, ask),
+        lambda: _prompted(recipe, ask),
+        lambda: _reward(recipe, ask),
         lambda: _servers(recipe, ask),
         lambda: _lengths(recipe, setting),
         lambda: _batches(recipe, setting),
@@ -102,7 +113,7 @@ def _source(name: str, source: Path, ask: bool) -> Check:
             check_file(entry, file)
             return Check(name, "ok", f"{entry.rows} problems in {file}")
     except UserError as error:
-        return Check(name, "failed", error.message, error.remedy or "")
+        return _refused(name, error)
     return _on_hub(name, "dataset", entry.hub.id, ask, entry.hub.revision)
 
 
@@ -159,18 +170,95 @@ def _models(recipe: Recipe, ask: bool) -> Iterator[Check]:
             yield Check(f"{name}: form", "unchecked", "its tokenizer is not here; the run looks at it first")
 
 
-def _model(name: str, part: ModelPart, ask: bool) -> Check:
+def _model(name: str, part: ModelPart, ask: bool, files: Sequence[str] = WEIGHT_FILES) -> Check:
+    """Args: files: of which one in the local cache shows that what is needed of a hub id is here."""
     try:
         source = find_model(part)
     except UserError as error:
-        where = "" if error.file is None else f"{error.file}: "
-        return Check(name, "failed", f"{where}{error.message}", error.remedy or "")
+        return _refused(name, error)
     path = source.options["pretrained_model_name_or_path"]
     if Path(path).is_dir():
         return Check(name, "ok", source.name)
-    if any(cached(path, file, part.revision) for file in ([part.gguf_file] if part.gguf_file else WEIGHT_FILES)):
+    if any(cached(path, file, part.revision) for file in ([part.gguf_file] if part.gguf_file else files)):
         return Check(name, "ok", f"{path} is in the local cache of the hub")
     return _on_hub(name, "model", path, ask, part.revision)
+
+
+def _refused(name: str, error: UserError) -> Check:
+    where = "" if error.file is None else f"{error.file}: "
+    return Check(name, "failed", f"{where}{error.message}", error.remedy or "")
+
+
+def _prompted(recipe: Recipe, ask: bool) -> Iterator[Check]:
+    """The prompt for wrong solutions, and another model that writes them."""
+    part, name = recipe.negatives.prompted, f"{PROMPTED}.model"
+    if "prompted" not in recipe.negatives.sources():
+        return
+    yield _read(f"{PROMPTED}.prompt", lambda: f"{load_prompt(part).version} is whole")
+    if part.writer == "model":
+        try:
+            check_readable(writer_of(part), recipe.engine.kind)
+        except UserError as error:
+            yield _refused(name, error)
+        else:
+            yield _model(name, writer_of(part), ask)
+
+
+def _reward(recipe: Recipe, ask: bool) -> Iterator[Check]:
+    """What the reward names beside servers: own functions, a judge's prompt, a reward model and its calibration."""
+    for found in module_findings(Asked("recipe", recipe.name, needs_of(recipe), {})):
+        state: State = "ok" if found.state == "ok" else "failed"
+        yield Check(found.why, state, f"{found.what}: {found.said}", found.mend or "")
+    judge, source = recipe.reward.judge_server, recipe.reward.reward_model
+    if judge is not None:
+        yield _read("reward.judge_server.prompt", lambda: _judges_prompt(judge.prompt))
+    if source is not None:
+        if source.path is not None:
+            yield _scorer(source, source.path, ask)
+        yield _read("reward.reward_model.calibration", lambda: _calibrated(source))
+
+
+def _read(name: str, read: Callable[[], str]) -> Check:
+    """What a reader of the run's own says of a file."""
+    try:
+        return Check(name, "ok", read())
+    except UserError as error:
+        return _refused(name, error)
+    except ImportError as error:
+        return Check(name, "unchecked", f"{error.name} is not installed")
+
+
+def _judges_prompt(name: str) -> str:
+    from pns.rewards.judge.prompts import load_prompt as load
+
+    return f"{load(name).version} is whole"
+
+
+def _calibrated(source: RewardModelSource) -> str:
+    from pns.rewards.build import calibration_of
+
+    found = calibration_of(source)
+    return f"{source.calibration}: of {found.n} responses; whether they are this model's is seen by the run"
+
+
+def _scorer(source: RewardModelSource, path: str, ask: bool) -> Check:
+    """The reward model that a recipe names, or the tokenizer of one behind a server. Its directory may hold weights in
+    forms that no training starts from.
+    """
+    name, inside = "reward.reward_model.path", source.kind == "transformers"
+    if Path(path).is_dir():
+        return _read(name, lambda: _scorers_folder(path, inside))
+    part = ModelPart(kind="pretrained", path=path, revision=source.revision)
+    return _model(name, part, ask, WEIGHT_FILES if inside else TOKENIZER_FILES)
+
+
+def _scorers_folder(path: str, inside: bool) -> str:
+    from pns.rewards.reward_model import chat_tokenizer
+
+    if inside and config_file(path) is None:
+        raise UserError("no config.json in this directory", file=path, remedy="save the model with save_pretrained")
+    chat_tokenizer(path)
+    return path
 
 
 def _form(name: str, path: str, revision: str | None, recipe: Recipe) -> Check:

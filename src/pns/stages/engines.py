@@ -70,17 +70,12 @@ def other_sampler(context: Context, model: ModelPart, field: str) -> Iterator[En
 
 
 def _found(context: Context, model: ModelPart) -> tuple[Path, Loaded]:
-    from pns.training.pretrained import find_model, load_pretrained
+    from pns.training.pretrained import check_readable, load_pretrained
 
     path, kind = Path(str(model.path)), context.recipe.engine.kind
     if kind == "transformers":
         return path, load_pretrained(model, device=context.recipe.runtime.device)
-    find_model(model)
-    if not path.expanduser().is_dir():
-        raise UserError(
-            f"engine.kind={kind} samples from a directory, and `{path}` is none",
-            remedy=f"hf download {path} --local-dir DIRECTORY, and name that; or engine.kind=transformers",
-        )
+    check_readable(model, kind)
     return path.expanduser(), None
 
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from pns.errors import StageStopped, UserError
 from pns.negatives.prompted import FIELD, MalformedReply, Prompt, Style, Unwritten, load_prompt, parse_reply, styles_of
-from pns.recipe import ModelPart, PromptedPart
+from pns.recipe import PromptedPart
 from pns.records import Gate, Problem, Response, read_jsonl, to_jsonl
 from pns.run import read_json, seed_of, write_atomic, write_json
 from pns.sampling.engine import Completion, Engine, TransformersEngine
 from pns.sampling.jobs import Job
 from pns.stages import engines
 from pns.stages.context import Context
+from pns.training.pretrained import writer_of
 
 if TYPE_CHECKING:
     from pns.sampling.server_writer import ServerWriter
@@ -129,8 +130,7 @@ def _writer(context: Context, policy: TransformersEngine) -> Iterator[Writer]:
         with engines.sampler(context, "rlvr", policy, pool=False) as engine:
             yield EngineWriter(engine, part, context.seed)
     else:
-        model = ModelPart(kind="pretrained", path=part.model, revision=part.revision)
-        with engines.other_sampler(context, model, f"{FIELD}.model") as engine:
+        with engines.other_sampler(context, writer_of(part), f"{FIELD}.model") as engine:
             yield EngineWriter(engine, part, context.seed)
 
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from pns.errors import UserError
 from pns.extras import missing, package_folder
-from pns.recipe import BasePart, ModelPart, Recipe
+from pns.recipe import BasePart, ModelPart, PromptedPart, Recipe
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PAD_NAMES = ("<pad>", "[PAD]", "<|pad|>", "<|finetune_right_pad_id|>")
@@ -86,6 +86,24 @@ def based_on(base: BasePart, recipe: Recipe) -> ModelPart:
     return ModelPart(
         kind="pretrained", path=base.path, revision=base.revision, system_prompt=recipe.model.system_prompt
     )
+
+
+def writer_of(part: PromptedPart) -> ModelPart:
+    """The model that writes prompted negatives, where it is neither the policy nor behind a server, as one to load."""
+    return ModelPart(kind="pretrained", path=part.model, revision=part.revision)
+
+
+def check_readable(part: ModelPart, engine: str) -> None:
+    """Whether an engine can sample from a model that no stage has made: all but transformers read directories alone.
+
+    Raises UserError, also as `find_model`.
+    """
+    find_model(part)
+    if engine != "transformers" and not Path(str(part.path)).expanduser().is_dir():
+        raise UserError(
+            f"engine.kind={engine} samples from a directory, and `{part.path}` is none",
+            remedy=f"hf download {part.path} --local-dir DIRECTORY, and name that; or engine.kind=transformers",
+        )
 
 
 @contextmanager
@@ -194,9 +212,9 @@ def _check_folder(folder: Path) -> None:
             field="model.path",
             remedy="save the model with save_pretrained; other weight formats are not read",
         )
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
-            f"no tokenizer in this directory (looked for {', '.join(_TOKENIZER_FILES)})",
+            f"no tokenizer in this directory (looked for {', '.join(TOKENIZER_FILES)})",
             file=folder,
             field="model.path",
             remedy="save the tokenizer there too, with tokenizer.save_pretrained",
