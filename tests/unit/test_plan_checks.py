@@ -179,7 +179,7 @@ def test_a_named_reward_model_is_read_as_the_run_reads_it(tmp_path: Path) -> Non
         return checked(paper(given), tmp_path)
 
     assert "no config.json" in found()["reward.reward_model.path"].detail
-    assert "no tokenizer there" in found("vllm")["reward.reward_model.path"].detail, (
+    assert "no tokenizer that can be read" in found("vllm")["reward.reward_model.path"].detail, (
         "of one at a server it is needed alone"
     )
     (folder / "config.json").write_text("{}")
@@ -482,6 +482,41 @@ def test_a_gguf_file_states_its_shape(tmp_path: Path) -> None:
     assert module._model("model", recipe.model, ask=False).state == "ok", "such a directory needs no config.json"
     missing = module._model("model", other.model, ask=False)
     assert (missing.state, missing.remedy) == ("failed", "there: m.gguf")
+    forms = [dict(vars(c)) for told in (recipe, other) for c in module._models(told, False) if c.name == "model: form"]
+    assert [form["state"] for form in forms] == ["failed", "unchecked"], "the first file holds no tokenizer"
+    assert "tokenizer of `., m.gguf` cannot be loaded" in forms[0]["detail"]
+
+
+def test_the_form_of_a_model_is_looked_at_with_the_tokenizer_that_the_run_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a GGUF file, too: of an installed package, and of the hub where the cache has it."""
+    asked: list[dict[str, Any]] = []
+
+    def tokenizer_of(source: Any, **options: Any) -> Any:
+        asked.append({**source.options, **options})
+        return build_tokenizer()
+
+    monkeypatch.setattr(module, "tokenizer_of", tokenizer_of)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr("pns.training.pretrained.package_folder", lambda name: tmp_path)
+    monkeypatch.setattr("pns.training.pretrained.missing", lambda modules: [])
+    start = {"train_file": "gsm8k-train", "benchmarks": "{g: gsm8k}"}
+    given = [f"problems.{key}={value}" for key, value in start.items()]
+
+    def form(model: str) -> Check:
+        recipe = load_recipe(ROOT / "smollm2-gsm8k.yaml", [*given, f"model={model}"])[0]
+        return {c.name: c for c in module._models(recipe, False)}["model: form"]
+
+    assert form("{kind: pretrained, gguf_package: some, gguf_file: m.gguf}").state == "ok"
+    of_hub = "{kind: pretrained, path: a/b, gguf_file: m.gguf}"
+    assert (form(of_hub).state, len(asked)) == ("unchecked", 1)
+    monkeypatch.setattr(module, "cached", lambda repo, file, revision: Path(file) if file == "m.gguf" else None)
+    assert form(of_hub).state == "ok"
+    assert [(o["pretrained_model_name_or_path"], o["gguf_file"]) for o in asked] == [
+        (str(tmp_path), "m.gguf"), ("a/b", "m.gguf"),
+    ]  # fmt: skip
+    assert all(o["local_files_only"] for o in asked), "a plan downloads nothing"
 
 
 def test_every_stage_of_a_recipe_is_counted() -> None:

@@ -35,6 +35,7 @@ from pns.training.pretrained import (
     check_readable,
     find_model,
     models_of,
+    tokenizer_of,
     writer_of,
 )
 
@@ -161,13 +162,12 @@ def _splits(recipe: Recipe) -> Iterator[Check]:
 
 def _models(recipe: Recipe, ask: bool) -> Iterator[Check]:
     for name, part in models_of(recipe).items():
-        yield _model(name, part, ask)
-        if part.path is None:
-            continue
-        if config_file(part.path, part.revision) is not None:
-            yield _form(name, part.path, part.revision, recipe)
+        found = _model(name, part, ask)
+        yield found
+        if found.state == "failed":
+            yield Check(f"{name}: form", "unchecked", "there is no such model to look at")
         else:
-            yield Check(f"{name}: form", "unchecked", "its tokenizer is not here; the run looks at it first")
+            yield _form(name, part, recipe)
 
 
 def _model(name: str, part: ModelPart, ask: bool, files: Sequence[str] = WEIGHT_FILES) -> Check:
@@ -261,19 +261,20 @@ def _scorers_folder(path: str, inside: bool) -> str:
     return path
 
 
-def _form(name: str, path: str, revision: str | None, recipe: Recipe) -> Check:
-    """Whether a well-formed answer comes through the model's chat template and tokenizer unharmed."""
-    label = f"{name}: form"
+def _form(name: str, part: ModelPart, recipe: Recipe) -> Check:
+    """Whether a well-formed answer comes through the model's template and tokenizer unharmed; none is downloaded."""
+    label, source = f"{name}: form", find_model(part)
+    path = source.options["pretrained_model_name_or_path"]
+    files = [part.gguf_file] if part.gguf_file else TOKENIZER_FILES
+    away = Check(label, "unchecked", "its tokenizer is not here; the run looks at it first")
+    if not Path(path).is_dir() and not any(cached(path, file, part.revision) for file in files):
+        return away
     try:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except ImportError:
-        return Check(label, "unchecked", "transformers is not installed")
-    except (OSError, ValueError, KeyError) as error:
-        return Check(
-            label, "failed", f"its tokenizer cannot be read: {_short(error)}", "save the tokenizer beside the model"
-        )
+        tokenizer = tokenizer_of(source, local_files_only=True)
+    except ImportError as error:
+        return Check(label, "unchecked", f"{error.name} is not installed")
+    except UserError as error:
+        return _refused(label, error) if Path(path).is_dir() else away
     form, reads = recipe.reward.answer_format, name.startswith("reward_model")
     fault = template_fault(tokenizer, form, recipe.model.system_prompt, sampled=not reads)
     if fault is not None:

@@ -266,13 +266,13 @@ def chat_tokenizer(path: str, revision: str | None = None) -> Any:
     """The tokenizer of a directory or hub id. Raises UserError where there is none, or one without a chat template."""
     from transformers import AutoTokenizer
 
-    missing = UserError("no tokenizer there", file=path, remedy="save the tokenizer beside the model")
+    missing = UserError("no tokenizer that can be read", file=path, remedy="save the tokenizer beside the model")
     folder = Path(path)
     if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise missing
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError):
+    except Exception:  # a broken file has the libraries raise KeyError, TypeError or Exception itself, too
         raise missing from None
     if not tokenizer.chat_template:
         raise UserError("the tokenizer has no chat template", file=path, remedy="give it the policy's chat template")

@@ -52,7 +52,7 @@ def load_pretrained(part: ModelPart, *, device: str = "cpu") -> tuple[Any, Any]:
     import torch
 
     source = find_model(part)
-    tokenizer = _load_tokenizer(source)
+    tokenizer = tokenizer_of(source)
     _check_template(tokenizer, source.name)
     if tokenizer.pad_token is None or tokenizer.pad_token == tokenizer.eos_token:
         tokenizer.pad_token = _pad_token(tokenizer, _embedding_rows(source, tokenizer), source.name)
@@ -228,7 +228,7 @@ def _as_user_error(name: str, what: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"the {what} of `{name}` cannot be loaded: {first}",
@@ -237,12 +237,16 @@ def _as_user_error(name: str, what: str) -> Iterator[None]:
         ) from error
 
 
-def _load_tokenizer(source: Source) -> Any:
+def tokenizer_of(source: Source, **options: Any) -> Any:
+    """The tokenizer of a model that `find_model` has found, as the run has it; `options` of `from_pretrained` besides.
+
+    Raises UserError where it cannot be loaded.
+    """
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
     with _as_user_error(source.name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(**source.options, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**source.options, trust_remote_code=False, **options)
     # SmolLM's vocabulary has no number of two digits: it was learned on text split at every digit. The GGUF reader of
     # transformers does not know that split and would divide the blanks before a number otherwise ("  7").
     if "gguf_file" in source.options and not any(re.search(r"\d.*\d", token) for token in tokenizer.get_vocab()):
