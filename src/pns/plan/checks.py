@@ -207,8 +207,9 @@ def _prompted(recipe: Recipe, ask: bool) -> Iterator[Check]:
 def _reward(recipe: Recipe, ask: bool) -> Iterator[Check]:
     """What the reward names beside servers: own functions, a judge's prompt, a reward model and its calibration."""
     for found in module_findings(Asked("recipe", recipe.name, needs_of(recipe), {})):
-        state: State = "ok" if found.state == "ok" else "failed"
-        yield Check(found.why, state, f"{found.what}: {found.said}", found.mend or "")
+        ok = found.state == "ok"
+        said = f"{found.what}: {found.said}{', which is imported by the run alone' * ok}"
+        yield Check(found.why, "ok" if ok else "failed", said, found.mend or "")
     judge, source = recipe.reward.judge_server, recipe.reward.reward_model
     if judge is not None:
         yield _read("reward.judge_server.prompt", lambda: _judges_prompt(judge.prompt))
