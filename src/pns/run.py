@@ -13,12 +13,13 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pns.errors import UserError
 
@@ -29,6 +30,11 @@ JUDGE_SPENT = "judge-spent.json"
 VOLATILE = ("stage.json", "work.json", JUDGE_SPENT)
 # In the folder of a study or of rounds: what it was told.
 STUDY = "study.yaml"
+Kind = Literal["run", "study", "rounds"]
+# What a kind of folder is called, and the option that names one.
+_KINDS: dict[Kind, tuple[str, str]] = {
+    "run": ("a run", "--run-dir"), "study": ("a study", "--study-dir"), "rounds": ("rounds", "--run-dir"),
+}  # fmt: skip
 # Begins the names of files that are being written; a kill leaves them behind.
 UNFINISHED = ".unfinished-"
 
@@ -123,6 +129,24 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def kind_of(folder: Path) -> Kind | None:
+    """Whose folder this is, by what was told in it; None where nothing has begun there."""
+    if (folder / STUDY).is_file():
+        told = (folder / STUDY).read_text(encoding="utf-8", errors="replace")
+        return "rounds" if re.search(r"^rounds:", told, re.MULTILINE) else "study"
+    return "run" if (folder / "recipe.yaml").is_file() else None
+
+
+def check_kind(folder: Path, kind: Kind) -> None:
+    """Raises UserError for a folder of another kind: its stages would be taken for foreign ones, its report be replaced."""
+    there = kind_of(folder)
+    if there not in (None, kind):
+        (found, _), (wanted, option) = _KINDS[there], _KINDS[kind]
+        raise UserError(
+            f"this is the folder of {found}, and not of {wanted}", file=folder, remedy=f"choose another {option}"
+        )
+
+
 def _clear(paths: Iterable[Path]) -> None:
     for path in list(paths):
         path.unlink(missing_ok=True)
@@ -160,8 +184,12 @@ class Run:
         return run
 
     @classmethod
-    def create(cls, folder: Path, on_existing: str) -> Run:
-        """Make a run directory, or open one that is there: `resume` it, take a `new` name beside it, or `fail`."""
+    def create(cls, folder: Path, on_existing: str, kind: Kind = "run") -> Run:
+        """Make a run directory, or open one that is there: `resume` it, take a `new` name beside it, or `fail`.
+
+        Raises UserError also where the folder is of another kind, or no directory of ours.
+        """
+        other = f"choose another {_KINDS[kind][1]}"
         if (folder / "manifest.json").exists():
             if on_existing == "fail":
                 raise UserError(
@@ -170,15 +198,16 @@ class Run:
                     remedy="--on-existing resume goes on with it, `new` starts beside it",
                 )
             if on_existing == "resume":
+                check_kind(folder, kind)
                 return cls.open(folder)
             number = 2
             while (folder.parent / f"{folder.name}-{number}").exists():
                 number += 1
             folder = folder.parent / f"{folder.name}-{number}"
         elif folder.exists() and not folder.is_dir():
-            raise UserError("this is a file, not a run directory", file=folder, remedy="choose another --run-dir")
+            raise UserError("this is a file, not a run directory", file=folder, remedy=other)
         elif folder.exists() and any(folder.iterdir()):
-            raise UserError("this folder holds other files", file=folder, remedy="choose another --run-dir")
+            raise UserError("this folder holds other files", file=folder, remedy=other)
         run = cls(folder)
         run.stages.mkdir(parents=True, exist_ok=True)
         (folder / "logs").mkdir(exist_ok=True)

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from pns.run import STUDY, Run
+
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 SIZES = dict.fromkeys(("sft", "rlvr", "reward", "audit", "generator", "pairs", "dev"), 4)
@@ -179,6 +181,34 @@ def test_run_directories_that_are_none_of_ours(here: Any, files: Path) -> None:
         one_message(here(command, "foreign", code=2), "foreign: not a run directory")
         one_message(here(command, "none", code=2), "none: not a run directory")
     assert [p.name for p in (files / "foreign").iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_a_study_and_rounds_do_not_share_a_folder(here: Any, files: Path) -> None:
+    """Each would take the stages of the other for foreign ones, and replace its report."""
+    told = {"name": "files", "recipe": "files.yaml", "seeds": [1], "methods": ["rejection"], "objectives": {"dpo": {}},
+            "primary": [["rejection", "policy"]], "tuning": {"seeds": [11], "grid": {"align.beta": [0.1]}}}  # fmt: skip
+    (files / "told.yaml").write_text(yaml.safe_dump(told))
+    marks = {"ours": "recipe.yaml", "runs/files": STUDY, "of-rounds": STUDY}
+    for name, mark in marks.items():
+        Run.create(files / name, "fail")
+        (files / name / mark).write_text("rounds: 2\n" if name == "of-rounds" else "name: files\n")
+        (files / name / "stages" / "s1-sft-ab").mkdir()
+    commands: dict[str, list[tuple[str, ...]]] = {
+        "of a study": [("run", "files.yaml"), ("stage", "start", "files.yaml"),
+                       ("iterate", "files.yaml", "--run-dir", "runs/files")],
+        "of rounds": [("run", "files.yaml", "--run-dir", "of-rounds"), ("study", "told.yaml", "--study-dir", "of-rounds")],
+        "of a run": [("iterate", "files.yaml", "--run-dir", "ours"), ("study", "told.yaml", "--study-dir", "ours"),
+                     ("study", "told.yaml", "--study-dir", "ours", "--plan")],
+    }  # fmt: skip
+    before = sorted(files.rglob("*"))
+    for whose, some in commands.items():
+        for command in some:
+            option = "--study-dir" if command[0] == "study" else "--run-dir"
+            one_message(here(*command, code=2), f"this is the folder {whose}, and not of", f"another {option}")
+    assert sorted(files.rglob("*")) == before
+    for store in marks:
+        shared = ("study", "told.yaml", "--study-dir", "apart", "--store", store, "--plan")
+        assert "what there is to do" in here(*shared), "a store may be of any kind"
 
 
 def test_a_run_of_another_version(here: Any, files: Path) -> None:

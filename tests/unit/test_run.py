@@ -16,7 +16,19 @@ from hypothesis import strategies as st
 
 import pns.run
 from pns.errors import UserError
-from pns.run import RUN_VERSION, Run, digest_of, file_hash, fingerprint, read_json, seed_of, write_atomic, write_json
+from pns.run import (
+    RUN_VERSION,
+    STUDY,
+    Kind,
+    Run,
+    digest_of,
+    file_hash,
+    fingerprint,
+    read_json,
+    seed_of,
+    write_atomic,
+    write_json,
+)
 
 LABEL = "03-sft"
 
@@ -199,6 +211,31 @@ def test_an_empty_folder_may_become_a_run_and_a_foreign_one_is_left_alone(tmp_pa
     with pytest.raises(UserError, match="not a run directory"):
         Run.open(foreign)
     assert [p.name for p in foreign.iterdir()] == ["thesis.tex"]
+
+
+def begun(folder: Path, kind: Kind) -> Path:
+    """A folder in which something of this kind has begun."""
+    Run.create(folder, "fail", kind)
+    name, text = {
+        "run": ("recipe.yaml", "name: a\n"),
+        "study": (STUDY, "name: a\nrecipe: a.yaml\nabout: |\n  of\n  rounds: many\n"),
+        "rounds": (STUDY, "recipe:\n  name: a\nmethods: [pns]\nrounds: 2\n"),
+    }[kind]
+    (folder / name).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("there", ["run", "study", "rounds"])
+@pytest.mark.parametrize("wanted", ["run", "study", "rounds"])
+def test_a_folder_of_another_kind_is_refused(tmp_path: Path, there: Kind, wanted: Kind) -> None:
+    folder = begun(tmp_path / "a", there)
+    if there == wanted:
+        assert Run.create(folder, "resume", wanted).folder == folder
+        return
+    with pytest.raises(UserError, match="this is the folder of") as caught:
+        Run.create(folder, "resume", wanted)
+    assert caught.value.remedy == f"choose another --{'study' if wanted == 'study' else 'run'}-dir"
+    assert Run.create(folder, "new", wanted).folder.name == "a-2", "beside it is no harm"
 
 
 @pytest.mark.parametrize("version", [RUN_VERSION + 1, None, "x"])

@@ -82,7 +82,7 @@ def iterate(
         methods: list[IteratedMethod] = [one.value for one in dict.fromkeys(method or [Iterated.pns])]
         folder = run_dir or Path("runs") / f"{found.name}-rounds"
         ready(found, folder, starter, stages(found).values())
-        run = Run.create(folder, "resume")
+        run = Run.create(folder, "resume", "rounds")
         try:
             with Display(console()) as display:
                 results = execute(found, run, display, seeds=many, rounds=rounds, methods=methods, launcher=starter)

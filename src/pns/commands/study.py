@@ -85,7 +85,7 @@ def study(
     with errors():
         from pns.launch import launcher_of
         from pns.pipeline import stages
-        from pns.run import Run
+        from pns.run import Run, check_kind
         from pns.study.cells import Recipes, check_contrasts
         from pns.study.protocol import check_committable
         from pns.study.spec import load_study
@@ -97,6 +97,7 @@ def study(
         folder = study_dir or Path("runs") / told.name
         if store is not None:
             Run.open(store)  # it must be one
+        check_kind(folder, "study")
         if plan:
             _plan(recipes, Run(folder, store), jobs)
             return
@@ -107,7 +108,7 @@ def study(
         ready(recipes.base, folder, starter, stages(recipes.base).values() if store is None else ())
         if protocol is not None:
             check_committable(protocol, recipes)  # before hours of tuning
-        run = Run(Run.create(folder, "resume").folder, store)
+        run = Run(Run.create(folder, "resume", "study").folder, store)
         _plan(recipes, run, jobs)
         _run(recipes, run, until.value, jobs, protocol, starter)
         if until is Until.report or until is Until.test:
