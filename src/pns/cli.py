@@ -147,7 +147,7 @@ def _run(
 
     from pns import fingerprints, pipeline
     from pns.display import Display
-    from pns.driver import execute
+    from pns.driver import check, execute
     from pns.recipe_files import load_recipe
     from pns.run import Run, read_json
     from pns.scheduler import StageFailed
@@ -155,26 +155,23 @@ def _run(
     recipe, sources = load_recipe(recipe_file, overrides)
     # What can be refused is refused before a run directory is made.
     nodes = pipeline.stages(recipe)
-    pipeline.resolve([name for name in (until, again, only) if name], nodes)
-    fingerprints.input_hashes(recipe)
     folder = run_dir or Path("runs") / recipe.name
-    stages = pipeline.wanted(nodes, [until] if until else [], [only] if only else [])
-    ready(recipe, folder, launcher, [nodes[name] for name in nodes if name in stages])
+    stages: dict[str, list[str]] = {
+        "until": [until] if until else [], "again": [again] if again else [], "only": [only] if only else [],
+    }  # fmt: skip
+    if folder.exists():
+        pipeline.resolve([name for names in stages.values() for name in names], nodes)
+        fingerprints.input_hashes(recipe)
+    else:
+        check(recipe, Run(folder), **stages)
+    asked = pipeline.wanted(nodes, stages["until"], stages["only"])
+    ready(recipe, folder, launcher, [nodes[name] for name in nodes if name in asked])
     note_unread(sources, nodes)
     one = Run.create(folder, on_existing)
     screen = console()
     try:
         with Display(screen) as display:
-            execute(
-                recipe,
-                one,
-                display,
-                until=[until] if until else [],
-                again=[again] if again else [],
-                only=[only] if only else [],
-                command=sys.argv[:],
-                launcher=launcher,
-            )
+            execute(recipe, one, display, **stages, command=sys.argv[:], launcher=launcher)
     except StageFailed as error:
         fail(str(error), BUG)
     page = one.folder / "report" / "index.html"

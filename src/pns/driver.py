@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,34 +55,55 @@ def execute(
         UserError, StageStopped, StageFailed. KeyboardInterrupt leaves a run that the same command goes on with.
     """
     nodes = pipeline.stages(recipe)
-    labels = pipeline.labels(nodes)
-    wanted = pipeline.wanted(nodes, until, only)
-    single = pipeline.resolve(only, nodes)
     with run.lock():
-        for name in _drop_foreign(run, labels):
-            display.note(f"removed the result of {name}: this recipe has no such stage")
-        write_atomic(run.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
-        stale = pipeline.downstream(pipeline.resolve(again, nodes), nodes)
-        plan = _Plan(tasks_of(recipe, nodes), wanted)
-        for name, task in plan.tasks.items():
-            state = published(run, task)
-            if state is not None and not (name in stale and name in wanted):
-                plan.done[name] = state
-        _check_inputs(run, plan, single)
-        if any("engine" in plan.tasks[name].stage.keys for name in wanted - set(plan.done)):
-            check_engine(recipe.engine)  # before hours of training, not after them
+        plan = check(recipe, run, until=until, again=again, only=only)
+        labels = pipeline.labels(nodes)
+        _relabel(run, labels)
+        plan.tasks = _placed(plan.tasks, labels)
+        if plan.wanted == set(nodes):
+            for name in _drop_foreign(run, labels):
+                display.note(f"removed the result of {name}: this recipe has no such stage")
         _save_manifest(run, recipe, plan, command)
+        write_atomic(run.folder / "recipe.yaml", yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False))
         begun = time.monotonic()
         try:
-            run_tasks(plan.tasks, wanted, plan.done, run, display, jobs=recipe.runtime.jobs, launcher=launcher)
+            run_tasks(plan.tasks, plan.wanted, plan.done, run, display, jobs=recipe.runtime.jobs, launcher=launcher)
         finally:
             run.update_manifest(
                 wall_seconds=round(run.manifest().get("wall_seconds", 0.0) + time.monotonic() - begun, 3)
             )
             _save_manifest(run, recipe, plan, command)
-        if "report" in plan.done and "report" in wanted:
+        if "report" in plan.done and "report" in plan.wanted:
             _page(run, plan)
-    return {name: plan.done[name] for name in nodes if name in wanted and name in plan.done}
+    return {name: plan.done[name] for name in nodes if name in plan.wanted and name in plan.done}
+
+
+def check(
+    recipe: Recipe, run: Run, *, until: Iterable[str] = (), again: Iterable[str] = (), only: Iterable[str] = ()
+) -> _Plan:
+    """What `execute` has to do, by what lies in the run now, which may not be there yet. Nothing is changed.
+
+    Raises UserError for a stage that is not there, that needs others first, or that is asked for and ruled out at once, and
+    for an engine that this machine does not have.
+    """
+    nodes = pipeline.stages(recipe)
+    end, repeated, single = (pipeline.resolve(names, nodes) for names in (until, again, only))
+    wanted = pipeline.wanted(nodes, until, only)
+    if repeated and not wanted & set(repeated):
+        raise UserError(
+            f"{repeated[0]} is to run again, and is none of the stages up to {end[-1]}", field="--from",
+            remedy="leave out --until, or --from",
+        )  # fmt: skip
+    stale = pipeline.downstream(repeated, nodes)
+    plan = _Plan(_placed(tasks_of(recipe, nodes), _lying(run, pipeline.labels(nodes))), wanted)
+    for name, task in plan.tasks.items():
+        state = published(run, task)
+        if state is not None and not (name in stale and name in wanted):
+            plan.done[name] = state
+    _check_inputs(run, plan, single)
+    if any("engine" in plan.tasks[name].stage.keys for name in wanted - set(plan.done)):
+        check_engine(recipe.engine)  # before hours of training, not after them
+    return plan
 
 
 def tasks_of(recipe: Recipe, nodes: Mapping[str, pipeline.Stage]) -> dict[str, Task]:
@@ -105,30 +126,57 @@ def _check_inputs(run: Run, plan: _Plan, single: list[str]) -> None:
         if missing:
             raise UserError(
                 f"stage {name} needs {', '.join(missing)}, not done with this recipe",
-                remedy=f"`pns run RECIPE --until {missing[-1]}` first",
+                remedy=f"`pns run RECIPE --until {missing[-1]} --run-dir {run.folder}` first, with the same keys",
             )
     for name in single:
         plan.done.pop(name, None)
 
 
+def _placed(tasks: Mapping[str, Task], labels: Mapping[str, str]) -> dict[str, Task]:
+    """The tasks in folders of these names."""
+    return {n: replace(t, label=labels[n], sources={m: labels[m] for m in t.needs}) for n, t in tasks.items()}
+
+
+def _numbered(run: Run) -> list[tuple[Path, str]]:
+    """(folder, stage) of all that the run's own recipes left; a study whose stages lie beside them numbers none."""
+    if not run.stages.is_dir():
+        return []
+    found = [(path, *path.stem.partition("-")[::2]) for path in sorted(run.stages.iterdir())]
+    return [(path, name) for path, number, name in found if number.isdigit()]
+
+
+def _lying(run: Run, labels: Mapping[str, str]) -> dict[str, str]:
+    """The label under which each stage's result lies now: by another recipe it may have had another number."""
+    found = dict(labels)
+    for path, name in _numbered(run):
+        if name in labels and not path.suffix and not run.published(labels[name]).exists():
+            found[name] = path.name
+    return found
+
+
+def _relabel(run: Run, labels: Mapping[str, str]) -> None:
+    """Give results and unfinished work that only changed their number their new label."""
+    for path, name in _numbered(run):
+        new = run.stages / f"{labels.get(name, path.stem)}{path.suffix}"
+        if path.suffix == ".old" or new.exists():
+            continue
+        if path.suffix == ".work":
+            wait_for_left_over(lock_of(run, name))
+        path.rename(new)
+
+
 def _drop_foreign(run: Run, labels: Mapping[str, str]) -> list[str]:
-    """Give results and unfinished work that only changed their number their new label; remove what the recipe does not have.
+    """Remove results and unfinished work of stages that the recipe does not have, and what a crash left of older results.
 
     Returns the names of the removed results.
     """
     known, gone = set(labels.values()), []
-    for path in sorted(run.stages.iterdir()):
-        label, kind = path.stem, path.suffix  # "", .work or .old
-        name = label[3:]
-        if label in known and kind != ".old":
+    for path, name in _numbered(run):
+        if path.stem in known and path.suffix != ".old":
             continue
-        if kind == ".work":
+        if path.suffix == ".work":
             wait_for_left_over(lock_of(run, name))
-        new = run.stages / f"{labels.get(name, label)}{kind}"
-        if name in labels and kind != ".old" and not new.exists():
-            path.rename(new)
-            continue
-        if not kind:
+        if not path.suffix:
             gone.append(name)
         shutil.rmtree(path)
     return gone

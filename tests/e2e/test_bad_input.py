@@ -129,6 +129,14 @@ def test_unknown_stages(here: Any, files: Path, option: tuple[str, str]) -> None
     assert not (files / "runs").exists()
 
 
+def test_a_refused_stage_leaves_no_run(here: Any, files: Path) -> None:
+    said = here("stage", "generator", "files.yaml", "--run-dir", "new", code=2)
+    one_message(said, "stage generator needs problems,", "`pns run RECIPE --until reward_model --run-dir new`")
+    said = here("run", "files.yaml", "--run-dir", "new", "--until", "problems", "--from", "align", code=2)
+    one_message(said, "--from: align-", "none of the stages up to problems")
+    assert not (files / "new").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -187,6 +187,46 @@ def test_a_group_may_hold_what_others_of_it_need(run: Run, workers: Workers) -> 
         go(run, workers, recipe("negatives.methods=[flip]"), only=["pairs"])
 
 
+FEWER = "negatives.methods=[rejection]"
+
+
+def lying(run: Run) -> set[str]:
+    return {path.name for path in run.stages.iterdir()}
+
+
+def test_a_refused_command_leaves_a_run_as_it_was(run: Run, workers: Workers) -> None:
+    """Also the numbers of its stages, and its recipe: what reads the run finds its results by them."""
+    go(run, workers)
+    before = {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"}
+    with pytest.raises(UserError, match=r"stage evaluate-rejection needs problems, .*not done"):
+        go(run, workers, recipe(FEWER, "seed=5"), only=["evaluate-rejection"])
+    assert before == {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"}
+
+
+def test_only_a_whole_run_removes_what_its_recipe_does_not_have(run: Run, workers: Workers) -> None:
+    (run.stages / "s1-sft-ab").mkdir()  # of a study that shares the stages of this run
+    go(run, workers)
+    fewer = recipe(FEWER)
+    gone = ALL - set(pipeline.stages(fewer))
+    rejection = {"pairs", "audit", "report"}
+    assert go(run, workers, fewer, until=["problems"]) == set()
+    assert go(run, workers, fewer, only=["evaluate-policy"]) == {"evaluate-policy"}, "found by its other number"
+    assert "removed" not in workers.said
+    assert gone < {name.partition("-")[2] for name in lying(run)}
+    assert go(run, workers) == set(), "the other recipe finds all of it"
+    assert lying(run) == {"s1-sft-ab", *pipeline.labels(pipeline.stages(recipe())).values()}
+    assert rejection <= go(run, workers, fewer)
+    assert workers.said.count("this recipe has no such stage") == len(gone)
+    assert lying(run) == {"s1-sft-ab", *pipeline.labels(pipeline.stages(fewer)).values()}
+
+
+def test_to_run_again_what_is_not_to_run_is_a_contradiction(run: Run, workers: Workers) -> None:
+    go(run, workers)
+    with pytest.raises(UserError, match=r"--from: align-\S+ is to run again, and is none of the stages up to problems"):
+        go(run, workers, until=["problems"], again=["align"])
+    assert go(run, workers, until=["align-pns-matched"], again=["align"]) == {"align-pns-matched"}
+
+
 def test_work_on_other_inputs_is_not_gone_on_with(run: Run) -> None:
     (run.begin("03-sft", "m", {"start": "a"}) / "shard").touch()
     assert (run.begin("03-sft", "m", {"start": "a"}) / "shard").is_file()
@@ -207,6 +247,7 @@ def test_a_stage_whose_number_changes_keeps_its_unfinished_work(run: Run) -> Non
     run.publish(before["negatives-flip"], {"fingerprint": "m"})
     run.published("30-nsr.old").mkdir()
     run.begin("31-nsr", "m")
+    driver._relabel(run, after)
     assert driver._drop_foreign(run, after) == []
     assert {p.name for p in run.stages.iterdir()} == {f"{after['rlvr_more']}.work", after["negatives-flip"]}
     assert (run.work(after["rlvr_more"]) / "checkpoints").is_dir()
