@@ -241,18 +241,18 @@ def inspect(
       pns inspect runs/embedded --method pns --n 3
     """
     with errors():
+        from pns.exports.sources import open_run, pairs_there
+        from pns.parts.negatives import REGIMES
         from pns.records import Pair, read_parquet
         from pns.report.console import inspect_pairs
-        from pns.run import Run
 
-        one = Run.open(run_dir)
-        folder = next(one.stages.glob("[0-9]*[0-9]-pairs"), None)
-        made = sorted(folder.glob("*.parquet")) if folder else []
-        path = next((p for p in made if p.stem == f"{regime}-{method}"), None)
-        if path is None:
-            there = ", ".join(p.stem for p in made) or "none yet: run the pairs stage"
+        one = open_run(run_dir)
+        made = pairs_there(one, regime)
+        if method not in made:
+            every = [f"{name}-{m}" for name in REGIMES for m in sorted(pairs_there(one, name))]
+            there = ", ".join(every) or "none yet: run the pairs stage"
             raise UserError(f"no {regime} pairs of {method!r} in this run", file=run_dir, remedy=f"there: {there}")
-        inspect_pairs(read_parquet(path, Pair)[:n], console())
+        inspect_pairs(read_parquet(made[method], Pair)[:n], console())
 
 
 @app.command()
@@ -291,10 +291,11 @@ def report(run_dir: RunArgument) -> None:
       pns report runs/embedded
     """
     with errors():
-        from pns.driver import render, state_rows
+        from pns.driver import check_current, render, state_rows
         from pns.run import Run
 
         one = Run.open(run_dir)
+        check_current(one, "report")
         seconds = {row["name"]: row["seconds"] for row in state_rows(one) if "seconds" in row}
         say(f"report: {render(one, seconds)}")
 

@@ -106,11 +106,18 @@ def check(
     return plan
 
 
-def tasks_of(recipe: Recipe, nodes: Mapping[str, pipeline.Stage]) -> dict[str, Task]:
-    """The stages of a recipe as tasks, each in its own folder of the run."""
-    marks, labels = fingerprints.of_stages(recipe, nodes), pipeline.labels(nodes)
+def tasks_of(
+    recipe: Recipe, nodes: Mapping[str, pipeline.Stage], marks: Mapping[str, str] | None = None
+) -> dict[str, Task]:
+    """The stages of a recipe as tasks, each in its own folder of the run.
+
+    Args:
+        marks: their fingerprints, where they are known; one that is missing is nobody's.
+    """
+    marks = fingerprints.of_stages(recipe, nodes) if marks is None else marks
+    labels = pipeline.labels(nodes)
     return {
-        n: Task(s, recipe, marks[n], labels[n], {m: m for m in s.needs}, {m: labels[m] for m in s.needs})
+        n: Task(s, recipe, marks.get(n, ""), labels[n], {m: m for m in s.needs}, {m: labels[m] for m in s.needs})
         for n, s in nodes.items()
     }
 
@@ -248,8 +255,38 @@ def render(run: Run, seconds: Mapping[str, float]) -> Path:
     return build_report(results, pairs, text, out, examples=len(pairs))
 
 
-def state_rows(run: Run) -> list[dict[str, Any]]:
-    """For `pns show`: what is on disk of each stage of the run's recipe."""
+def check_current(run: Run, name: str) -> None:
+    """Whether a stage's result, if there is one, is of the recipe in the run's folder and of the results that it rests on.
+
+    What the last command noted is believed: the files that the recipe reads, models among them, need not be there any more.
+    A run that is at work, or was killed, has not noted all; only then they are read.
+
+    Raises UserError where a command with other keys has left it behind: what is said of it by that recipe would be false.
+    """
+    recipe = _recipe_of(run)
+    nodes = pipeline.stages(recipe)
+    if name in nodes:
+        noted = {n: str(state.get("fingerprint")) for n, state in run.manifest().get("stages", {}).items()}
+        if not _stale(run, tasks_of(recipe, nodes, noted), name) or not _stale(run, tasks_of(recipe, nodes), name):
+            return
+    raise UserError(
+        f"the result of stage {name} is stale: made by another recipe than the run's recipe.yaml, or from other results than "
+        "those that are there", file=run.folder,
+        remedy=f"`pns run RECIPE --run-dir {run.folder}` mends it, with the keys that you mean; `pns show {run.folder}` lists "
+        "what is stale",
+    )  # fmt: skip
+
+
+def _stale(run: Run, tasks: Mapping[str, Task], name: str) -> bool:
+    """Whether a stage that has a result, or one that it rests on, is not done by these tasks; what is gone is not missed."""
+    if run.state(tasks[name].label) is None:
+        return False
+    rests = pipeline.upstream([name], {n: task.stage for n, task in tasks.items()})
+    return any(run.state(tasks[n].label) is not None and published(run, tasks[n]) is None for n in rests)
+
+
+def _recipe_of(run: Run) -> Recipe:
+    """The recipe of the last command. Raises UserError for a folder of a study, and for a run that has none yet."""
     from pns.recipe_files import parse_recipe
 
     path = run.folder / "recipe.yaml"
@@ -260,7 +297,12 @@ def state_rows(run: Run) -> list[dict[str, Any]]:
         )  # fmt: skip
     if not path.is_file():
         raise UserError("this run has not begun (no recipe.yaml)", file=run.folder, remedy="`pns run RECIPE` begins it")
-    recipe = parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+    return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)
+
+
+def state_rows(run: Run) -> list[dict[str, Any]]:
+    """For `pns show`: what is on disk of each stage of the run's recipe."""
+    recipe = _recipe_of(run)
     rows = []
     for name, task in tasks_of(recipe, pipeline.stages(recipe)).items():
         state, partial = run.state(task.label), run.work(task.label).is_dir()

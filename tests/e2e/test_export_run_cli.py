@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,3 +36,22 @@ def test_a_run_gives_its_pairs_negatives_and_prompts(here: Any, smoke: Any) -> N
     assert "there: corruption, flip, pns" in here(
         "export", "pairs", smoke.folder, "--to", "trl", "-o", "no", "--method", "nobody", code=2
     )
+
+
+def test_stale_results_are_refused(here: Any, own: Any, smoke_recipe: Path) -> None:
+    """The card of an export would state the seed of the last command."""
+    here("run", smoke_recipe, "seed=9", "--run-dir", own.folder, "--until", "start")
+    for command, stage in (
+        (("export", "pairs", own.folder, "--to", "trl", "-o", "x"), "pairs"),
+        (("export", "pairs", own.folder, "--to", "trl-kto", "--negatives", "-o", "x"), "negatives-pns"),
+        (("export", "prompts", own.folder, "--to", "verl", "-o", "x"), "problems"),
+        (("audit", "negatives", own.folder, "--out", "x"), "pairs"),
+        (("inspect", own.folder), "pairs"),
+        (("report", own.folder), "report"),
+    ):
+        said = here(*command, code=2)
+        assert f"the result of stage {stage} is stale" in said, said
+        assert f"-> `pns run RECIPE --run-dir {own.folder}`" in said
+    assert not (here.folder / "x").exists()
+    here("run", smoke_recipe, "--run-dir", own.folder)
+    here("export", "pairs", own.folder, "--to", "trl", "-o", "x")

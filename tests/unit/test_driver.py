@@ -220,6 +220,34 @@ def test_only_a_whole_run_removes_what_its_recipe_does_not_have(run: Run, worker
     assert lying(run) == {"s1-sft-ab", *pipeline.labels(pipeline.stages(fewer)).values()}
 
 
+def test_what_is_stale_is_refused_to_those_who_read_it(
+    run: Run, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(run, workers)
+    noted = run.manifest()["stages"]
+    run.update_manifest(stages={})  # as in a run that was killed
+    driver.check_current(run, "pairs")
+    run.update_manifest(stages=noted)
+    with monkeypatch.context() as gone:
+        gone.delattr(driver.fingerprints, "input_hashes")  # no file that the recipe reads is there any more
+        for name in ALL:
+            driver.check_current(run, name)
+    go(run, workers, recipe("seed=9"), until=["start"])
+    driver.check_current(run, "start")
+    with pytest.raises(UserError, match="the result of stage pairs is stale") as caught:
+        driver.check_current(run, "pairs")
+    assert f"`pns run RECIPE --run-dir {run.folder}`" in (caught.value.remedy or "")
+    assert go(run, workers) == {"start"}
+    go(run, workers, recipe(FEWER), until=["start"])
+    with pytest.raises(UserError, match="the result of stage negatives-flip is stale"):
+        driver.check_current(run, "negatives-flip")
+    go(run, workers)
+    workers.exact = False
+    go(run, workers, only=["rlvr"])
+    with pytest.raises(UserError, match="the result of stage report is stale"):
+        driver.check_current(run, "report")  # it is far behind, and still of what was there
+
+
 def test_to_run_again_what_is_not_to_run_is_a_contradiction(run: Run, workers: Workers) -> None:
     go(run, workers)
     with pytest.raises(UserError, match=r"--from: align-\S+ is to run again, and is none of the stages up to problems"):

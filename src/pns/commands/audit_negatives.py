@@ -169,11 +169,13 @@ def _of_run(folder: Path, regime: str | None) -> tuple[str, list[Any]]:
 
 def _audit_model(folder: Path) -> Any:
     """The source of a run's audit model; None where it has none yet."""
+    from pns.driver import check_current
     from pns.exports.sources import open_run
     from pns.parts.reward import RewardModelSource
     from pns.recipe_files import load_recipe
 
     run = open_run(folder)
+    check_current(run, "audit_model")
     there = sorted(path for path in run.stages.glob("[0-9]*-audit_model/model") if not path.parent.suffix)
     if not there:
         say("this run has no audit model yet: no reward model is asked", err=True)

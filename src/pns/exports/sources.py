@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pns.driver import check_current
 from pns.errors import UserError
 from pns.records import Pair, Problem, Response, Scores, read_parquet
 from pns.rows import KINDS, Row, column_names, message, missing_column, read_rows, text
@@ -53,12 +54,13 @@ def of_run(folder: Path, method: str | None, regime: str, *, negatives: bool) ->
         # A stage that still works, or is being replaced, has a suffix.
         made = {p.parent.name.partition("-negatives-")[2]: p for p in found if not p.parent.suffix}
         path = _one_of(made, method, folder, "negatives")
+        check_current(run, path.parent.name.partition("-")[2])
         problems = {p.id: p.problem for p in run_problems(folder, "pairs")}
         responses = read_parquet(path, Response)
         rows = [Preference(problems[r.problem_id], r.text) for r in responses]
         facts, scores = _of_responses(responses), [r.scores for r in responses]
     else:
-        made = _pairs_there(run, regime)
+        made = pairs_there(run, regime)
         path = _one_of(made, method, folder, f"{regime} pairs")
         pairs = read_parquet(path, Pair)
         rows = [Preference(p.prompt, p.rejected, p.chosen) for p in pairs]
@@ -74,7 +76,7 @@ def pairs_of_run(folder: Path, regime: str | None) -> tuple[str, dict[str, list[
     """
     run = open_run(folder)
     for name in (regime,) if regime is not None else ("matched", "own"):
-        if made := _pairs_there(run, name):
+        if made := pairs_there(run, name):
             return name, {method: read_parquet(path, Pair) for method, path in sorted(made.items())}
     raise UserError(
         f"this run has no {regime + ' ' if regime else ''}pairs", file=folder, field=None if regime is None else "--regime",
@@ -82,7 +84,9 @@ def pairs_of_run(folder: Path, regime: str | None) -> tuple[str, dict[str, list[
     )  # fmt: skip
 
 
-def _pairs_there(run: Run, regime: str) -> dict[str, Path]:
+def pairs_there(run: Run, regime: str) -> dict[str, Path]:
+    """method -> file of its pairs, none where there are none. Raises UserError where they are not of the run's recipe."""
+    check_current(run, "pairs")
     found = run.stages.glob(f"[0-9]*[0-9]-pairs/{regime}-*.parquet")
     return {path.stem.removeprefix(f"{regime}-"): path for path in found}
 
@@ -99,7 +103,9 @@ def open_run(folder: Path) -> Run:
 
 def run_problems(folder: Path, split: str) -> list[Problem]:
     """The problems of a split of a run. Raises UserError where it has no such split, or has not drawn any."""
-    there = {p.stem: p for p in open_run(folder).stages.glob("[0-9]*-problems/*.parquet")}
+    run = open_run(folder)
+    check_current(run, "problems")
+    there = {p.stem: p for p in run.stages.glob("[0-9]*-problems/*.parquet")}
     if split not in there:
         names = ", ".join(sorted(there)) or "none yet: run the problems stage"
         raise UserError(f"this run has no split {split!r}", file=folder, field="--split", remedy=f"there: {names}")
