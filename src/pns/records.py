@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pns.errors import UserError
 from pns.rows import Row, jsonl_rows
+from pns.run import AGAIN
 
 Outcome = Literal["correct", "wrong", "undecided"]
 AnswerKind = Literal["math", "text", "choice"]
@@ -174,15 +176,32 @@ def write_parquet(path: Path, rows: Sequence[Record]) -> None:
     pq.write_table(pa.Table.from_pylist(dicts), path, compression="zstd")
 
 
-def read_parquet(path: str | Path, cls: type[R]) -> list[R]:
-    """Rows of a Parquet file written by `write_parquet`."""
-    import pyarrow.parquet as pq
+@contextmanager
+def whole_parquet(path: Path) -> Iterator[None]:
+    """Around the reading of a stage's Parquet file. Raises UserError where it is not there, or damaged: cut, most often."""
+    import pyarrow as pa
 
-    path = Path(path)
     if not path.is_file():
         raise UserError("no such file", file=path, remedy="run the stage that makes it")
-    rows = pq.read_table(path).to_pylist()
-    return [cls.model_validate(unflat_row(row)) for row in rows]
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not the reader's
+            raise
+        raise UserError(f"this file is damaged ({str(error)[:200]})", file=path, remedy=AGAIN) from None
+
+
+def read_table(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """A stage's Parquet file as an Arrow table, or some columns of it."""
+    import pyarrow.parquet as pq
+
+    with whole_parquet(path):
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+
+
+def read_parquet(path: str | Path, cls: type[R]) -> list[R]:
+    """Rows of a Parquet file written by `write_parquet`."""
+    return [cls.model_validate(unflat_row(row)) for row in read_table(Path(path)).to_pylist()]
 
 
 _JSON_FIELDS = ("meta", "sampling")

@@ -37,6 +37,8 @@ _KINDS: dict[Kind, tuple[str, str]] = {
 }  # fmt: skip
 # Begins the names of files that are being written; a kill leaves them behind.
 UNFINISHED = ".unfinished-"
+# What mends a damaged file of a run.
+AGAIN = "delete the stage's folder and run again"
 
 
 def check_writable(out: Path, field: str | None = None) -> None:
@@ -91,9 +93,7 @@ def read_json(path: Path) -> Any:
             "no such file", file=path, remedy="is this a run directory? `pns show RUN` looks at one"
         ) from None
     except ValueError as error:
-        raise UserError(
-            f"not valid JSON ({error})", file=path, remedy="delete the stage's folder and run again"
-        ) from None
+        raise UserError(f"not valid JSON ({error})", file=path, remedy=AGAIN) from None
 
 
 def fingerprint(**parts: Any) -> str:

@@ -10,8 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pns.errors import UserError
-from pns.records import Record, Response, Scores, flat_row, unflat_row
+from pns.records import Record, Response, Scores, flat_row, unflat_row, whole_parquet
 from pns.run import UNFINISHED
 
 BATCH = 4096
@@ -72,12 +71,10 @@ def _batches(rows: Iterable[Record]) -> Iterator[Sequence[dict[str, Any]]]:
 
 
 def read_responses(path: Path) -> Iterator[Response]:
-    """The rows of a Parquet file, a batch in memory at a time. Raises UserError where there is none."""
+    """The rows of a Parquet file, a batch in memory at a time. Raises UserError where there is none, or a damaged one."""
     import pyarrow.parquet as pq
 
-    if not path.is_file():
-        raise UserError("no such file", file=path, remedy="run the stage that makes it")
-    with pq.ParquetFile(path) as file:
+    with whole_parquet(path), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH):
             for row in batch.to_pylist():
                 yield Response.model_validate(unflat_row(row))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
@@ -157,6 +158,17 @@ def test_directories_that_are_no_models_are_refused(tmp_path: Path, saved: Path)
     assert caught.value.remedy
     with pytest.raises(UserError, match="no usable model"):
         load_causal(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 1000, -1])
+def test_weights_that_were_cut_are_named(tmp_path: Path, saved: Path, kept: int) -> None:
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(UserError, match="this file is damaged") as caught:
+        load_causal(copy)
+    assert caught.value.file == weights
+    assert "delete the stage's folder and run again" in (caught.value.remedy or "")
 
 
 class Dies(Exception):

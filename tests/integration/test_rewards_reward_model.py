@@ -129,6 +129,11 @@ def test_directories_without_tokenizer_template_or_model_are_refused(saved: Path
     (tmp_path / "headless" / "model.safetensors").unlink()
     with pytest.raises(UserError, match="not a sequence classifier"):
         RewardModel(tmp_path / "headless")
+    weights = tmp_path / "headless" / "model.safetensors"
+    weights.write_bytes((saved / weights.name).read_bytes()[:1000])
+    with pytest.raises(UserError, match="this file is damaged") as caught:
+        RewardModel(tmp_path / "headless")
+    assert caught.value.file == weights
 
 
 def test_inputs_go_where_the_model_is(saved: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,6 +18,7 @@ from pns.negatives.yields import yield_of
 from pns.recipe import NegativesPart
 from pns.records import Response, Rubric, Scores, Verdict, read_parquet, write_parquet
 from pns.streams import by_problem, publish, read_responses, write_responses
+from pns.study.results import outcomes, undecided
 
 
 def response(i: int, rng: random.Random) -> Response:
@@ -48,6 +49,23 @@ def test_rows_come_back_as_they_were_written(rows: list[Response], tmp_path: Pat
     assert list(read_responses(tmp_path / "none.parquet")) == []
     with pytest.raises(UserError, match="no such file"):
         next(read_responses(tmp_path / "b.parquet"))
+
+
+def test_a_damaged_file_is_named_with_what_mends_it(rows: list[Response], tmp_path: Path) -> None:
+    """Cut, as by a full disk, or with bytes that are others than were written."""
+    path = tmp_path / "greedy-a.parquet"
+    write_responses(path, iter(rows))
+    whole = path.read_bytes()
+    readers: list[Callable[[], object]] = [
+        lambda: list(read_responses(path)), lambda: read_parquet(path, Response), lambda: outcomes(path),
+        lambda: undecided(tmp_path, ["a"]),
+    ]  # fmt: skip
+    for bad in (b"", whole[:9], whole[:-1], whole[: len(whole) // 2], b"PAR1" + bytes(len(whole) // 2) + whole[-2000:]):
+        path.write_bytes(bad)
+        for read in readers:
+            with pytest.raises(UserError, match="this file is damaged") as caught:
+                read()
+            assert (caught.value.file, caught.value.remedy) == (path, "delete the stage's folder and run again")
 
 
 def test_what_is_published_from_a_stream_is_what_is_from_a_list(

@@ -13,6 +13,7 @@ from typing import Any
 from pns.errors import UserError
 from pns.evaluation.processbench import Chain, Reading
 from pns.sampling.engine import assistant, load_tokenizer, user
+from pns.weights import whole_weights
 
 WRONG, RIGHT = 0, 1
 HALF = 0.5
@@ -65,7 +66,10 @@ class StepVerifier:
         self.device, self.batch_size = device, batch_size
         self.tokenizer = load_tokenizer(path)
         try:
-            model: Any = AutoModelForTokenClassification.from_pretrained(path, dtype="auto", trust_remote_code=False)
+            with whole_weights(path):
+                model: Any = AutoModelForTokenClassification.from_pretrained(
+                    path, dtype="auto", trust_remote_code=False
+                )
         except (OSError, ValueError) as error:
             raise UserError(f"not a token classifier ({error})", file=path, remedy="give a step verifier") from None
         if model.config.num_labels != 2:

@@ -19,6 +19,7 @@ from pns.compute import batches, turn
 from pns.errors import UserError
 from pns.rewards.identity import ModelMark, digest_of_model
 from pns.run import write_atomic
+from pns.weights import whole_weights
 
 if TYPE_CHECKING:
     from pns.readers import Passes
@@ -178,9 +179,10 @@ class RewardModel:
         from transformers import AutoModelForSequenceClassification
 
         try:
-            model: Any = AutoModelForSequenceClassification.from_pretrained(
-                self.path, dtype=dtype, revision=revision, trust_remote_code=False
-            )
+            with whole_weights(self.path):
+                model: Any = AutoModelForSequenceClassification.from_pretrained(
+                    self.path, dtype=dtype, revision=revision, trust_remote_code=False
+                )
         except (OSError, ValueError) as error:
             raise UserError(
                 f"not a sequence classifier ({error})", file=self.path, remedy="give a reward model"

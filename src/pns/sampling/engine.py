@@ -23,6 +23,7 @@ from pns.sampling.prompts import (
     token_ids,
     user,
 )
+from pns.weights import whole_weights
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +63,8 @@ def load_causal(path: str | Path, device: str = "cpu", dtype: str = "auto") -> A
     from transformers import AutoModelForCausalLM
 
     try:
-        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+        with whole_weights(path):
+            return AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
     except (OSError, ValueError) as error:
         raise UserError(f"no usable model ({error})", file=path, remedy="run the stage that makes it again") from None
 

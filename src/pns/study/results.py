@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pns.records import read_table
 from pns.run import read_json, replacing
 
 KINDS = ("greedy", "sampled")
@@ -21,7 +22,7 @@ def outcomes(path: Path) -> NDArray[np.float64]:
 
     An undecided verdict counts as not correct, as in every reported accuracy (method.md).
     """
-    table = pq.read_table(path, columns=["index", "verdict"])
+    table = read_table(path, columns=["index", "verdict"])
     right = np.array([bool(v) and v["outcome"] == "correct" for v in table["verdict"].to_pylist()], dtype=np.float64)
     k = int(max(table["index"].to_pylist(), default=0)) + 1
     return np.asarray(right.reshape(-1, k).mean(axis=1))
@@ -41,7 +42,7 @@ def undecided(folder: Path, names: Sequence[str]) -> float:
     """Share of greedy answers that could not be decided, over all benchmarks."""
     found: list[Any] = []
     for name in names:
-        found += pq.read_table(folder / f"greedy-{name}.parquet", columns=["verdict"])["verdict"].to_pylist()
+        found += read_table(folder / f"greedy-{name}.parquet", columns=["verdict"])["verdict"].to_pylist()
     return sum(bool(v) and v["outcome"] == "undecided" for v in found) / max(1, len(found))
 
 
@@ -88,7 +89,7 @@ def write_samples(cells: Iterable[tuple[str, int, Path, Sequence[str]]], out: Pa
 
 
 def _samples(cell: str, seed: int, folder: Path, name: str, kind: str) -> pa.Table:
-    found = pq.read_table(
+    found = read_table(
         folder / f"{kind}-{name}.parquet", columns=["problem_id", "index", "text", "n_tokens", "verdict"]
     )
     verdicts = found["verdict"].to_pylist()

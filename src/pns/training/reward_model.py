@@ -18,6 +18,7 @@ from pns.records import Problem, Response
 from pns.sampling.engine import assistant, load_tokenizer, user
 from pns.training.batches import rows_of
 from pns.training.common import Progress, arguments, check_lengths, train, train_dtype
+from pns.weights import whole_weights
 
 TextPair = tuple[str, str, str]
 
@@ -74,7 +75,8 @@ def train_reward_model(
     rows = [(p, text) for p, right, wrong in pairs for text in (right, wrong)]
     check_lengths(tokenizer, rows, part.max_length, "responses of reward-model pairs", "reward_model.max_length")
     set_seed(seed)  # the head's start is random
-    model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=1, dtype=train_dtype(runtime))
+    with whole_weights(start):
+        model = AutoModelForSequenceClassification.from_pretrained(start, num_labels=1, dtype=train_dtype(runtime))
     model.config.pad_token_id = tokenizer.pad_token_id
     data = Dataset.from_list(
         [{"chosen": [user(p), assistant(c)], "rejected": [user(p), assistant(r)]} for p, c, r in pairs]

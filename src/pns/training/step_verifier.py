@@ -20,6 +20,7 @@ from pns.evaluation.step_verifier import RIGHT, WRONG, encode
 from pns.recipe import RuntimePart, StepVerifierPart
 from pns.sampling.engine import load_tokenizer
 from pns.training.common import Progress, arguments, train, train_dtype
+from pns.weights import whole_weights
 
 NO_LABEL = -100
 
@@ -66,7 +67,8 @@ def train_step_verifier(
             f"a response of {longest} tokens", field="uses.step_verifier.max_length", remedy=f"set it to {longest}"
         )
     set_seed(seed)  # the head's start is random
-    model = AutoModelForTokenClassification.from_pretrained(start, num_labels=2, dtype=train_dtype(runtime))
+    with whole_weights(start):
+        model = AutoModelForTokenClassification.from_pretrained(start, num_labels=2, dtype=train_dtype(runtime))
     config = TrainingArguments(
         **arguments(
             out,
