@@ -90,6 +90,7 @@ def test_an_unknown_key_is_named_with_the_nearest_known_one(file: Path, key: str
         ("negatives.methods", ["guess"], "'mixture' or 'fill'"),
         ("name", "../up", "pattern"),
         ("model.heads", 5, "multiple of heads"),
+        ("pairs.min_pairs", 1000, "can never be met"),
         ("generator.micro_batch", 3, "micro_batch must divide"),
         ("reward.answer_format", "gsm8k", "boxed"),
     ],

@@ -186,3 +186,9 @@ class PairsPart(Part):
         if not value:
             raise ValueError("give one of matched, own, or both")
         return tuple(regime for regime in REGIMES if regime in value)
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> PairsPart:
+        if self.min_pairs > self.n:
+            raise ValueError(f"min_pairs: {self.min_pairs} can never be met with n: {self.n}, the most pairs; lower it")
+        return self
