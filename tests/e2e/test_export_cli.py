@@ -118,6 +118,21 @@ def test_bad_input_is_told_plainly(
     assert not (tmp_path / "o.jsonl").exists()
 
 
+def test_folders_above_a_data_set_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the examples of the help, in a fresh checkout."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "p.jsonl", FALSE)
+    write(tmp_path / "q.jsonl", {"id": "a", "problem": MIA, "answer": "14"})
+    for words in (("pairs", "p.jsonl", "--to", "trl"), ("prompts", "q.jsonl", "--to", "verl")):
+        out = Path("data") / words[0] / "mine"
+        code, said = run("export", *words, "-o", out)
+        assert (code, (out / "README.md").is_file()) == (0, True), said
+        code, said = run("export", *words, "-o", "p.jsonl/mine")
+        assert (code, "p.jsonl: --out: this is a file, and no folder" in said) == (2, True), said
+    code, said = run("export", "pairs", "p.jsonl", "--to", "trl", "-o", "other/x", "--prompt", "missing")
+    assert (code, Path("other").exists()) == (2, False), said
+
+
 def test_no_pair_of_steps_and_no_chosen_response(tmp_path: Path) -> None:
     file = write(tmp_path / "p.jsonl", {k: FALSE[k] for k in ("prompt", "rejected")})
     code, said = run("export", "step-dpo", file, "-o", tmp_path / "o.jsonl")

@@ -36,11 +36,11 @@ def check_folder(out: Path, force: bool) -> None:
 
     Raises UserError.
     """
-    above = out.resolve().parent
+    above = next((path for path in out.resolve().parents if path.exists()), out)
     if out.exists() and not out.is_dir():
         raise UserError("this is a file", file=out, field="--out", remedy="name a folder: the data set gets one")
     if not above.is_dir():
-        raise UserError("no such folder", file=above, field="--out", remedy="make it, or name another")
+        raise UserError("this is a file, and no folder", file=above, field="--out", remedy="name another folder")
     if not os.access(above, os.W_OK | os.X_OK):
         raise UserError("this folder cannot be written", file=above, field="--out", remedy="name another folder")
     there = sorted(p.name for p in out.iterdir()) if out.is_dir() else []
@@ -65,11 +65,12 @@ def check_info(path: Path) -> None:
 
 
 def publish(out: Path, files: Mapping[str, Rows | str]) -> None:
-    """Write files (rows, or text) into a folder, which appears with all of them, or stays as it was."""
+    """Write files (rows, or text) into a folder, which appears with all of them, or stays as it was. Those above it are made."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=UNFINISHED))
     try:
         for name, content in files.items():
