@@ -91,7 +91,7 @@ for module in (policy, evaluate):
     module.scorer = lambda *_: Engine()
 evaluate.sampler = policy.engines.sampler = lambda *_: nullcontext(Engine())
 recipe = SimpleNamespace(
-    seed=0, rollouts=SamplePart(n=64), reward=RewardPart(), pairs=PairsPart(n=1), negatives=NegativesPart(),
+    seed=0, rollouts=SamplePart(n=64), reward=RewardPart(), pairs=PairsPart(n=1, min_pairs=1), negatives=NegativesPart(),
     evaluate=EvaluatePart(k=64),
 )
 out.mkdir(exist_ok=True)
