@@ -270,7 +270,7 @@ def _check_uses(results: dict[str, Any]) -> None:
 FIGURES = (
     ("lines 95 % intervals over seeds and problems; the dashed line is the policy, greedy.", ("mean accuracy over",)),
     ("Differences with 95 % intervals over seeds; filled: primary", ("difference in greedy accuracy",)),
-    ("What was gained over the policy against the KL that it took.", ("KL from the policy",)),
+    ("What each cell gained over the policy, beside the KL that it took", ("KL from the policy,", "greedy, points")),
     (
         "Raw scores of the reward model, all seeds together: correct responses, and the negatives of each method.",
         ("correct (n = 6)", "pns (n = 6)", "rejection (n = 6)", "score of the reward model"),

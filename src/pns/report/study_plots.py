@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from pns.report.plots import INK, MUTED, colour, dot, draw_svg, named_rows, short
+from pns.report.plots import MUTED, colour, dot, draw_svg, named_rows, short
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,32 +65,50 @@ def forest(results: Mapping[str, Any]) -> Markup | None:
 
 
 def against_kl(results: Mapping[str, Any]) -> Markup | None:
-    """What each cell gained over the policy against the KL that it spent: a seed a dot, the cell's mean a ring."""
-    cells, metric = results["cells"], results["metric"]
-    base = cells.get("policy")
-    if base is None:
-        return None
-    start = dict(zip(base["seeds"], base[metric]["by_seed"], strict=True))
-    shown = {n: c for n, c in cells.items() if n not in ("policy", "sft") and c["switch"] is None}
-    if not shown:
+    """What each cell gained over the policy beside the KL that it spent, a row a cell, the most KL first.
+
+    Rows, since most cells of a study lie close together: in a plane their names would cover each other and the points.
+    """
+    rows = _gains(results)
+    if not rows:
         return None
 
     def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        axes.axhline(0, color=MUTED, linewidth=0.8, linestyle=_DASH, zorder=1)
-        for name, cell in shown.items():
-            ink = colour(cell["model"])
-            gain = [
-                100 * (y - start[s]) for s, y in zip(cell["seeds"], cell[metric]["by_seed"], strict=True) if s in start
-            ]
-            axes.plot(cell["kl"]["by_seed"][: len(gain)], gain, ".", color=ink, alpha=0.35, markersize=4)
-            x, y = cell["kl"]["mean"], sum(gain) / len(gain)
-            axes.plot([x], [y], "o", color=ink, markersize=5)
-            axes.annotate(short(name), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6, color=INK)
-        axes.set_xlabel("KL from the policy, nats a response")
-        axes.set_ylabel(f"{metric}, points over the policy")
+        left, right = figure.subplots(1, 2, sharey=True)
+        right.axvline(0, color=MUTED, linewidth=0.8, linestyle=_DASH, zorder=1)
+        for row, (_, model, spent, gained) in enumerate(rows):
+            for axes, values in ((left, spent), (right, gained)):
+                axes.plot(values, [row + 0.28] * len(values), "|", color=colour(model), alpha=0.6, markersize=4)
+                dot(axes, row - 0.1, _mean(values), None, colour(model), hollow=False, scale=1)
+        named_rows(right, [name for name, *_ in rows])
+        named_rows(left, [name for name, *_ in rows])
+        left.set_xlabel("KL from the policy,\nnats a response")
+        right.set_xlabel(f"gained over the policy,\n{results['metric']}, points")
+        for axes in (left, right):
+            axes.locator_params(axis="x", nbins=4)
 
-    return draw_svg(draw, "study kl", 2.9)
+    return draw_svg(draw, "study kl", 0.75 + 0.26 * len(rows))
+
+
+def _gains(results: Mapping[str, Any]) -> list[tuple[str, str, list[float], list[float]]]:
+    """(cell, model, KL by seed, points over the policy by seed) of the seeds that a cell shares with the policy."""
+    cells, metric = results["cells"], results["metric"]
+    base = cells.get("policy")
+    if base is None:
+        return []
+    start = dict(zip(base["seeds"], base[metric]["by_seed"], strict=True))
+    rows = []
+    for name, cell in cells.items():
+        seeds = [i for i, seed in enumerate(cell["seeds"]) if seed in start]
+        if name in ("policy", "sft") or cell["switch"] is not None or not seeds:
+            continue
+        gained = [100 * (cell[metric]["by_seed"][i] - start[cell["seeds"][i]]) for i in seeds]
+        rows.append((name, cell["model"], [cell["kl"]["by_seed"][i] for i in seeds], gained))
+    return sorted(rows, key=lambda row: -_mean(row[2]))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def pairs_lines(results: Mapping[str, Any]) -> dict[str, list[tuple[float, float]]]:
