@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pns.report.plots import score_distributions
 from pns.report.study_plots import against_kl
 
 SIZE = 7.5
@@ -42,3 +43,14 @@ def test_the_kl_plot_has_the_seeds_that_a_cell_shares_with_the_policy() -> None:
     found = places(against_kl({"metric": "greedy", "cells": cells}))
     assert {"pns"} == set(found) & set(cells)
     assert "0.5" not in found, "the KL of a seed without a policy"
+
+
+def test_the_names_of_histograms_stand_above_them_and_the_shares_have_an_axis() -> None:
+    drawing = str(score_distributions({"correct": [0.0] * 9 + [10.0], "pns": [0.0] * 10}))
+    found = places(drawing)
+    assert {"0", "100", "share, %", "score of the audit model (line: median)"} <= set(found)
+    for axes, name in zip(
+        re.findall(r'id="[^"]*axes_\d+".*?<path d="(.*?)"', drawing, re.DOTALL), ("correct", "pns"), strict=True
+    ):
+        top = min(float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", axes))
+        assert found[f"{name} (n = 10)"][1] < top, "above all that is drawn"

@@ -138,30 +138,42 @@ def score_distributions(
     kinds = [k for k in [*order, *(k for k in in_order(finite) if k not in order)] if finite.get(k)]
     if not kinds:
         return None
-    every = np.concatenate([finite[k] for k in kinds])
-    low, high = float(every.min()), float(every.max())
-    bins = np.linspace(low, high if high > low else low + 1, 31)
+    return histograms({kind: finite[kind] for kind in kinds}, what, what)
+
+
+def histograms(found: Mapping[str, Sequence[float]], what: str, name: str, bins: Any = None) -> Markup | None:
+    """One histogram above another on one axis, as shares of their own values, with the median; None without any.
+
+    The name of each stands above it: bars may be anywhere below.
+
+    Args:
+        what: the axis of the values in words.
+        name: of the figure.
+        bins: edges of the bars; None: thirty of them, as far as the values go.
+    """
+    if not found:
+        return None
+    if bins is None:
+        every = np.concatenate([np.asarray(values) for values in found.values()])
+        low, high = float(every.min()), float(every.max())
+        bins = np.linspace(low, high if high > low else low + 1, 31)
 
     def draw(figure: Figure) -> None:
-        stack = figure.subplots(len(kinds), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, kind in zip(stack, kinds, strict=True):
-            share, _ = np.histogram(finite[kind], bins=bins)
-            axes.stairs(share / len(finite[kind]), bins, fill=True, color=colour(kind), alpha=0.35)
-            axes.stairs(share / len(finite[kind]), bins, color=colour(kind), linewidth=1.2)
-            axes.axvline(float(np.median(finite[kind])), color=INK, linewidth=1)
-            axes.text(
-                0.01,
-                0.93,
-                f"{short(kind)} (n = {len(finite[kind])})",
-                transform=axes.transAxes,
-                va="top",
-                weight="bold",
-            )
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
+        stack = figure.subplots(len(found), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, (kind, values) in zip(stack, found.items(), strict=True):
+            share = 100 * np.histogram(values, bins=bins)[0] / len(values)
+            axes.stairs(share, bins, fill=True, color=colour(kind), alpha=0.35)
+            axes.stairs(share, bins, color=colour(kind), linewidth=1.2)
+            axes.axvline(float(np.median(values)), color=INK, linewidth=1)
+            title = f"{short(kind)} (n = {len(values)})"
+            axes.set_title(title, loc="left", fontsize=_STYLE["font.size"], weight="bold", pad=3)
+            axes.set_ylim(bottom=0)
+            axes.locator_params(axis="y", nbins=2)
+            axes.tick_params(axis="y", labelcolor=MUTED)
+        figure.supylabel("share, %", color=MUTED, fontsize=_STYLE["font.size"])
         stack[-1].set_xlabel(what)
 
-    return draw_svg(draw, what, 0.45 + 0.62 * len(kinds))
+    return draw_svg(draw, name, 0.45 + 0.85 * len(found))
 
 
 def training_curve(
