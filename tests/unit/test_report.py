@@ -309,6 +309,12 @@ def test_full_page_has_every_section_and_figure(tmp_path: Path) -> None:
         assert text in got.text
 
 
+def test_the_sum_of_the_stages_is_not_called_the_whole_run(tmp_path: Path) -> None:
+    got = page(tmp_path, {**fixture_results(), "wall_seconds": 371.0}, fixture_pairs())
+    assert "Took: 6 min 11 s. Stage time: 9 min 43 s. Stage time is the sum of the rows" in got.text
+    assert "Whole run" not in got.text
+
+
 def test_identifiers_are_unique(tmp_path: Path) -> None:
     ids = [value for name, value in page(tmp_path, fixture_results(), fixture_pairs()).attributes if name == "id"]
     assert len(ids) == len(set(ids))

@@ -85,7 +85,7 @@ def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text:
         ),
         "examples": [view.example(pair) for pair in pairs],
         "stages": view.stage_times(results),
-        "total": words.duration(results.get("total_seconds")),
+        "times": _times(results),
         "recipe": printable(recipe_text),
         "environment": [(words.label(k), words.anything(v)) for k, v in (results.get("environment") or {}).items()],
         "notes": [printable(str(note)) for note in results.get("notes") or []],
@@ -95,8 +95,12 @@ def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text:
 def _head(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     named = (("Recipe", "recipe"), ("Seed", "seed"), ("pns", "version"), ("Made", "created"))
     found = [(name, printable(str(results[key]))) for name, key in named if results.get(key) is not None]
+    return found + _times(results)
+
+
+def _times(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     times = (("Took", "wall_seconds"), ("Stage time", "total_seconds"))
-    return found + [(name, words.duration(results[key])) for name, key in times if results.get(key) is not None]
+    return [(name, words.duration(results[key])) for name, key in times if results.get(key) is not None]
 
 
 def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
