@@ -589,6 +589,20 @@ def test_results_table() -> None:
         assert part in line
 
 
+def test_a_run_of_own_pairs_alone_shows_them_and_claims_no_matched_ones(tmp_path: Path) -> None:
+    results = fixture_results()
+    results["pairs"], results["pairs_own"], results["own_coverage"] = {}, results["pairs"], {}
+    shown = render(results_table(results))
+    line = next(row for row in shown.splitlines() if row.startswith("│ pns"))
+    assert "640" in line
+    assert "78.0" in line
+    assert "Own" in shown
+    text = page(tmp_path, results).text
+    assert "matched regime: the same problems" not in text
+    assert "in the own regime, which alone was asked for" in text
+    assert "These negatives are not plausible to the policy" in text, "the notes on pairs are of those that there are"
+
+
 def test_references_stand_beside_each_other_with_their_labels(tmp_path: Path) -> None:
     results = fixture_results()
     extra = ("w_reinforce", "nsr")

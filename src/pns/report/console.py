@@ -17,7 +17,7 @@ from rich.text import Text
 from pns.records import Pair
 from pns.report import view
 from pns.report.diff import mark_steps, mark_words, printable
-from pns.report.words import anything, dig, fixed, percent, points, reading, span
+from pns.report.words import anything, fixed, percent, points, reading, span
 
 _READING_STYLE = {"gain": "green", "loss": "red", "unseen": "dim"}
 
@@ -28,10 +28,11 @@ def results_table(results: Mapping[str, Any]) -> Table:
     table.add_column("Method", no_wrap=True)
     for name in ("Greedy", "Sampled", "To policy"):
         table.add_column(name, justify="right")
-    table.add_column("Pairs", justify="right")
+    regime, made = view.compared_pairs(results)
+    table.add_column("Own pairs" if regime == "own" else "Pairs", justify="right")
     table.add_column("Sep. before, %", justify="right")
     for row in view.comparison(results):
-        pairs = dig(results, "pairs", row["method"]) or {}
+        pairs = made.get(row["method"]) or {}
         table.add_row(
             Text(plain(row["method"]), style="bold" if row["method"] == "pns" else ""),
             Text(_with(row["greedy"], row["greedy_ci"])),

@@ -74,6 +74,17 @@ REWARD_FACTS = {
 }
 
 
+def compared_pairs(results: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """(regime, method -> block) of the pairs that the compared methods learned from: own ones where there are no matched ones.
+
+    The regime is empty where there are no pairs at all.
+    """
+    for regime, key in (("matched", "pairs"), ("own", "pairs_own")):
+        if block := dig(results, key):
+            return regime, block
+    return "", {}
+
+
 def comparison(results: Mapping[str, Any]) -> list[Row]:
     """One row a method: means with intervals, and the paired differences to the policy."""
     mean, sampled, paired = (dig(results, *k) or {} for k in (("mean",), ("sampled", "mean"), ("paired",)))
