@@ -241,12 +241,13 @@ def inspect(
       pns inspect runs/embedded --method pns --n 3
     """
     with errors():
-        from pns.exports.sources import open_run, pairs_there
+        from pns.exports.sources import check_regime, open_run, pairs_there
         from pns.parts.negatives import REGIMES
         from pns.records import Pair, read_parquet
         from pns.report.console import inspect_pairs
 
         one = open_run(run_dir)
+        check_regime(one, regime)
         made = pairs_there(one, regime)
         if method not in made:
             every = [f"{name}-{m}" for name in REGIMES for m in sorted(pairs_there(one, name))]

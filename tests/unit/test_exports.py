@@ -378,6 +378,17 @@ def test_a_run_that_is_none_is_told(tmp_path: Path) -> None:
         dataset.check_name("")
 
 
+def test_a_run_of_own_pairs_alone_says_so(tmp_path: Path) -> None:
+    pairs = tmp_path / "run" / "stages" / "15-pairs"
+    pairs.mkdir(parents=True)
+    (tmp_path / "run" / "manifest.json").write_text("{}")
+    (pairs / "own-pns.parquet").touch()
+    for words in (["export", "pairs", "--to", "trl", "-o", str(tmp_path / "out")], ["inspect"]):
+        found = CliRunner().invoke(app, [*words, str(tmp_path / "run")])
+        assert found.exit_code == 2
+        assert "this run has own pairs and no matched ones\n  -> --regime own" in found.output
+
+
 def test_a_path_that_is_not_there_and_a_study_are_told(tmp_path: Path) -> None:
     words = ("--to", "trl", "-o", tmp_path / "out")
     assert "no such file or run" in export("pairs", tmp_path / "none", *words, code=2)

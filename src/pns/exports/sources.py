@@ -11,6 +11,7 @@ from typing import Any
 
 from pns.driver import check_current
 from pns.errors import UserError
+from pns.parts.negatives import REGIMES
 from pns.records import Pair, Problem, Response, Scores, read_parquet
 from pns.rows import KINDS, Row, column_names, message, missing_column, read_rows, text
 from pns.run import STUDY, Run
@@ -61,6 +62,7 @@ def of_run(folder: Path, method: str | None, regime: str, *, negatives: bool) ->
         facts, scores = _of_responses(responses), [r.scores for r in responses]
     else:
         made = pairs_there(run, regime)
+        check_regime(run, regime)
         path = _one_of(made, method, folder, f"{regime} pairs")
         pairs = read_parquet(path, Pair)
         rows = [Preference(p.prompt, p.rejected, p.chosen) for p in pairs]
@@ -82,6 +84,16 @@ def pairs_of_run(folder: Path, regime: str | None) -> tuple[str, dict[str, list[
         f"this run has no {regime + ' ' if regime else ''}pairs", file=folder, field=None if regime is None else "--regime",
         remedy="finish the run, or choose a regime that its recipe makes (pairs.regimes)",
     )  # fmt: skip
+
+
+def check_regime(run: Run, regime: str) -> None:
+    """Raises UserError where the run has pairs, but of the other regime alone: it is finished, and that is what to ask for."""
+    there = [name for name in REGIMES if pairs_there(run, name)]
+    if there and regime not in there:
+        raise UserError(
+            f"this run has {there[0]} pairs and no {regime} ones", file=run.folder, field="--regime",
+            remedy=f"--regime {there[0]}",
+        )  # fmt: skip
 
 
 def pairs_there(run: Run, regime: str) -> dict[str, Path]:
