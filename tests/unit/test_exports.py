@@ -26,6 +26,7 @@ from pns.exports.unpaired import labelled
 from pns.parts import negatives
 from pns.recipe_files import load_recipe
 from pns.rewards.reward_model import Calibration
+from pns.run import Run
 
 ODD = 'Äpfel «2»\u2028 \u0085\r\n\ttab \\frac{1}{2} <|im_end|> </s> 🍎 "x" {y}'
 PAIRS: list[dict[str, Any]] = [
@@ -379,9 +380,8 @@ def test_a_run_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 def test_a_run_of_own_pairs_alone_says_so(tmp_path: Path) -> None:
-    pairs = tmp_path / "run" / "stages" / "15-pairs"
+    pairs = Run.create(tmp_path / "run", "error").stages / "15-pairs"
     pairs.mkdir(parents=True)
-    (tmp_path / "run" / "manifest.json").write_text("{}")
     (pairs / "own-pns.parquet").touch()
     for words in (["export", "pairs", "--to", "trl", "-o", str(tmp_path / "out")], ["inspect"]):
         found = CliRunner().invoke(app, [*words, str(tmp_path / "run")])

@@ -293,7 +293,11 @@ def test_the_verdict_says_what_tells_and_what_is_fooled() -> None:
     assert "hardly or not by length alone (0.50)" in pns
     assert "reward model (0.40) fooled" in pns
     assert "Harder to tell than rejection samples by length alone, reward model; easier by n-grams." in pns
-    assert "Its steps do not hold: 0.0 % are fully consistent, of the chosen 100.0 %." in rejection
+    said = "Not consistent: 0.0 % are fully so, of the chosen 100.0 %; a false step is found in "
+    assert f"{said}0.0 %: in the others a number, a link or the answer does not follow." in rejection
+    assert dict(figure_rows(figures))["steps and answer hold, rejected"][-1] == "0.0 %"
+    figures["rejection"]["first_wrong_step"]["found"] = 0.95
+    assert f"{said}95.0 %." in verdicts(figures)[1]
     del figures["rejection"]
     assert "No rejection samples stand beside" in verdicts(figures)[-1]
 
@@ -315,7 +319,7 @@ def test_every_verdict_stands_beside_the_share_of_consistent_steps() -> None:
     assert "Without a step" not in verdicts(figures)[0]
     assert "Fully consistent: an unknown share of the rejected, 100.0 % of the chosen." in bare("none")
     assert "Without a step to check: 20 rejected of 20 pairs." in bare("none")
-    assert "Its steps do not hold: 0.0 %" in bare("some")
+    assert "Not consistent: 0.0 %" in bare("some")
     assert "rejected of 20 pairs" in bare("some")
     held["rejected"]["share"] = held["chosen"]["share"] = None
     assert "No step could be checked on either side, so whether they hold is unknown." in verdicts(figures)[0]

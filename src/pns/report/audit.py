@@ -65,8 +65,8 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     every = list(figures.values())
     wrong = "wrong " if all("truth" in f for f in every) else ""
     out += [
-        ("all steps hold, rejected", [_percent(f["consistent"]["rejected"]["share"]) for f in every]),
-        ("all steps hold, chosen", [_percent(f["consistent"]["chosen"]["share"]) for f in every]),
+        ("steps and answer hold, rejected", [_percent(f["consistent"]["rejected"]["share"]) for f in every]),
+        ("steps and answer hold, chosen", [_percent(f["consistent"]["chosen"]["share"]) for f in every]),
         ("  rejected without a step to check", [str(f["consistent"]["rejected"]["nothing_to_check"]) for f in every]),
         ("a false step is found", [_percent(f["first_wrong_step"]["found"]) for f in every]),
         ("  where, 0 first .. 1 last", [_quartiles(f["first_wrong_step"]["quartiles"]) for f in every]),
@@ -149,7 +149,13 @@ def _steps(figures: Mapping[str, Any]) -> str:
     if mine is None and other is None:
         return " No step could be checked on either side, so whether they hold is unknown."
     if mine is not None and other is not None and mine < other / 2:
-        out = f" Its steps do not hold: {_percent(mine)} are fully consistent, of the chosen {_percent(other)}."
+        false = figures["first_wrong_step"]["found"]
+        # A flip has no false step: what fails is that its answer follows from them.
+        rest = ": in the others a number, a link or the answer does not follow" if false < (1 - mine) / 2 else ""
+        out = (
+            f" Not consistent: {_percent(mine)} are fully so, of the chosen {_percent(other)}; "
+            f"a false step is found in {_percent(false)}{rest}."
+        )
     else:
         out = f" Fully consistent: {_known(mine)} of the rejected, {_known(other)} of the chosen."
     bare = [f"{n:,} {side}" for side in ("rejected", "chosen") if (n := found[side]["nothing_to_check"])]
