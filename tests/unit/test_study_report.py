@@ -16,8 +16,8 @@ from pns.display import Display
 from pns.errors import UserError
 from pns.recipe_files import load_recipe
 from pns.records import Response, Rubric, Scores, write_parquet
-from pns.report import rounds
-from pns.report.study import build_study_page, contrast_row, plausibility_table, reading, tuning_rows
+from pns.report import rounds, words
+from pns.report.study import build_study_page, common_settings, contrast_row, plausibility_table, reading, tuning_rows
 from pns.report.study_plots import against_pairs, pairs_lines
 from pns.report.view import readings
 from pns.run import Run, fingerprint, read_json, write_json
@@ -111,6 +111,7 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     assert '<a href="#plausibility">' in html
     assert "Missing for all: consistent of the wrong, %." in html
     assert "pns is above policy" in html
+    _check_seeds_and_settings(html, results)
     assert "&lt;i&gt;is it the judge?&lt;/i&gt;" in html
     assert "pns &gt; policy &amp; all" in html
     assert "<script" not in html
@@ -282,6 +283,16 @@ FIGURES = (
 """Of each figure of the page: words of its caption, and texts in its SVG."""
 
 
+def _check_seeds_and_settings(html: str, results: dict[str, Any]) -> None:
+    """What is the same in every row is said above the table, and a value of a seed under its number."""
+    assert "What is trained on pairs or their chosen sides has learning_rate 2e-05." in html
+    assert html.count('<th scope="col">Settings</th>') == 1, "that of the tuning"
+    heads = re.findall(r'<th scope="col">(seed \d)</th>', html)
+    assert heads[:3] == ["seed 1", "seed 2", "seed 3"]
+    by_seed = [words.points(x) for x in results["primary"][0]["greedy"]["by_seed"]]
+    assert "".join(f"<td>{x}</td>" for x in by_seed) in html
+
+
 def _check_figures(html: str) -> None:
     """Every figure stands on the page, with its caption and its drawing."""
     found = re.findall(r"<figure[^>]*><figcaption>(.*?)</figcaption>(.*?)</figure>", html, re.DOTALL)
@@ -314,6 +325,22 @@ def test_accuracy_and_pairs_are_means_over_the_same_seeds() -> None:
     (points,) = pairs_lines(results).values()
     assert [x for point in points for x in point] == pytest.approx([5, 30, 15, 60])
     assert "<svg" in str(against_pairs(results))
+
+
+def test_what_rounds_have_stands_below_each_other() -> None:
+    assert rounds.turned(["round", "a", "b"], [["0", "1", ""], ["1", "2", "3"]]) == (
+        ["", "round 0", "round 1"], [["a", "1", "2"], ["b", "", "3"]],
+    )  # fmt: skip
+
+
+def test_settings_that_all_share_are_said_once() -> None:
+    cells = {
+        "policy": {"settings": {}},
+        "pns": {"settings": {"align.beta": 0.4, "align.learning_rate": 1e-4}},
+        "pns/low": {"settings": {"align.beta": 0.4, "align.learning_rate": 1e-5}},
+    }
+    assert common_settings(cells) == {"align.beta": 0.4}
+    assert common_settings({"policy": {"settings": {}}}) == {}
 
 
 def test_chosen_sides_that_the_control_cut_are_told_of(done: tuple[Any, Run]) -> None:

@@ -74,17 +74,24 @@ def _difference(c: Mapping[str, Any] | None) -> list[str]:
     return [f"{words.points(c['difference'])} ({words.span(c['ci95'], signed=True)})", t]
 
 
+def turned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Figures down, rounds across: there are more figures than a line holds, and seldom many rounds."""
+    columns = zip(*rows, strict=True)
+    return ["", *(f"round {row[0]}" for row in rows)], [
+        [name, *values] for name, values in list(zip(head, columns, strict=True))[1:]
+    ]
+
+
 def rounds_tables(results: Mapping[str, Any]) -> list[Table]:
-    """One for each method, for the terminal: figures down, rounds across, so that it fits."""
+    """One for each method, for the terminal."""
     out = []
     for method, rounds in results["rounds"].items():
-        head, rows = table_of(method, rounds)
+        head, rows = turned(*table_of(method, rounds))
         table = Table(title=Text(f"{printable(results['recipe'])}: rounds of {method}"), title_justify="left")
-        table.add_column("")
+        for i, name in enumerate(head):
+            table.add_column(name, justify="right" if i else "left")
         for row in rows:
-            table.add_column(f"round {row[0]}", justify="right")
-        for i, name in enumerate(head[1:], 1):
-            table.add_row(name, *(row[i] for row in rows))
+            table.add_row(*row)
         out.append(table)
     return out
 
@@ -104,7 +111,7 @@ def contrasts_table(results: Mapping[str, Any]) -> list[Table]:
 
 def build_rounds_page(results: Mapping[str, Any], out: Path) -> Path:
     """Write `index.html` into `out`: one self-contained page."""
-    methods = [(name, *table_of(name, rounds), _drawings(rounds)) for name, rounds in results["rounds"].items()]
+    methods = [(name, *turned(*table_of(name, rounds)), _drawings(rounds)) for name, rounds in results["rounds"].items()]
     page = environment().get_template("rounds.html.j2").render(
         title=printable(str(results["recipe"])),
         methods=methods,

@@ -22,6 +22,8 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
     Args:
         results: the contents of a study's results.json.
     """
+    shown = {name: cell for name, cell in results["cells"].items() if cell["switch"] is None}
+    common = common_settings(shown)
     page = environment().get_template("study.html.j2").render(
         title=printable(str(results["study"])),
         about=printable(str(results.get("about") or "")),
@@ -35,7 +37,9 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         primary=[contrast_row(c, results["metric"]) for c in results["primary"]],
         secondary=[contrast_row(c, results["metric"]) for c in results["secondary"]],
         family=results["family"],
-        cells=[cell_row(name, cell) for name, cell in results["cells"].items() if cell["switch"] is None],
+        cells=[cell_row(name, cell, common) for name, cell in shown.items()],
+        common=_settings(common),
+        settings_differ=any(cell["settings"].items() - common.items() for cell in shown.values()),
         not_applicable=[(printable(k), printable(v)) for k, v in (results.get("not_applicable") or {}).items()],
         accuracy_plot=study_plots.accuracy(results),
         forest_plot=study_plots.forest(results),
@@ -135,7 +139,7 @@ def contrast_row(c: Mapping[str, Any], metric: str) -> Row:
         "why": "",
         "name": f"{c['a']} − {c['b']}",
         "seeds": len(c["seeds"]),
-        "by_seed": _by_seed(c[metric]["by_seed"]),
+        "by_seed": {seed: words.points(v) for seed, v in zip(c["seeds"], c[metric]["by_seed"], strict=True)},
     }
     for key, kind in (("main", metric), ("other", other)):
         found = c[kind]
@@ -154,23 +158,29 @@ def _among_many(kind: str, p_holm: float | None) -> str:
     return kind if p_holm is None or p_holm < 0.05 or kind == "unseen" else f"{kind}_alone"
 
 
-def _by_seed(values: Sequence[float]) -> str:
-    return " ".join(words.points(v) for v in values)
-
-
 def _p(value: Any) -> str:
     x = words.number(value)
     return words.NONE if x is None else "<0.001" if x < 0.001 else f"{x:.3f}"
 
 
-def cell_row(name: str, cell: Mapping[str, Any]) -> Row:
-    """One model: accuracies, the KL that it spent, its pairs and what training did to them."""
+def common_settings(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What all cells that were trained with settings have alike: a table says it once, above its rows."""
+    trained = [cell["settings"] for cell in cells.values() if cell["settings"]]
+    return {k: v for k, v in trained[0].items() if all(s.get(k) == v for s in trained)} if trained else {}
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k.removeprefix('align.')} {v}" for k, v in settings.items())
+
+
+def cell_row(name: str, cell: Mapping[str, Any], common: Mapping[str, Any]) -> Row:
+    """One model: accuracies, the KL that it spent, its pairs and what training did to them; settings beyond the common ones."""
     training, pairs = cell.get("training") or {}, cell.get("pairs") or {}
     return {
         "name": name,
         "model": cell["model"],
         "key": cell["model"] == "pns",
-        "settings": ", ".join(f"{k.removeprefix('align.')} {v}" for k, v in cell["settings"].items()),
+        "settings": _settings({k: v for k, v in cell["settings"].items() if k not in common}),
         "seeds": len(cell["seeds"]),
         **{kind: words.percent(cell[kind]["mean"]) for kind in ("greedy", "sampled")},
         **{f"{kind}_ci": words.span(cell[kind]["ci95"]) for kind in ("greedy", "sampled")},
@@ -339,8 +349,7 @@ def tuning_rows(results: Mapping[str, Any]) -> list[Row]:
     return [
         {
             "at": f"{t['step']}: {t['objective']}, {t['model']}",
-            "settings": ", ".join(f"{k.removeprefix('align.')} {v}" for k, v in t["settings"].items())
-            or "as the recipe",
+            "settings": _settings(t["settings"]) or "as the recipe",
             "value": words.percent(value(t)),
             "greedy": " ".join(words.percent(x) for x in t["greedy"]),
             "sampled": " ".join(words.percent(x) for x in t["sampled"]),
