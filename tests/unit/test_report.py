@@ -315,6 +315,15 @@ def test_the_sum_of_the_stages_is_not_called_the_whole_run(tmp_path: Path) -> No
     assert "Whole run" not in got.text
 
 
+def test_the_page_says_what_counts_as_plausible_and_what_the_recipe_selects_by(tmp_path: Path) -> None:
+    results = fixture_results()
+    results["generator"]["min_rubric"] = 0
+    text = page(tmp_path, results, recipe="negatives:\n  reward_model_quantile: 0.05\n").text
+    assert "of the generator's samples: wrong and well-formed, M at least that of the lowest quarter" in text
+    assert "at least 9 of 12 points" in text
+    assert "M at least the 0.05 quantile of correct responses and at least 0 of 12 points" in text
+
+
 def test_identifiers_are_unique(tmp_path: Path) -> None:
     ids = [value for name, value in page(tmp_path, fixture_results(), fixture_pairs()).attributes if name == "id"]
     assert len(ids) == len(set(ids))

@@ -16,10 +16,11 @@ from pns.display import Display
 from pns.errors import UserError
 from pns.recipe_files import load_recipe
 from pns.records import Response, Rubric, Scores, write_parquet
-from pns.report import rounds, words
+from pns.report import rounds
 from pns.report.study import build_study_page, common_settings, contrast_row, plausibility_table, reading, tuning_rows
 from pns.report.study_plots import against_pairs, pairs_lines
 from pns.report.view import readings
+from pns.report.words import points
 from pns.run import Run, fingerprint, read_json, write_json
 from pns.scheduler import Task
 from pns.study import iterate
@@ -289,7 +290,7 @@ def _check_seeds_and_settings(html: str, results: dict[str, Any]) -> None:
     assert html.count('<th scope="col">Settings</th>') == 1, "that of the tuning"
     heads = re.findall(r'<th scope="col">(seed \d)</th>', html)
     assert heads[:3] == ["seed 1", "seed 2", "seed 3"]
-    by_seed = [words.points(x) for x in results["primary"][0]["greedy"]["by_seed"]]
+    by_seed = [points(x) for x in results["primary"][0]["greedy"]["by_seed"]]
     assert "".join(f"<td>{x}</td>" for x in by_seed) in html
 
 
@@ -334,7 +335,7 @@ def test_what_rounds_have_stands_below_each_other() -> None:
 
 
 def test_settings_that_all_share_are_said_once() -> None:
-    cells = {
+    cells: dict[str, Any] = {
         "policy": {"settings": {}},
         "pns": {"settings": {"align.beta": 0.4, "align.learning_rate": 1e-4}},
         "pns/low": {"settings": {"align.beta": 0.4, "align.learning_rate": 1e-5}},

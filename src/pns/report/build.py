@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pns.records import Pair
 from pns.report import plots, view, words
 from pns.report.diff import printable
@@ -42,13 +44,15 @@ def environment() -> Any:
     """Our templates. Model text is untrusted, so everything is escaped; only our own drawings are marked as safe."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    return Environment(
+    found = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    found.globals["plausible_means"] = words.PLAUSIBLE
+    return found
 
 
 def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text: str) -> dict[str, Any]:
@@ -71,6 +75,7 @@ def page_context(results: Mapping[str, Any], pairs: Sequence[Pair], recipe_text:
         "regime": (compared := view.compared_pairs(results))[0],
         "pair_notes": words.pair_notes(compared[1]),
         "generator": view.facts(words.dig(results, "generator"), view.GENERATOR_FACTS),
+        "selects": _selects(results, recipe_text),
         "generators": view.generators_table(results),
         "generators_columns": [*view.GENERATORS_FACTS.values()],
         "generator_plots": generator_plots(results),
@@ -128,11 +133,27 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
         tiles.append({"name": "policy, greedy", "value": words.percent(policy), "unit": "%", "under": ci, "kind": ""})
     plausible = words.dig(results, "generator", "plausible")
     if words.number(plausible) is not None:
-        under = "of the generator's samples"
+        under = f"of the generator's samples: {words.PLAUSIBLE}"
         tiles.append(
             {"name": "plausible negatives", "value": words.percent(plausible), "unit": "%", "under": under, "kind": ""}
         )
     return tiles
+
+
+def _selects(results: Mapping[str, Any], recipe_text: str) -> str:
+    """What the recipe itself asks of a negative from the generator, which may be less or more than plausible."""
+    points = words.number(words.dig(results, "generator", "min_rubric"))
+    try:
+        recipe = yaml.safe_load(recipe_text)
+    except yaml.YAMLError:  # it is shown as it is
+        recipe = None
+    quantile = words.number(words.dig(recipe, "negatives", "reward_model_quantile"))
+    parts = []
+    if quantile is not None:
+        parts.append(f"M at least the {quantile:g} quantile of correct responses")
+    if points is not None:
+        parts.append(f"at least {points:g} of 12 points where a judge was asked")
+    return " and ".join(parts)
 
 
 def generator_plots(results: Mapping[str, Any]) -> list[tuple[str, Any]]:

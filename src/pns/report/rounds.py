@@ -111,7 +111,9 @@ def contrasts_table(results: Mapping[str, Any]) -> list[Table]:
 
 def build_rounds_page(results: Mapping[str, Any], out: Path) -> Path:
     """Write `index.html` into `out`: one self-contained page."""
-    methods = [(name, *turned(*table_of(name, rounds)), _drawings(rounds)) for name, rounds in results["rounds"].items()]
+    methods = [
+        (name, *turned(*table_of(name, rounds)), _drawings(rounds)) for name, rounds in results["rounds"].items()
+    ]
     page = environment().get_template("rounds.html.j2").render(
         title=printable(str(results["recipe"])),
         methods=methods,

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pns.negatives.yields import PLAUSIBLE_RUBRIC
+
 MINUS, DASH, NONE = "\u2212", "\u2013", "\u2013"
 
 # Display order; methods that are not named here follow in the order of the results.
@@ -23,6 +25,11 @@ METHODS = {
     "pns": "DPO; negatives from the trained generator",
     "pns_prefix": "DPO; the trained generator goes on from a prefix of a correct solution",
 }
+PLAUSIBLE = (
+    "wrong and well-formed, M at least that of the lowest quarter of correct responses, and at least "
+    f"{PLAUSIBLE_RUBRIC} of 12 points where a judge was asked"
+)
+"""What counts as plausible in every yield, whatever a recipe selects by; see `yields.yield_of`."""
 LEAST_SHIFT = 0.05  # nats a response; less than this is not worth a warning
 SEPARATED_BOUND = 0.9
 SAID_ELSEWHERE = "likelihood displacement"  # the page has a sentence of its own for it
