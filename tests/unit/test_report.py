@@ -319,9 +319,21 @@ def test_the_page_says_what_counts_as_plausible_and_what_the_recipe_selects_by(t
     results = fixture_results()
     results["generator"]["min_rubric"] = 0
     text = page(tmp_path, results, recipe="negatives:\n  reward_model_quantile: 0.05\n").text
-    assert "of the generator's samples: wrong and well-formed, M at least that of the lowest quarter" in text
+    assert "of the generator's samples; its section says what counts" in text
+    assert "Plausible: wrong and well-formed, M at least that of the lowest quarter" in text
     assert "at least 9 of 12 points" in text
     assert "M at least the 0.05 quantile of correct responses and at least 0 of 12 points" in text
+
+
+def test_stages_bear_their_own_names_and_counts_are_named(tmp_path: Path) -> None:
+    results = fixture_results()
+    results["seconds"] = {"align-sft_chosen": 1.0, "evaluate-rlvr_more": 2.0}
+    results["reward_model"] |= {"n_pairs": 12, "n_training_pairs": 96}
+    text = page(tmp_path, results).text
+    for name in ("align-sft_chosen", "evaluate-rlvr_more", "Pairs compared", "Pairs trained on", "not significant"):
+        assert name in text
+    assert "N pairs" not in text
+    assert "not visible" not in text
 
 
 def test_identifiers_are_unique(tmp_path: Path) -> None:

@@ -534,7 +534,7 @@ def test_the_reading_claims_only_what_both_intervals_say(ci: Any, t: Any, words:
         ((0.01, 0.03), 0.01, "gain"),
         ((0.01, 0.03), 0.41, "gain, not after Holm"),
         ((-0.03, -0.01), 0.05, "loss, not after Holm"),
-        ((-0.01, 0.03), 0.9, "not visible"),
+        ((-0.01, 0.03), 0.9, "not significant"),
     ],
 )
 def test_what_does_not_stand_after_the_correction_is_no_plain_gain(t: Any, p_holm: float | None, words: str) -> None:

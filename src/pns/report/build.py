@@ -133,7 +133,7 @@ def _tiles(results: Mapping[str, Any]) -> list[dict[str, str]]:
         tiles.append({"name": "policy, greedy", "value": words.percent(policy), "unit": "%", "under": ci, "kind": ""})
     plausible = words.dig(results, "generator", "plausible")
     if words.number(plausible) is not None:
-        under = f"of the generator's samples: {words.PLAUSIBLE}"
+        under = "of the generator's samples; its section says what counts"
         tiles.append(
             {"name": "plausible negatives", "value": words.percent(plausible), "unit": "%", "under": under, "kind": ""}
         )

@@ -71,6 +71,8 @@ REWARD_FACTS = {
     "best_of_8": "The model's pick of eight",
     "oracle_of_8": "The best possible of eight",
     "n_problems": "Problems",
+    "n_pairs": "Pairs compared",
+    "n_training_pairs": "Pairs trained on",
 }
 
 
@@ -302,7 +304,7 @@ def stage_times(results: Mapping[str, Any]) -> list[Row]:
     seconds = {k: number(v) for k, v in (dig(results, "seconds") or {}).items()}
     longest = max((s for s in seconds.values() if s is not None), default=0.0)
     return [
-        {"stage": label(k), "time": duration(s), "width": round(100 * s / longest, 1) if s and longest else 0}
+        {"stage": printable(k), "time": duration(s), "width": round(100 * s / longest, 1) if s and longest else 0}
         for k, s in seconds.items()
     ]
 
@@ -364,4 +366,4 @@ def breakdown(pair: Pair) -> list[tuple[str, str]]:
 def readings() -> Mapping[str, str]:
     """Reading of an interval -> its words on the page."""
     alone = {f"{kind}_alone": f"{kind}, not after Holm" for kind in ("gain", "loss")}
-    return {**READINGS, "gain": "gain", "loss": "loss", "unseen": "not visible", **alone}
+    return {**READINGS, "gain": "gain", "loss": "loss", "unseen": "not significant", **alone}
