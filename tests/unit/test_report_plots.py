@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pns.report.plots import score_distributions
+from pns.report.plots import score_distributions, training_curve
 from pns.report.study_plots import against_kl
 
 SIZE = 7.5
@@ -54,3 +54,11 @@ def test_the_names_of_histograms_stand_above_them_and_the_shares_have_an_axis() 
     ):
         top = min(float(y) for y in re.findall(r"[ML] [\d.]+ ([\d.]+)", axes))
         assert found[f"{name} (n = 10)"][1] < top, "above all that is drawn"
+
+
+def test_a_curve_of_one_point_has_no_line_in_its_legend() -> None:
+    lines = {"a": "wrong", "b": "plausible"}
+    one, two = (str(training_curve([{"step": i, "a": 1, "b": 2} for i in range(n)], lines, "share")) for n in (1, 2))
+    assert {"wrong", "plausible"} <= set(places(one))
+    assert "stroke-dasharray" in two
+    assert "stroke-dasharray" not in one

@@ -36,6 +36,7 @@ SWITCHES = {
     "pairs_5": {"set": {"pairs.n": 5}, "at": ["pairs"]},
 }
 SETTINGS: dict[str, Any] = {
+    "set": {"report.examples": 3},
     "ablations": {"seeds": [1, 2], "switches": SWITCHES},
     "tuning": {
         "seeds": [11], "grid": {"align.learning_rate": [1e-5, 2e-5]}, "negatives": {"pns": {"generator.beta": [0.1, 0.5]}},
@@ -117,7 +118,10 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     assert "pns &gt; policy &amp; all" in html
     assert "<script" not in html
     assert "For a verifier of steps, on the policy&#39;s answers to other problems (3 seeds)" in html
-    assert "not applicable: a word-problem model cannot follow a prompt" in html
+    assert "not applicable" not in html, "nobody asked for it"
+    assert (results["recipe"], results["set"]) == (found.base.name, found.study.set)
+    assert f"<dt>Recipe</dt><dd>{found.base.name}</dd>" in html
+    assert '<th scope="row">report.examples</th><td class="wrap">3</td>' in html
     samples = pq.read_table(run.folder / "report" / "samples.parquet").to_pylist()
     cells = {c: len(row["seeds"]) for c, row in results["cells"].items()}
     assert len(samples) == sum(cells.values()) * len(BENCHMARKS) * 40 * 3
@@ -332,6 +336,22 @@ def test_what_rounds_have_stands_below_each_other() -> None:
     assert rounds.turned(["round", "a", "b"], [["0", "1", ""], ["1", "2", "3"]]) == (
         ["", "round 0", "round 1"], [["a", "1", "2"], ["b", "", "3"]],
     )  # fmt: skip
+
+
+def test_the_rounds_page_explains_the_methods_that_it_has_and_columns_that_are_filled(tmp_path: Path) -> None:
+    recipe, _ = load_recipe(ROOT / "recipes" / "smoke.yaml")
+    run = Run.create(tmp_path / "rounds", "resume")
+    graph, found = iterate.add_all(recipe, [1], 1, ["pns", "rejection"])
+    pretend(run, graph.tasks, accuracy, problems=4)
+    html = rounds.build_rounds_page(iterate.results_of(recipe, run, graph.tasks, found), tmp_path).read_text(
+        encoding="utf-8"
+    )
+    assert "pns trains a generator" in html
+    assert "rejection aligns the policy on its own mistakes" in html
+    assert "sft_" not in html
+    assert "t over seeds" not in html, "one seed"
+    assert "<td></td>" not in html
+    assert "round 0 is the start itself" in html
 
 
 def test_settings_that_all_share_are_said_once() -> None:

@@ -199,10 +199,11 @@ def training_curve(
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for (name, (x, y)), (ink, dash) in zip(found.items(), looks, strict=False):
+            if len(x) == 1:  # a point is no line, in the legend either
+                axes.plot(x, y, "o", color=ink, markersize=3, label=name)
+                continue
             axes.plot(x, y, color=ink, linewidth=0.8, alpha=0.3)
             axes.plot(x, _running_mean(y), color=ink, linewidth=1.6, linestyle=dash, label=name)
-            if len(x) == 1:
-                axes.plot(x, y, color=ink, marker="o", markersize=3)
         if share:
             axes.set_ylim(-3, 103)
         axes.set_xlabel(along)

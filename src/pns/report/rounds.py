@@ -36,6 +36,16 @@ COLUMNS: tuple[tuple[str, tuple[str, ...], Any], ...] = (
 CONTRASTS = ("contrast", "round", "greedy, points", "t over seeds", "sampled, points", "t over seeds")
 
 
+WHAT: dict[str, str] = {
+    "pns": "pns trains a generator against the policy as it stands, aligns the policy on its negatives, and refreshes the reward "
+    "model with the last round's.",
+    "rejection": "rejection aligns the policy on its own mistakes, and refreshes the reward model with the last round's.",
+    "sft_chosen": "sft_chosen learns from the chosen side of rejection's pairs alone.",
+    "sft_pns": "sft_pns learns from the chosen side of pns's pairs alone.",
+}
+"""What a round of a method does."""
+
+
 def table_of(method: IteratedMethod, rounds: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows, one a round."""
     own = f"own-{negatives_of(method)}"
@@ -44,8 +54,8 @@ def table_of(method: IteratedMethod, rounds: Sequence[Mapping[str, Any]]) -> tup
         values = [words.dig(row, *(part.replace("{own}", own) for part in path)) for row in rounds]
         if any(v is not None for v in values):
             shown.append((heading, ["" if v is None else show(v) for v in values]))
-    several = any(words.dig(row, "greedy_minus_start", "ci95_t") for row in rounds)
-    change = ["to the start", "t over seeds"] if several else ["to the start"]
+    several = any(len(words.dig(row, "greedy_minus_start", "by_seed") or []) > 1 for row in rounds)
+    change = ["to the start, points", "t over seeds"] if several else ["to the start, points"]
     head = ["round", "greedy, %", *change, "sampled, %", *change, *(h for h, _ in shown)]
     rows = []
     for i, row in enumerate(rounds):
@@ -82,6 +92,12 @@ def turned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str
     ]
 
 
+def _filled(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
+    """Without the columns that are empty in every row: those of t intervals, where there is one seed."""
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows]
+
+
 def rounds_tables(results: Mapping[str, Any]) -> list[Table]:
     """One for each method, for the terminal."""
     out = []
@@ -98,11 +114,11 @@ def rounds_tables(results: Mapping[str, Any]) -> list[Table]:
 
 def contrasts_table(results: Mapping[str, Any]) -> list[Table]:
     """The first method against the others, for the terminal; none where there is one method."""
-    rows = contrasts_of(results)
+    head, rows = _filled(CONTRASTS, contrasts_of(results))
     if not rows:
         return []
     table = Table(title=Text("by round, against each other"), title_justify="left")
-    for i, name in enumerate(CONTRASTS):
+    for i, name in enumerate(head):
         table.add_column(name, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
@@ -114,13 +130,15 @@ def build_rounds_page(results: Mapping[str, Any], out: Path) -> Path:
     methods = [
         (name, *turned(*table_of(name, rounds)), _drawings(rounds)) for name, rounds in results["rounds"].items()
     ]
+    contrast_head, contrasts = _filled(CONTRASTS, contrasts_of(results))
     page = environment().get_template("rounds.html.j2").render(
         title=printable(str(results["recipe"])),
         methods=methods,
         seeds=", ".join(map(str, results["seeds"])),
         many=len(results["seeds"]) > 1,
-        contrast_head=CONTRASTS,
-        contrasts=contrasts_of(results),
+        what=[WHAT[name] for name in results["rounds"] if name in WHAT],
+        contrast_head=contrast_head,
+        contrasts=contrasts,
         compared=_compared(results),
         warned_line=warned(results),
         warned_rows=(told := warned_rows(by_round := _by_round(results), dict.fromkeys(by_round, len(results["seeds"])))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         cells=[cell_row(name, cell, common) for name, cell in shown.items()],
         common=_settings(common),
         settings_differ=any(cell["settings"].items() - common.items() for cell in shown.values()),
-        not_applicable=[(printable(k), printable(v)) for k, v in (results.get("not_applicable") or {}).items()],
+        changed=[(printable(k), printable(_value(v))) for k, v in (results.get("set") or {}).items()],
         accuracy_plot=study_plots.accuracy(results),
         forest_plot=study_plots.forest(results),
         kl_plot=study_plots.against_kl(results),
@@ -94,12 +95,19 @@ def reading(results: Mapping[str, Any]) -> list[str]:
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     protocol = results["protocol"]
+    recipe = [("Recipe", printable(str(results["recipe"])))] if results.get("recipe") else []
     return [
+        *recipe,
         ("Seeds", ", ".join(map(str, results["seeds"]))),
         ("Benchmarks", str(len(results["benchmarks"]))),
         ("Protocol", f"{protocol['fingerprint']}, written {protocol['written']}"),
         ("pns", str(results["version"])),
     ]
+
+
+def _value(value: Any) -> str:
+    """A setting as a recipe has it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _warnings(results: Mapping[str, Any]) -> list[str]:

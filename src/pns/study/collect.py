@@ -23,12 +23,6 @@ from pns.study.uses import collect_uses
 Scored = Mapping[tuple[str, int], str]
 """(cell, seed) -> the task that scored it."""
 
-# What a model that was made from scratch on word problems cannot do. It is said, and never faked.
-NOT_FROM_SCRATCH = {
-    "prompted": "a word-problem model cannot follow a prompt to write or edit a mistake",
-    "a model as judge": "a word-problem model cannot follow a rubric; the step checker judges",
-}
-
 
 class Collected:
     """All that finished cells say, read once."""
@@ -86,6 +80,8 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
     return {
         "study": study.name,
         "about": study.about,
+        "recipe": work.recipes.base.name,
+        "set": study.model_dump(mode="json")["set"],
         "version": pns.__version__,
         "metric": study.metric,
         "protocol": {k: protocol[k] for k in ("fingerprint", "written", "hypotheses", "versions")},
@@ -108,7 +104,6 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "reward_model": _reward_model(found),
         "uses": _uses(found, study),
         "scores": _scores(found),
-        "not_applicable": NOT_FROM_SCRATCH if work.recipes.base.model.kind == "scratch" else {},
         "environment": environment(work.recipes.base.runtime.device),
     }
 
