@@ -336,6 +336,12 @@ def test_stages_bear_their_own_names_and_counts_are_named(tmp_path: Path) -> Non
     assert "not visible" not in text
 
 
+def test_the_rule_under_the_head_of_the_heat_table_is_whole(tmp_path: Path) -> None:
+    page(tmp_path, fixture_results())
+    styles = (tmp_path / "report" / "index.html").read_text()
+    assert ".heat tbody tr:first-child td { border-top: 0; }" in styles, "a wider border of the cells would win over it"
+
+
 def test_identifiers_are_unique(tmp_path: Path) -> None:
     ids = [value for name, value in page(tmp_path, fixture_results(), fixture_pairs()).attributes if name == "id"]
     assert len(ids) == len(set(ids))
