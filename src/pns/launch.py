@@ -138,8 +138,9 @@ def command(job: Path, config: Path | None, processes: int, device: str, rank: i
         words += ["--nnodes", str(meet.machines), "--node-rank", str(rank or 0)]
         words += ["--master-addr", meet.address, "--master-port", str(meet.port)]
     elif device == "cpu":
-        words = ["torch.distributed.run", "--nproc-per-node", str(processes), "--master-port", "0"]
-        words += [] if processes == 1 else ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+        # Without a rendezvous of its own a launcher hands port 0 on as it is, and a process that is alone waits there for ever.
+        words = ["torch.distributed.run", "--nproc-per-node", str(processes)]
+        words += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
     else:
         words = ["accelerate.commands.launch", "--config_file", str(config or own_configuration(processes))]
         words += ["--num_processes", str(processes), *([] if rank is None else ["--machine_rank", str(rank)])]

@@ -118,6 +118,22 @@ def test_what_a_stage_refuses_reaches_the_driver(start: Path, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("environment")
+def test_a_single_process_is_launched_too(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It once waited for ever at port 0."""
+    told = recipe(steps=2)
+    job = job_of(start, tmp_path, told.model_copy(update={"runtime": told.runtime.model_copy(update={"processes": 1})}))
+    limit = [
+        sys.executable,
+        "-c",
+        "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:], timeout=120).returncode)",
+    ]
+    whole = launching.command
+    monkeypatch.setattr(launching, "command", lambda *given: [*limit, *whole(*given)])
+    launch(job, Launcher("accelerate"), lambda *_: None)
+    assert len(losses(job.out)) > 0
+
+
+@pytest.mark.usefixtures("environment")
 def test_another_number_of_processes_than_the_recipes_is_refused(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

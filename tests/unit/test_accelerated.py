@@ -185,12 +185,14 @@ def test_what_accelerate_starts_one_process_by_is_refused_for_several(
     check_starts(config, 1, on_gpus=True)
 
 
-def test_torch_understands_our_command_line_for_one_machine_without_gpus() -> None:
+@pytest.mark.parametrize("processes", [1, 3])
+def test_torch_understands_our_command_line_for_one_machine_without_gpus(processes: int) -> None:
     from torch.distributed import run
 
-    words = launch.command(Path("/x/logs/sft.job.json"), None, 3, "cpu")
+    words = launch.command(Path("/x/logs/sft.job.json"), None, processes, "cpu")
     config, _, script = run.config_from_args(run.parse_args(words[3:]))
-    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (1, 1, 3)
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (1, 1, processes)
+    assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", "localhost:0"), "a free port, found by the processes"
     assert script[-2:] == ["pns.launched", "/x/logs/sft.job.json"]
 
 
