@@ -34,7 +34,7 @@ def as_user_error(
     file: Path | str = path
     if "override" in given:
         file = "override" if set(given) == {"override"} else f"{path} with overrides"
-    line = _line(path, loc) if file is path else None
+    line = line_of(path, loc) if file is path else None
     message, remedy = _told(first, loc, model)
     more = len(error.errors()) - 1
     tail = f" (and {more} more)" if more else ""
@@ -81,7 +81,7 @@ def _meaning(field: FieldInfo | None) -> str:
     return f"; its meaning: {field.description}{usual}" if field.description else usual
 
 
-def _line(path: Path, loc: Sequence[str]) -> int | None:
+def line_of(path: Path, loc: Sequence[str]) -> int | None:
     """Of the key in the file, or of the last of its parents that is there; from 1. None where none of them is."""
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)

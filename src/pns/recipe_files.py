@@ -64,7 +64,7 @@ def load_recipe(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -
     check_kind(given, path, "recipe")
     data, sources = _overridden(given, path, overrides)
     recipe = parse_recipe(data, path, sources)
-    resolved = _leaves(recipe.model_dump(mode="json"))
+    resolved = leaves(recipe.model_dump(mode="json"))
     return recipe, {key: sources.get(key, "default") for key in resolved}
 
 
@@ -130,7 +130,7 @@ def read_yaml(path: Path, what: str = "recipe", folder: str = "recipes/") -> dic
     if not isinstance(data, dict):
         raise UserError("a recipe is a mapping of keys to values", file=path, remedy="see recipes/embedded.yaml")
     try:
-        _leaves(data)
+        leaves(data)
     except RecursionError:
         raise UserError("an alias stands inside what it names", file=path, remedy="write the value out") from None
     return data
@@ -140,13 +140,13 @@ def _overridden(
     data: dict[str, Any], path: Path, overrides: list[str] | tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The data with the overrides in it, and where each leaf comes from."""
-    sources = {key: str(path) for key in _leaves(data)}
+    sources = {key: str(path) for key in leaves(data)}
     for text in overrides:
         key, value = _override(text)
         set_key(data, key, value, text)
         for old in [k for k in sources if k == key or k.startswith(f"{key}.")]:  # what it replaces
             del sources[old]
-        sources.update(dict.fromkeys(_leaves(value, key) if isinstance(value, dict) else [key], "override"))
+        sources.update(dict.fromkeys(leaves(value, key) if isinstance(value, dict) else [key], "override"))
     return data, sources
 
 
@@ -184,9 +184,10 @@ def set_key(data: dict[str, Any], key: str, value: Any, text: str) -> None:
     node[last] = value
 
 
-def _leaves(data: Any, prefix: str = "") -> list[str]:
+def leaves(data: Any, prefix: str = "") -> list[str]:
+    """The dotted keys of nested mappings' values."""
     if isinstance(data, dict) and data:
-        return [leaf for k, v in data.items() for leaf in _leaves(v, f"{prefix}.{k}" if prefix else str(k))]
+        return [leaf for k, v in data.items() for leaf in leaves(v, f"{prefix}.{k}" if prefix else str(k))]
     return [prefix] if prefix else []
 
 

@@ -28,6 +28,8 @@ from pns.study.rounds import IteratedMethod, add_rounds, aligned_by, for_rounds
 from pns.study.spec import combinations, load_study, with_settings
 from pns.study.tuning import Trial, add_step, choose
 
+IPO = {"set": {"align.objective": "ipo"}}
+
 
 def refused(folder: Path, **changes: Any) -> str:
     try:
@@ -67,8 +69,14 @@ def tuning(**changes: Any) -> dict[str, Any]:
             "its generator is that of pns",
         ),
         ({"primary": [["pns", "flip"]]}, "primary: no cell called 'flip'"),
-        ({"set": {"negatives.methods": ["flip"]}}, "leave it out: `methods`, `regimes` and `controls` say it"),
-        ({"set": {"align.betta": 1}}, "set: align.betta"),
+        ({"set": {"negatives.methods": ["flip"]}}, "leave it out: `methods` says it"),
+        ({"set": {"align.betta": 1}}, "set.align.betta: unknown key\n  -> did you mean `align.beta`?"),
+        ({"set": {"seed": 3}}, "set.seed: the study sets this itself\n  -> leave it out: `seeds` says it"),
+        ({"set": {"negatives": {"methods": ["flip"]}}}, "leave it out: `methods` says it"),
+        (
+            {"ablations": {"seeds": [1], "switches": {"x": {"set": {"seed": 3}}}}},
+            "ablations.switches.x.set.seed: the study sets",
+        ),
         ({"set": {"align.beta": -1}}, "align.beta"),
         ({"recipe": "nowhere.yaml"}, "no such recipe"),
         ({"ablations": {"seeds": [4], "switches": {}}}, "ablations.seeds must be among seeds"),
@@ -80,6 +88,33 @@ def tuning(**changes: Any) -> dict[str, Any]:
         ({"objectives": {"dpo": {"grid": 3}}}, "change it; its meaning: in place of tuning.grid"),
         ({"objectives": 3}, "change it"),
         ({"wxyz": 3}, "keys here: name, about, recipe"),
+        (
+            {"objectives": {"dpo": {}, "ipo": {}}},
+            "objectives.ipo: named after a loss, and trained with another (align.objective: dpo)",
+        ),
+        (
+            {"objectives": {"dpo": IPO}},
+            "objectives.dpo: named after a loss, and trained with another (align.objective: ipo)",
+        ),
+        ({"objectives": {"ipo": {}}}, "write `ipo: {set: {align.objective: ipo}}`, or give it another name"),
+        (
+            {"objectives": {"dpo": {"grid": {"align.objective": ["dpo", "ipo"]}}}},
+            "trained with another (align.objective: ipo)",
+        ),
+        (
+            {"objectives": {"dpo": {}, "large": {"set": {"align.epochs": 1}}}},
+            "objectives.large: the same as dpo in all settings",
+        ),
+        (
+            {"objectives": {"dpo": {}, "large": {"grid": {**SMALL["tuning"]["grid"], "align.beta": [0.2, 0.1]}}}},
+            "leave one of them out",
+        ),
+        (
+            {"tuning": tuning(grid={"align.bata": [0.1, 0.2]})},
+            "tuning.grid.align.bata: unknown key\n  -> did you mean `align.beta`?",
+        ),
+        ({"tuning": tuning(grid={"align.beta": [0.1, -1]})}, "small.yaml:16: tuning.grid.align.beta: "),
+        ({"objectives": {"dpo": {"set": {"align.bata": 1}}}}, "objectives.dpo.set.align.bata: unknown key"),
         ({"objectives": {"I P O": {}}}, "names are small letters, digits and _"),
     ],
 )
@@ -103,6 +138,12 @@ def test_where_a_switch_cannot_be_is_told(tmp_path: Path, at: list[str], words: 
     assert "without `at`" in (caught.value.remedy or "")
 
 
+def test_an_objective_may_be_named_after_a_loss_that_the_study_sets(tmp_path: Path) -> None:
+    assert recipes(tmp_path, set=IPO["set"], objectives={"ipo": {}, "large": {"set": {"align.epochs": 2}}})
+    needs = {"set": {"align.objective": "robust"}, "grid": {"align.label_smoothing": [0.1, 0.2]}}
+    assert recipes(tmp_path, objectives={"dpo": {}, "robust": needs}), "its grid says what the loss needs"
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_study_of_the_repository_loads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
@@ -115,7 +156,7 @@ def test_every_study_of_the_repository_loads(path: Path, monkeypatch: pytest.Mon
 
 def test_cells_are_named_by_what_differs(tmp_path: Path) -> None:
     found = cells(
-        recipes(tmp_path, objectives={"dpo": {}, "ipo": {"regimes": ["matched"], "protocols": ["held"]}}).study
+        recipes(tmp_path, objectives={"dpo": {}, "ipo": {**IPO, "regimes": ["matched"], "protocols": ["held"]}}).study
     )
     assert list(found)[:2] == ["policy", "sft"]
     assert {"pns", "pns/own", "pns/each", "pns/own/each", "pns/ipo", "sft_chosen/own"} <= set(found)

@@ -97,8 +97,17 @@ def note_unread(sources: Mapping[str, str], nodes: Mapping[str, Stage]) -> None:
     """
     from pns.pipeline import unread
 
-    for key in unread([key for key, source in sources.items() if source == "override"], nodes):
-        say(f"note: {key} changes nothing: no stage of this recipe reads it", err=True)
+    say_unread(unread([key for key, source in sources.items() if source == "override"], nodes), "recipe")
+
+
+def say_unread(keys: Iterable[str], of: str) -> None:
+    """Say which keys change nothing.
+
+    Args:
+        of: what has the stages: a recipe, a study.
+    """
+    for key in keys:
+        say(f"note: {key} changes nothing: no stage of this {of} reads it", err=True)
 
 
 def fail(message: str, code: int) -> NoReturn:

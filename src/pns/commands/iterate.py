@@ -75,7 +75,8 @@ def iterate(
         from pns.study.iterate import execute
 
         starter = launcher_of(launcher.value, launcher_config)
-        found, _ = load_recipe(recipe, overrides or [])
+        found, sources = load_recipe(recipe, overrides or [])
+        _check_own([key for key, source in sources.items() if source == "override"], several=seeds is not None)
         if found.round.of != 1:
             raise UserError("rounds are counted by the command", field="round", remedy="leave it out, and use --rounds")
         many = [found.seed] if seeds is None else _seeds(seeds)
@@ -93,6 +94,27 @@ def iterate(
         if line := warned(results):
             say(line)
         say(f"report: {build_rounds_page(results, run.folder / 'report')}")
+
+
+_OWN = {
+    "negatives.methods": "leave it out, and use --method",
+    "negatives.mixture": "leave it out: no method of rounds mixes",
+    "pairs.regimes": "leave it out: rounds train on all that a method serves (own)",
+    "references": "leave it out: the references are no rounds; `pns run` trains them",
+}
+"""Keys of a recipe that the command sets, and what to do instead."""
+
+
+def _check_own(given: list[str], *, several: bool) -> None:
+    """Raises UserError where the command line sets what the command sets itself, which would change nothing."""
+    for key in given:
+        named = next((own for own in _OWN if f"{key}.".startswith(f"{own}.")), None)
+        if named is not None:
+            raise UserError("the command sets this itself", file="override", field=key, remedy=_OWN[named])
+    if several and "seed" in given:
+        raise UserError(
+            "--seeds names the seeds already", file="override", field="seed", remedy="leave one of them out"
+        )
 
 
 def _seeds(text: str) -> list[int]:

@@ -118,15 +118,15 @@ def _busy(part: RuntimePart) -> dict[str, int]:
 
 def _study(path: Path, launcher: Launcher | None) -> Asked:
     from pns.study.cells import Recipes, check_contrasts
-    from pns.study.spec import combinations, load_study
+    from pns.study.spec import combinations, grid_of, load_study
 
     study = load_study(path)
     check_contrasts(study, path)
     recipes = Recipes(study, path)
     settings: list[tuple[str, dict[str, Any]]] = []
     for name, part in study.objectives.items():
-        grid = study.tuning.grid if part.grid is None else part.grid
-        settings += [(f"objectives.{name}", {**part.set, **values}) for values in combinations(grid)]
+        tried = combinations(grid_of(study, name))
+        settings += [(f"objectives.{name}", {**part.set, **values}) for values in tried]
     for method, made in study.tuning.negatives.items():
         settings += [(f"tuning.negatives.{method}", values) for values in combinations(made)]
     main = study.objectives[study.main].set

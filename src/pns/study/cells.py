@@ -10,16 +10,16 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from pns.errors import UserError
-from pns.recipe import REFERENCES, Recipe, Regime
-from pns.recipe_errors import as_user_error
-from pns.recipe_files import load_recipe
+from pns.recipe import REFERENCES, AlignPart, Objective, Recipe, Regime
+from pns.recipe_errors import as_user_error, line_of
+from pns.recipe_files import leaves, load_recipe
 from pns.study.graph import OWN_SFT, PLAIN, Graph, nodes_of, rl_stage, sft_stage, with_foreign_rollouts
-from pns.study.spec import Protocol, Settings, Study, with_settings
+from pns.study.spec import Protocol, Settings, Study, combinations, grid_of, with_settings
 
 STARTS = ("policy", "sft")
 RL = "rl_"
@@ -133,13 +133,11 @@ class Recipes:
             "negatives.methods": methods, "pairs.regimes": study.regimes,
             "references": tuple(name for name in REFERENCES if name in wanted),
         }  # fmt: skip
-        clash = set(own) & set(study.set)
-        if clash:
-            raise UserError(
-                "the study sets this itself", file=file, field=f"set.{min(clash)}",
-                remedy="leave it out: `methods`, `regimes` and `controls` say it",
-            )  # fmt: skip
+        self._check_own("set", study.set, {*own, "seed"})
+        for name, switch in study.ablations.switches.items():
+            self._check_own(f"ablations.switches.{name}.set", switch.set, {"seed"})
         self.base = self._with(base, {**study.set, **own}, "set")
+        self._check_objectives()
 
     def of(self, seed: int, settings: Mapping[str, Any] | None = None, where: str = "objectives") -> Recipe:
         """The recipe of a seed with settings on top."""
@@ -147,13 +145,83 @@ class Recipes:
 
     def _with(self, recipe: Recipe, settings: Mapping[str, Any], where: str) -> Recipe:
         try:
-            return with_settings(recipe, settings)
-        except ValidationError as error:
-            found = as_user_error(error, self.file, {})
-            raise UserError(
-                found.message, file=self.file, field=f"{where}: {found.field or ', '.join(settings)}",
+            return _valid(recipe, settings, self.file)
+        except UserError as error:
+            raise self._placed(error, settings, where) from None
+
+    def _placed(self, found: UserError, settings: Mapping[str, Any], where: str) -> UserError:
+        """A fault of the recipe with the place in the study that the setting came from."""
+        key = found.field or ""
+        named = next((k for k in settings if f"{key}.".startswith(f"{k}.")), None)
+        if named is None:  # a rule between keys
+            return UserError(
+                found.message, file=self.file, line=line_of(self.file, where.split(".")),
+                field=f"{where}: {key or ', '.join(settings)}",
                 remedy="settings must be keys of the recipe that fit each other (`pns recipe RECIPE` lists them)",
-            ) from None  # fmt: skip
+            )  # fmt: skip
+        place = [_SAID_BY[named]] if named in _SAID_BY else [*where.split("."), named]
+        below = key.removeprefix(named)
+        return UserError(
+            found.message, file=self.file, line=line_of(self.file, [*place, *below.split(".")[1:]]),
+            field=".".join(place) + below, remedy=found.remedy,
+        )  # fmt: skip
+
+    def _check_own(self, where: str, given: Settings, own: set[str]) -> None:
+        """Refuse settings of the recipe that the study says in keys of its own."""
+        clash = own & set(leaves(given))
+        if clash:
+            key = min(clash)
+            raise UserError(
+                "the study sets this itself", file=self.file, line=line_of(self.file, [*where.split("."), key]),
+                field=f"{where}.{key}", remedy=f"leave it out: `{_SAID_BY[key]}` says it",
+            )  # fmt: skip
+
+    def _check_objectives(self) -> None:
+        """Refuse an objective that trains another loss than its name says, and one under two names."""
+        seen: dict[tuple[AlignPart, ...], str] = {}
+        for name, part in self.study.objectives.items():
+            tried = [self._tried(name, part.set, one).align for one in combinations(grid_of(self.study, name))]
+            trained = next((one.objective for one in tried if one.objective != name), name)
+            if name in get_args(Objective) and trained != name:
+                raise self._objective(
+                    name, f"named after a loss, and trained with another (align.objective: {trained})",
+                    f"write `{name}: {{set: {{align.objective: {name}}}}}`, or give it another name",
+                )  # fmt: skip
+            # The order of a grid decides nothing but ties.
+            key = tuple(sorted(tried, key=repr))
+            if key in seen:
+                raise self._objective(
+                    name, f"the same as {seen[key]} in all settings and combinations: its cells would be that one's under another name",
+                    "leave one of them out, or set what it differs in, such as align.objective",
+                )  # fmt: skip
+            seen[key] = name
+
+    def _tried(self, name: str, given: Settings, combination: Settings) -> Recipe:
+        """The recipe of one combination of an objective's grid; a fault is told where the key stands."""
+        whole, own = {**given, **combination}, f"objectives.{name}"
+        try:
+            return _valid(self.base, whole, self.file)
+        except UserError as error:
+            found = error
+        at = "tuning" if self.study.objectives[name].grid is None else own
+        from_grid = any(f"{found.field}.".startswith(f"{key}.") for key in combination)
+        raise self._placed(found, whole, f"{at}.grid" if from_grid else f"{own}.set" if given else own)
+
+    def _objective(self, name: str, message: str, remedy: str) -> UserError:
+        line = line_of(self.file, ["objectives", name])
+        return UserError(message, file=self.file, line=line, field=f"objectives.{name}", remedy=remedy)
+
+
+def _valid(recipe: Recipe, settings: Mapping[str, Any], file: Path) -> Recipe:
+    """The recipe with settings. Raises UserError with the recipe's key."""
+    try:
+        return with_settings(recipe, settings)
+    except ValidationError as error:
+        raise as_user_error(error, file, {}) from None
+
+
+_SAID_BY = {"negatives.methods": "methods", "pairs.regimes": "regimes", "references": "controls", "seed": "seeds"}
+"""Recipe keys that a study sets, and its own keys that say them."""
 
 
 def add_cell(

@@ -247,6 +247,12 @@ def combinations(grid: Mapping[str, tuple[Any, ...]]) -> list[Settings]:
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
+def grid_of(study: Study, objective: str) -> Mapping[str, tuple[Any, ...]]:
+    """The grid that an objective is tuned on."""
+    own = study.objectives[objective].grid
+    return study.tuning.grid if own is None else own
+
+
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """The recipe with dotted keys set, validated anew. Raises pydantic's ValidationError."""
     data = recipe.model_dump(mode="json")

@@ -19,7 +19,7 @@ from pns.scheduler import Task
 from pns.study.cells import SFT, Cell, Recipes, Tuned, add_cell, cells
 from pns.study.graph import Graph
 from pns.study.results import outcomes
-from pns.study.spec import Settings, Study, combinations, with_settings
+from pns.study.spec import Settings, Study, combinations, grid_of, with_settings
 
 Step = Literal["held", "negatives", "each"]
 STEPS: tuple[Step, ...] = ("held", "negatives", "each")
@@ -67,7 +67,7 @@ def _combinations(study: Study, step: Step, tuned: Tuned) -> list[tuple[str, str
     """(objective, model, align settings, settings of its negatives where they are what is tuned)."""
     held = study.tuning.held_on
     if step == "held":
-        return [(o, held, settings, None) for o in study.objectives for settings in grid_of(study, o, held)]
+        return [(o, held, settings, None) for o in study.objectives for settings in tried_for(study, o, held)]
     if step == "negatives":
         align = tuned.held.get(study.main, {})
         grids = study.tuning.negatives
@@ -75,13 +75,12 @@ def _combinations(study: Study, step: Step, tuned: Tuned) -> list[tuple[str, str
     found = dict.fromkeys(
         (c.objective, c.model) for c in cells(study).values() if c.protocol == "each" and not c.switch
     )
-    return [(o, m, settings, None) for o, m in found if o is not None for settings in grid_of(study, o, m)]
+    return [(o, m, settings, None) for o, m in found if o is not None for settings in tried_for(study, o, m)]
 
 
-def grid_of(study: Study, objective: str, model: str) -> list[Settings]:
+def tried_for(study: Study, objective: str, model: str) -> list[Settings]:
     """The align settings that are tried for a model; those that differ for it alone."""
-    part = study.objectives[objective]
-    grid = study.tuning.grid if part.grid is None else part.grid
+    grid = grid_of(study, objective)
     if model.startswith(SFT):
         grid = {key: values for key, values in grid.items() if key in _SFT_KEYS}
     return combinations(grid)
