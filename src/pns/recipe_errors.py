@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -21,49 +22,101 @@ def as_user_error(
     error: ValidationError, path: Path, sources: Mapping[str, str], model: type[BaseModel] = Recipe
 ) -> UserError:
     """The first fault, with its key and the place that the value came from."""
+    faults = error.errors()
     # An unknown key first: where one is misspelt, the right one is also missing.
-    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    # Of a union pydantic names the branch too, `literal[...]`, which is no key; an unknown key may be of any form.
-    unknown = first["type"] == "extra_forbidden"
-    loc = [str(p) for p in first["loc"] if unknown or "[" not in str(p)]
+    first = min(faults, key=lambda e: e["type"] != "extra_forbidden")
+    loc = _loc(first)
+    # The branches of a union say each what would do; what is missing beside is named with it.
+    same = [e for e in faults if e["type"] != "extra_forbidden" and _loc(e) == loc] or [first]
+    short = first["type"] == "missing" and loc[-1].isdigit()  # an item of a pair
+    lacks = first["type"] == "missing" and not short
+    lacking = [e for e in faults if e["type"] == "missing"] if lacks else []
+    more = len(faults) - len(lacking or same)
+    loc = loc[:-1] if short else loc
     key = ".".join(loc)
     # What is missing has no source of its own: its part has.
-    place = ".".join(loc[:-1]) if first["type"] == "missing" else key
+    place = ".".join(loc[:-1]) if lacks else key
     # A list is one value, whose place is that of its key.
     given = [v for k, v in sources.items() if not place or f"{k}.".startswith(f"{place}.") or place.startswith(f"{k}.")]
     file: Path | str = path
     if "override" in given:
         file = "override" if set(given) == {"override"} else f"{path} with overrides"
     line = line_of(path, loc) if file is path else None
-    message, remedy = _told(first, loc, model)
-    more = len(error.errors()) - 1
+    if short:
+        message, remedy = "an item is missing", f"add it{_meaning(_at(loc, model)[0])}"
+    else:
+        message, remedy = _told(same, loc, model, on_command_line=file == "override")
+    beside = [".".join(_loc(e)) for e in lacking if _loc(e) != loc]
+    also = f", and so {'is' if len(beside) == 1 else 'are'} {', '.join(beside)}" if beside else ""
     tail = f" (and {more} more)" if more else ""
-    return UserError(f"{message}{tail}", file=file, line=line, field=key or None, remedy=remedy)
+    return UserError(f"{message}{also}{tail}", file=file, line=line, field=key or None, remedy=remedy)
 
 
-def _told(fault: ErrorDetails, loc: list[str], model: type[BaseModel]) -> tuple[str, str]:
-    """What is wrong, and what mends it."""
-    kind, given = fault["type"], fault["input"]
+def _loc(fault: ErrorDetails) -> list[str]:
+    """Where a fault is. Of a union pydantic names the branch too, `literal[...]`, which is no key; an unknown key may be of any form."""
+    unknown = fault["type"] == "extra_forbidden"
+    return [str(p) for p in fault["loc"] if unknown or "[" not in str(p)]
+
+
+def _told(
+    faults: Sequence[ErrorDetails], loc: list[str], model: type[BaseModel], *, on_command_line: bool
+) -> tuple[str, str]:
+    """What is wrong with a value, and what mends it.
+
+    Args:
+        faults: one, or those of each branch of a union.
+    """
+    kind, given = faults[0]["type"], faults[0]["input"]
     if kind == "extra_forbidden":
         return "unknown key", _instead(loc, model)
     if kind == "missing":
         return "this key is required", f"add `{'.'.join(loc)}: ...`{_meaning(_at(loc, model)[0])}"
     if kind == "invalid_key":  # YAML reads `on` as true, `5` as a number
         return "this key is no text", "write it in quotes"
+    field, inner = _at(loc, model)
+    if isinstance(given, dict) and inner is None and kind in (*_MUST, "literal_error"):
+        return "holds a value, not keys", f"write `{'.'.join(loc)}: ...`{_meaning(field)}"
     got = "" if isinstance(given, dict) else f", got {given!r}"
-    return fault["msg"].removeprefix("Value error, ") + got, _remedy(loc, model, rule=kind == "value_error")
+    said = " or ".join(dict.fromkeys(_said(fault) for fault in faults)).replace(" or must be ", " or ")
+    return said + got, _remedy(faults, loc, model, on_command_line=on_command_line)
 
 
-def _remedy(loc: Sequence[str], model: type[BaseModel], *, rule: bool) -> str:
-    """What the key is for; of a part its keys; of a rule between keys where their values stand.
+_MUST = {
+    "tuple_type": "must be a list", "dict_type": "must hold keys", "model_type": "must hold keys",
+    "model_attributes_type": "must hold keys", "path_type": "must be a path", "string_type": "must be text",
+    "string_too_short": "must not be empty", "int_type": "must be a whole number", "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number", "int_parsing_size": "must be a smaller number",
+    "float_type": "must be a number", "float_parsing": "must be a number", "finite_number": "must be a finite number",
+    "bool_type": "must be true or false", "bool_parsing": "must be true or false", "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}", "less_than": "must be below {lt}", "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}", "too_short": "must not be empty", "too_long": "must have at most {max_length} items",
+    "string_pattern_mismatch": "must be letters, digits, `.`, `_` and `-`, the first of them a letter or a digit",
+}  # fmt: skip
+"""Kinds of fault -> what a value must be, in words that are not pydantic's. `name` alone has a pattern; lists have at least one item."""
 
-    Args:
-        rule: a rule of ours was broken, whose message says what must hold.
+
+def _said(fault: ErrorDetails) -> str:
+    words = _MUST.get(fault["type"])
+    return fault["msg"].removeprefix("Value error, ") if words is None else words.format(**fault.get("ctx", {}))
+
+
+def _remedy(
+    faults: Sequence[ErrorDetails], loc: Sequence[str], model: type[BaseModel], *, on_command_line: bool
+) -> str:
+    """What the key is for; of a part its keys; of a rule between keys where their values stand; of a list, or of a word that
+    is nearly right, what to write.
     """
     field, inner = _at(loc, model)
+    kind, given = faults[0]["type"], faults[0]["input"]
+    if kind == "tuple_type" and isinstance(given, str | int | float):
+        name = ".".join(loc)
+        return f"write '{name}=[{given}]'" if on_command_line else f"write `{name}: [{given}]`"
+    words = [word for fault in faults for word in re.findall(r"'([^']*)'", fault.get("ctx", {}).get("expected", ""))]
+    if near := difflib.get_close_matches(str(given), words, n=1):
+        return f"did you mean `{near[0]}`?"
     if field is not None and inner is None:
-        return f"change it{_meaning(field)}"
-    if rule or inner is None:
+        return f"change it{_meaning(field) or _known(model)}"
+    if kind == "value_error" or inner is None:  # a rule of ours, whose message says what must hold
         return f"change what it names{_known(model)}"
     return f"write keys under it: {', '.join(inner.model_fields)}"
 

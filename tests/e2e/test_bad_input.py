@@ -78,8 +78,8 @@ def files(here: Any) -> Path:
     [
         ("algin.beta=1", ("override: algin: unknown key", "did you mean `align`?")),
         ("align.bata=1", ("override: align.bata: unknown key", "did you mean `align.beta`?")),
-        ("align.beta=big", ("align.beta: ", "valid number", "'big'")),
-        ("rlvr.steps=0", ("rlvr.steps: ", "greater than or equal to 1")),
+        ("align.beta=big", ("align.beta: ", "must be a number", "'big'")),
+        ("rlvr.steps=0", ("rlvr.steps: ", "must be at least 1")),
         ("align.beta", ("`align.beta` is not key=value",)),
         ("rlvr.steps=9", ("rlvr.steps x rlvr.prompts_per_step = 36", "problems.splits.rlvr")),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from helpers.study import ROOT, SMALL, recipes, study_file
 from pns import fingerprints, pipeline
@@ -51,7 +52,21 @@ def tuning(**changes: Any) -> dict[str, Any]:
     [
         ({"sedes": [1]}, "did you mean `seeds`?"),
         ({"seeds": [1, 11]}, "seeds [11] are tuned on and tested on"),
-        ({"seeds": [1, 1]}, "seeds repeats a seed"),
+        ({"seeds": [1, 1]}, "small.yaml:3: seeds: 1 stands there twice"),
+        ({"seeds": [1, -2]}, "small.yaml:3: seeds: a seed is a whole number from 0"),
+        ({"tuning": tuning(seeds=[11, 11])}, "tuning.seeds: 11 stands there twice"),
+        ({"tuning": tuning(seeds=[-1])}, "tuning.seeds: a seed is a whole number from 0"),
+        ({"methods": ["pns", "pns", "rejection"]}, "methods: pns stands there twice"),
+        ({"methods": ["pms"]}, "did you mean `pns`?"),
+        ({"controls": ["sft_chosen", "sft_chosen"]}, "controls: sft_chosen stands there twice"),
+        ({"controls": ["foo"]}, "'sft_chosen', 'sft_each', 'rlvr_more', 'nsr' or 'w_reinforce'"),
+        ({"regimes": ["own", "own"]}, "regimes: own stands there twice"),
+        ({"protocols": ["held", "held"]}, "protocols: held stands there twice"),
+        ({"primary": [["pns", "pns"]]}, "primary: pns is contrasted with itself"),
+        ({"primary": [["pns", "policy"], ["pns", "policy"]]}, "primary: pns and policy are contrasted twice"),
+        ({"secondary": [["pns", "sft"], ["sft", "pns"]]}, "secondary: pns and sft are contrasted twice"),
+        ({"secondary": [["policy", "pns"]]}, "secondary: policy and pns are a primary contrast already"),
+        ({"primary": [["pns"]]}, "primary.0: an item is missing\n  -> add it; its meaning: contrasts of cells (a, b)"),
         ({"tuning": tuning(grid={"sft.steps": [1, 2]})}, "only keys of align are tuned"),
         ({"tuning": tuning(grid={"align.beta": [0.1, 0.1]})}, "align.beta needs a non-empty list of different values"),
         ({"tuning": tuning(negatives={"pns": {"rlvr.steps": [1, 2]}})}, "is no key of generator, negatives or reward"),
@@ -120,6 +135,17 @@ def tuning(**changes: Any) -> dict[str, Any]:
 )
 def test_what_cannot_be_is_refused_with_its_key(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     assert words in refused(tmp_path, **changes)
+
+
+def test_what_else_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "bare.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in SMALL.items() if k not in ("objectives", "tuning")}))
+    with pytest.raises(UserError, match="objectives: this key is required, and so is tuning\n"):
+        load_study(path)
+
+
+def test_without_a_grid_there_is_nothing_to_choose(tmp_path: Path) -> None:
+    assert recipes(tmp_path, tuning={"seeds": []}).study.tuning.grid == {}
 
 
 @pytest.mark.parametrize(

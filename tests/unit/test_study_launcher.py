@@ -1,4 +1,4 @@
-"""`pns study` and `pns iterate` hand their launcher to the scheduler, and refuse processes that nobody starts."""
+"""`pns study` and `pns iterate` before anything runs: their launcher, and settings that would change nothing."""
 
 from __future__ import annotations
 
@@ -55,4 +55,37 @@ def test_processes_need_somebody_to_start_them(command: list[str]) -> None:
         done = CliRunner().invoke(app, words)
         assert done.exit_code == 2
         assert "2 processes need somebody to start them" in done.output
+    assert not Path("runs").exists()
+
+
+@pytest.mark.usefixtures("command")
+def test_settings_that_no_stage_of_a_study_reads_are_named() -> None:
+    told = yaml.safe_load(Path("two.yaml").read_text(encoding="utf-8"))
+    told["set"] = {"negatives.prefix.n": 2, "align.beta": 0.3, "uses.calibration_responses": 30}
+    Path("two.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+    done = CliRunner().invoke(app, ["study", "two.yaml", "--plan"])
+    assert done.exit_code == 0, done.output
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        f"note: set.{key} changes nothing: no stage of this study reads it"
+        for key in ("negatives.prefix.n", "uses.calibration_responses")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds", "1,2", "seed=4"], "override: seed: --seeds names the seeds already\n  -> leave one of them out"),
+        (["negatives.methods=[flip]"], "override: negatives.methods: the command sets this itself\n  -> leave it out, and use --method"),
+        (["pairs.regimes=[matched]"], "rounds train on all that a method serves (own)"),
+        (["references=[nsr]"], "`pns run` trains them"),
+        (["--method", "pns", "--method", "pns"], "--method: pns stands there twice\n  -> leave one of them out"),
+    ],
+)  # fmt: skip
+def test_what_rounds_would_not_read_is_refused(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["iterate", str(SMOKE), *words])
+    assert (done.exit_code, said in done.output) == (2, True), done.output
     assert not Path("runs").exists()

@@ -477,7 +477,7 @@ def test_the_test_split_waits_for_the_protocol(done: tuple[Any, Run]) -> None:
 
 def test_the_plan_of_a_new_study_is_there_before_anything_has_run(tmp_path: Path) -> None:
     found = recipes(tmp_path, **SETTINGS)
-    shares = planned(found, Run(tmp_path / "nowhere"))
+    shares = planned(found, Run(tmp_path / "nowhere")).shares
     assert [s.phase for s in shares] == ["tuning", "test", "ablations"]
     assert all(s.tasks and s.done == 0 and s.seconds_left for s in shares)
     assert not (tmp_path / "nowhere").exists()
@@ -487,8 +487,8 @@ def test_the_plan_counts_all_of_tuning_and_the_cells_that_it_may_tell_apart(
     done: tuple[Any, Run], tmp_path: Path
 ) -> None:
     found, run = done
-    fresh = planned(found, Run(tmp_path / "nowhere"))
-    over = planned(found, run)
+    fresh = planned(found, Run(tmp_path / "nowhere")).shares
+    over = planned(found, run).shares
     assert all(share.supposed for share in fresh)
     assert not any(share.supposed for share in over)
     # Here tuning chose the larger rate for all, so held and each are the same models; the plan could not know.
@@ -498,7 +498,7 @@ def test_the_plan_counts_all_of_tuning_and_the_cells_that_it_may_tell_apart(
     # One combination of each leaves nothing to choose, so there is nothing to suppose.
     (tmp_path / "other").mkdir()
     settled = recipes(tmp_path / "other", tuning={"seeds": [11], "grid": {"align.beta": [0.2]}})
-    assert not any(share.supposed for share in planned(settled, Run(tmp_path / "nowhere")))
+    assert not any(share.supposed for share in planned(settled, Run(tmp_path / "nowhere")).shares)
 
 
 def test_nothing_to_tune_takes_no_seed(tmp_path: Path) -> None:
@@ -511,7 +511,7 @@ def test_nothing_to_tune_takes_no_seed(tmp_path: Path) -> None:
     assert not work.trials
     assert work.tuned.held == {"dpo": {"align.beta": 0.2}}
     assert work.tuned.negatives == {"pns": {"generator.beta": 0.3}}
-    shares = planned(found, Run(tmp_path / "nowhere"))
+    shares = planned(found, Run(tmp_path / "nowhere")).shares
     assert shares[0].tasks == 0
     assert shares[1].tasks
     assert not any(share.supposed for share in shares)

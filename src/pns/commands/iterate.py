@@ -73,6 +73,7 @@ def iterate(
         from pns.run import Run
         from pns.scheduler import StageFailed
         from pns.study.iterate import execute
+        from pns.study.spec import repeated
 
         starter = launcher_of(launcher.value, launcher_config)
         found, sources = load_recipe(recipe, overrides or [])
@@ -80,7 +81,9 @@ def iterate(
         if found.round.of != 1:
             raise UserError("rounds are counted by the command", field="round", remedy="leave it out, and use --rounds")
         many = [found.seed] if seeds is None else _seeds(seeds)
-        methods: list[IteratedMethod] = [one.value for one in dict.fromkeys(method or [Iterated.pns])]
+        methods: list[IteratedMethod] = [one.value for one in method or [Iterated.pns]]
+        if twice := repeated(methods):
+            raise UserError(f"{twice} stands there twice", field="--method", remedy="leave one of them out")
         folder = run_dir or Path("runs") / f"{found.name}-rounds"
         ready(found, folder, starter, stages(found).values())
         run = Run.create(folder, "resume", "rounds")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pns.commands.common import BUG, console, errors, fail, ready, say
+from pns.commands.common import BUG, console, errors, fail, ready, say, say_unread
 from pns.commands.launchers import LauncherConfig, LauncherOption, Launchers
 from pns.errors import UserError
 
@@ -136,7 +136,9 @@ def _plan(recipes: Recipes, run: Run, jobs: int | None) -> None:
     from pns.study.run import planned
 
     side = jobs or recipes.base.runtime.jobs
-    shares = planned(recipes, run)
+    found = planned(recipes, run)
+    say_unread([f"set.{key}" for key in found.unread], "study")
+    shares = found.shares
     table = Table(title=f"{recipes.study.name}: what there is to do", title_justify="left")
     for column in ("phase", "stages", "done", "work left", f"at {side} side by side"):
         table.add_column(column, justify="left" if column == "phase" else "right")

@@ -12,6 +12,7 @@ import yaml
 from pns.display import Display
 from pns.errors import UserError
 from pns.launch import Launcher
+from pns.pipeline import unread
 from pns.run import STUDY, Run, read_json, write_atomic, write_json
 from pns.scheduler import Done, Task, published, run_tasks
 from pns.study import protocol as protocols
@@ -96,7 +97,15 @@ def _every_extra(work: Work) -> list[str]:
     return [task for found in work.extras.values() for task in found.values()]
 
 
-def planned(recipes: Recipes, run: Run) -> list[Share]:
+@dataclass(frozen=True)
+class Planned:
+    """What there is to do in each phase, and which keys of the study's `set` no stage of it reads."""
+
+    shares: list[Share]
+    unread: list[str]
+
+
+def planned(recipes: Recipes, run: Run) -> Planned:
     """What each phase has still to do. What tuning has not chosen yet is stood for by combinations of its grids (`Share.supposed`):
     the number of trials is known; which of their stages will coincide is not, so they are counted as if few did.
     """
@@ -112,7 +121,8 @@ def planned(recipes: Recipes, run: Run) -> list[Share]:
         "test": _upstream(tasks, [*test.values(), *_every_extra(work)]),
         "ablations": _upstream(tasks, more.values()),
     }
-    return [replace(share, supposed=supposed) for share in plan(phases, tasks, work.done)]
+    shares = [replace(share, supposed=supposed) for share in plan(phases, tasks, work.done)]
+    return Planned(shares, unread(recipes.study.set, {name: task.stage for name, task in tasks.items()}))
 
 
 def _suppose(work: Work) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -16,10 +16,11 @@ from pns.recipe_files import check_kind, read_yaml, set_key
 
 Protocol = Literal["held", "each"]
 """Settings tuned on the pairs of one method and held for all, or tuned for each method with the same budget."""
-Control = Literal["sft_chosen", "sft_each"] | Reference
+Control = Literal["sft_chosen", "sft_each", Reference]
 Use = Literal["reward_model", "rl", "step_verifier", "calibration"]
 Settings = dict[str, Any]
 """dotted recipe key -> value."""
+T = TypeVar("T")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_]*")
 
 
@@ -35,7 +36,8 @@ class TuningPart(Part):
 
     seeds: tuple[int, ...] = Field(description="of its own; none where each grid has one combination: nothing is tuned")
     grid: dict[str, tuple[Any, ...]] = Field(
-        description="align key: its values; every combination is tried for every method, so all have the same budget"
+        default_factory=dict,
+        description="align key: its values; every combination is tried for every method, so all have the same budget",
     )
     negatives: dict[Method, dict[str, tuple[Any, ...]]] = Field(
         default_factory=dict,
@@ -47,6 +49,11 @@ class TuningPart(Part):
     )
     regime: Regime = "matched"
     held_on: Method = Field("rejection", description="whose pairs decide in the protocol `held`")
+
+    @field_validator("seeds")
+    @classmethod
+    def _can_be_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _seeds(_without_repeats(value))
 
     @field_validator("grid")
     @classmethod
@@ -107,6 +114,11 @@ class AblationsPart(Part):
     controls: tuple[Control, ...] = Field((), description="controls that run on these seeds alone, for their cost")
     switches: dict[str, SwitchPart] = Field(default_factory=dict)
 
+    @field_validator("seeds", "controls")
+    @classmethod
+    def _once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _without_repeats(value)
+
 
 class Study(Part):
     """All that `pns study` is told."""
@@ -124,7 +136,7 @@ class Study(Part):
     )
     regimes: tuple[Regime, ...] = Field(("matched", "own"), min_length=1)
     objectives: dict[str, ObjectivePart] = Field(min_length=1)
-    limits: dict[Method | Control, LimitPart] = Field(
+    limits: dict[Literal[Method, Control], LimitPart] = Field(
         default_factory=dict, description="where a method or control takes part, if not everywhere"
     )
     protocols: tuple[Protocol, ...] = Field(("held", "each"), min_length=1)
@@ -165,14 +177,36 @@ class Study(Part):
                 return False
         return True
 
+    @field_validator("seeds", "methods", "controls", "regimes", "protocols", "uses")
+    @classmethod
+    def _once(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        return _without_repeats(value)
+
+    @field_validator("seeds")
+    @classmethod
+    def _can_be_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return _seeds(value)
+
+    @field_validator("primary", "secondary")
+    @classmethod
+    def _contrasts(cls, value: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+        for a, b in value:
+            if a == b:
+                raise ValueError(f"{a} is contrasted with itself")
+        twice = repeated([frozenset(pair) for pair in value])
+        if twice is not None:
+            raise ValueError(f"{' and '.join(sorted(twice))} are contrasted twice, whichever way round")
+        return value
+
     @model_validator(mode="after")
-    def _seeds(self) -> Study:
+    def _apart(self) -> Study:
         both = set(self.seeds) & set(self.tuning.seeds)
         if both:
             raise ValueError(f"seeds {sorted(both)} are tuned on and tested on; the test needs fresh ones")
-        for what, seeds in (("seeds", self.seeds), ("tuning.seeds", self.tuning.seeds)):
-            if len(set(seeds)) != len(seeds):
-                raise ValueError(f"{what} repeats a seed")
+        primary = {frozenset(pair) for pair in self.primary}
+        for a, b in self.secondary:
+            if {a, b} in primary:
+                raise ValueError(f"secondary: {a} and {b} are a primary contrast already, whichever way round")
         if not set(self.ablations.seeds) <= set(self.seeds):
             raise ValueError("ablations.seeds must be among seeds: they are compared with the cells of those")
         return self
@@ -230,6 +264,23 @@ class Study(Part):
             if switch.method not in self.methods:
                 raise ValueError(f"ablations.switches.{name}.method must be among methods")
         return self
+
+
+def repeated(values: Sequence[T]) -> T | None:
+    """The first that stands there twice."""
+    return next((value for place, value in enumerate(values) if value in values[:place]), None)
+
+
+def _without_repeats(values: tuple[T, ...]) -> tuple[T, ...]:
+    if (twice := repeated(values)) is not None:
+        raise ValueError(f"{twice} stands there twice")
+    return values
+
+
+def _seeds(values: tuple[int, ...]) -> tuple[int, ...]:
+    if not all(0 <= seed < 2**31 for seed in values):
+        raise ValueError("a seed is a whole number from 0 to 2147483647")
+    return values
 
 
 def _different(key: str, values: tuple[Any, ...]) -> None:
