@@ -19,7 +19,7 @@ from pns.display import Display
 from pns.errors import UserError
 from pns.launch import Launcher
 from pns.recipe import Recipe
-from pns.run import STUDY, Run, read_json, write_atomic, write_json
+from pns.run import Run, check_of_recipe, read_json, write_atomic, write_json
 from pns.sampling.make import check_engine
 from pns.scheduler import Done, Task, lock_of, published, run_tasks
 from pns.worker import wait_for_left_over
@@ -290,11 +290,9 @@ def _recipe_of(run: Run) -> Recipe:
     from pns.recipe_files import parse_recipe
 
     path = run.folder / "recipe.yaml"
-    if (run.folder / STUDY).is_file():
-        raise UserError(
-            "this is the folder of a study, or of rounds, and no run", file=run.folder,
-            remedy="`pns study STUDY --plan` says what is done of it; `pns iterate` goes on with its rounds",
-        )  # fmt: skip
+    check_of_recipe(
+        run.folder, "`pns study STUDY --plan` says what is done of it; `pns iterate` goes on with its rounds"
+    )
     if not path.is_file():
         raise UserError("this run has not begun (no recipe.yaml)", file=run.folder, remedy="`pns run RECIPE` begins it")
     return parse_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), path)

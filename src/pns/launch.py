@@ -307,7 +307,10 @@ def launcher_of(kind: str, config: Path | None, *, installed: bool = True) -> La
     Raises UserError: a configuration that nothing reads or that is no file; Ray is missing.
     """
     if config is not None and kind == "none":
-        raise UserError("without --launcher nothing reads a configuration", field="--launcher-config")
+        raise UserError(
+            "without --launcher nothing reads a configuration", field="--launcher-config",
+            remedy="add --launcher accelerate or --launcher ray, or leave it out",
+        )  # fmt: skip
     if config is not None and not config.is_file():
         raise UserError("no such file", file=config, remedy="see recipes/accelerate, or `accelerate config`")
     if kind == "ray" and installed and missing(["ray"]):

@@ -115,11 +115,16 @@ def read_yaml(path: Path, what: str = "recipe", folder: str = "recipes/") -> dic
     Args:
         what, folder: what it is called, and where ours are, for the message.
     """
+    if path.is_dir():
+        raise UserError("this is a directory", file=path, remedy=f"name a {what} inside it")
     if not path.is_file():
         raise UserError(f"no such {what}", file=path, remedy=_nearby(path, folder))
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Strict)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, a date of month 13, a number of 5,000 digits
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError("not UTF-8 text", file=path, line=line, remedy="save it as UTF-8") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date of month 13, a number of 5,000 digits
         mark = getattr(error, "problem_mark", None)
         raise UserError(
             f"not valid YAML: {getattr(error, 'problem', None) or error}",

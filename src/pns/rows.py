@@ -254,12 +254,18 @@ def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def not_json(error: ValueError | RecursionError) -> str:
-    """What `json.loads` found, in words."""
+def not_json(error: ValueError | RecursionError, *, one_line: bool = False) -> str:
+    """What `json.loads` found, in words.
+
+    Args:
+        one_line: of a text that is one line of a file, and has no line of its own to count.
+    """
     if isinstance(error, RecursionError):
         return "not valid JSON (nested too deep)"
     if str(error).startswith("Exceeds the limit"):  # of Python, on reading whole numbers; JSON itself has none
         return f"a whole number of more than {sys.get_int_max_str_digits():,} digits"
+    if one_line and isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON ({error.msg}, character {error.pos + 1})"
     return f"not valid JSON ({error})"
 
 
@@ -270,7 +276,8 @@ def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
         try:
             values = json.loads(line, object_pairs_hook=distinct_keys)
         except (ValueError, RecursionError) as error:
-            raise UserError(not_json(error), file=path, line=number, remedy="mend or remove this line") from None
+            told = not_json(error, one_line=True)
+            raise UserError(told, file=path, line=number, remedy="mend or remove this line") from None
         if not isinstance(values, dict):
             raise UserError("not a JSON object", file=path, line=number, remedy='write {"column": value, ...}')
         for column in columns:

@@ -39,6 +39,7 @@ _KINDS: dict[Kind, tuple[str, str]] = {
 UNFINISHED = ".unfinished-"
 # What mends a damaged file of a run.
 AGAIN = "delete the stage's folder and run again"
+_ELSEWHERE = "another folder (--run-dir; of a study --study-dir)"
 
 
 def check_writable(out: Path, field: str | None = None) -> None:
@@ -69,6 +70,10 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         part.chmod(0o644)
         part.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk has no name
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 
@@ -84,8 +89,12 @@ def write_json(path: Path, data: Any) -> None:
     write_atomic(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of the run. Raises UserError when it is missing or broken."""
+def read_json(path: Path, broken: str = AGAIN) -> Any:
+    """Read a JSON file of the run. Raises UserError when it is missing or broken.
+
+    Args:
+        broken: what mends a broken one.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -93,7 +102,13 @@ def read_json(path: Path) -> Any:
             "no such file", file=path, remedy="is this a run directory? `pns show RUN` looks at one"
         ) from None
     except ValueError as error:
-        raise UserError(f"not valid JSON ({error})", file=path, remedy=AGAIN) from None
+        raise UserError(f"not valid JSON ({error})", file=path, remedy=broken) from None
+
+
+def check_of_recipe(folder: Path, remedy: str) -> None:
+    """Raises UserError for the folder of a study, or of rounds, which has many of what a run of one recipe has once."""
+    if (folder / STUDY).is_file():
+        raise UserError("this is the folder of a study, or of rounds, and no run", file=folder, remedy=remedy)
 
 
 def fingerprint(**parts: Any) -> str:
@@ -179,7 +194,7 @@ class Run:
             raise UserError(
                 f"this run was made by another version of pns (layout {version}, this is {RUN_VERSION})",
                 file=folder,
-                remedy="use --on-existing new, or another --run-dir",
+                remedy=f"use --on-existing new, or {_ELSEWHERE}",
             )
         return run
 
@@ -216,7 +231,8 @@ class Run:
 
     def manifest(self) -> dict[str, Any]:
         """The manifest as it stands."""
-        data = read_json(self.folder / "manifest.json")
+        mended = f'write {{"run_version": {RUN_VERSION}}} into it and run again: stages that are done stay'
+        data = read_json(self.folder / "manifest.json", mended)
         return data if isinstance(data, dict) else {}
 
     def update_manifest(self, **values: Any) -> None:
@@ -245,7 +261,7 @@ class Run:
                 raise UserError(
                     f"another process works on this run (process {holder})",
                     file=folder,
-                    remedy="wait for it, stop it, or use another --run-dir",
+                    remedy=f"wait for it, stop it, or use {_ELSEWHERE}",
                 ) from None
             stream.seek(0)
             stream.truncate()

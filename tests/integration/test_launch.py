@@ -257,7 +257,7 @@ def until(true: Any, seconds: float) -> None:
 
 def test_launchers_are_checked_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert launcher_of("none", None) is None
-    with pytest.raises(UserError, match="without --launcher nothing reads a configuration"):
+    with pytest.raises(UserError, match=r"without --launcher nothing reads a configuration\n  -> add --launcher"):
         launcher_of("none", tmp_path)
     with pytest.raises(UserError, match="no such file"):
         launcher_of("accelerate", tmp_path / "x.yaml")

@@ -97,7 +97,7 @@ def test_a_judge_of_ones_own(verifier: Verifier) -> None:
     [
         (Model(RuntimeError("out of memory")), "steps", "reward model: RuntimeError: out of memory"),
         (Model(float("nan")), "steps", "reward model: the score is nan"),
-        (Model(), lambda *a: 1 / 0, "judge (server): ZeroDivisionError: division by zero"),
+        (Model(), lambda *a: 1 / 0, "judge (the function raised): ZeroDivisionError: division by zero"),
         (Model(), lambda *a: "3", "judge (malformed): a str, not a Rubric"),
     ],
 )

@@ -36,17 +36,20 @@ def errors(interrupted: str = RESUMES) -> Iterator[None]:
     except UserError as error:
         fail(f"error: {error}", BAD_INPUT)
     except StageStopped as error:
-        fail(f"stopped: {error}\n  -> mend the cause; the same command goes on from there", STOPPED)
+        told = str(error)
+        remedy = "" if "\n  -> " in told else "\n  -> mend the cause; the same command goes on from there"
+        fail(f"stopped: {told}{remedy}", STOPPED)
     except KeyboardInterrupt:
         fail(f"\nInterrupted. {interrupted}", INTERRUPTED)
     except OSError as error:
-        remedy = _MENDABLE.get(error.errno or 0)
-        if remedy is None:
+        mended = _MENDABLE.get(error.errno or 0)
+        if mended is None:
             raise
-        fail(f"error: {error.filename or 'output'}: {error.strerror}\n  -> {remedy}", BAD_INPUT)
+        goes_on = ": it goes on where it stopped" if mended == _FREE and interrupted == RESUMES else ""
+        fail(f"error: {error.filename or 'output'}: {error.strerror}\n  -> {mended}{goes_on}", BAD_INPUT)
 
 
-_FREE = "free some space and run the same command again: it goes on where it stopped"
+_FREE = "free some space and run the same command again"
 _ELSEWHERE = "write to another folder, or mend the permissions"
 _MENDABLE = {
     errno.ENOSPC: _FREE,

@@ -14,7 +14,7 @@ from pns.errors import UserError
 from pns.parts.negatives import REGIMES
 from pns.records import Pair, Problem, Response, Scores, read_parquet
 from pns.rows import KINDS, Row, column_names, message, missing_column, read_rows, text
-from pns.run import STUDY, Run
+from pns.run import Run, check_of_recipe
 
 _USUAL = {"prompt": ("prompt", "problem", "question"), "chosen": ("chosen",), "rejected": ("rejected",)}
 _METHOD = ("method", "source")
@@ -105,11 +105,10 @@ def pairs_there(run: Run, regime: str) -> dict[str, Path]:
 
 def open_run(folder: Path) -> Run:
     """A run of one recipe. Raises UserError where it is none, or that of a study."""
-    if (folder / STUDY).is_file():
-        raise UserError(
-            "this is the folder of a study, or of rounds, and no run", file=folder,
-            remedy="name one of its tables: stages/s*-pairs-*/*.parquet has pairs, stages/s*-problems-*/*.parquet problems",
-        )  # fmt: skip
+    check_of_recipe(
+        folder,
+        "name one of its tables: stages/s*-pairs-*/*.parquet has pairs, stages/s*-problems-*/*.parquet problems",
+    )
     return Run.open(folder)
 
 

@@ -97,6 +97,8 @@ def load_machine(path: Path) -> Machine:
         return Machine.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError("no such file", file=path, remedy="`pns plan --calibrate --machine FILE` writes it") from None
+    except IsADirectoryError:
+        raise UserError("this is a directory", file=path, remedy="name a file inside it") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(

@@ -194,7 +194,7 @@ class Composite:
         try:
             given = list(self.judge.judge(problems, texts, answers))
         except Exception as error:
-            return [Judgement(failure="server", detail=_named(error))] * len(texts)
+            return [Judgement(failure="server", detail=_named(error), raised=True)] * len(texts)
         if len(given) != len(texts):
             wrong = Judgement(failure="malformed", detail=f"{len(given)} verdicts for {len(texts)} responses")
             return [wrong] * len(texts)
@@ -212,7 +212,8 @@ class Composite:
         if failed:
             by, cause = "reward_model", f"reward model: {raw}"
         elif judgement is not None and judgement.failure is not None:
-            by, cause = _JUDGE_FAILED[judgement.failure], f"judge ({judgement.failure}): {judgement.detail}"
+            how = "the function raised" if judgement.raised else judgement.failure
+            by, cause = _JUDGE_FAILED[judgement.failure], f"judge ({how}): {judgement.detail}"
         else:
             score = part.weight_inversion * turned
             score += part.weight_reward_model * m if m is not None else 0.0

@@ -35,6 +35,7 @@ class Judgement:
 
     `text` is what the judge itself wrote, if anything. A failure leaves the response unscored, never at zero:
     `server` (unreachable, error status, time-out), `malformed` (an answer that is no verdict), `budget` (not asked).
+    `raised`: the failure `server` is an exception of a judge that is no server of ours.
     """
 
     rubric: Rubric | None = None
@@ -42,6 +43,7 @@ class Judgement:
     failure: JudgeFailure | None = None
     detail: str = ""
     first_error: FirstError | None = None
+    raised: bool = False
 
     def __post_init__(self) -> None:
         if sum(part is not None for part in (self.rubric, self.failure, self.first_error)) != 1:
@@ -71,7 +73,7 @@ class EachJudge:
         try:
             given = self.function(problem, response, answer)
         except Exception as error:  # a user's own function may raise anything; it was not the response's fault
-            return Judgement(failure="server", detail=f"{type(error).__name__}: {error}")
+            return Judgement(failure="server", detail=f"{type(error).__name__}: {error}", raised=True)
         marks, said = given if isinstance(given, tuple) and len(given) == 2 else (given, None)
         rubric: Any = marks
         if isinstance(marks, Mapping):

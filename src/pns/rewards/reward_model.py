@@ -270,6 +270,8 @@ def chat_tokenizer(path: str, revision: str | None = None) -> Any:
 
     missing = UserError("no tokenizer that can be read", file=path, remedy="save the tokenizer beside the model")
     folder = Path(path)
+    if not folder.exists() and path.startswith(("/", "./", "../", "~")):  # no hub id
+        raise UserError("no such folder", file=path, remedy="check the path")
     if folder.is_dir() and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         raise missing
     try:
