@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +18,13 @@ from pns.recipe import SPLITS
 from pns.records import AnswerKind, Problem, write_parquet
 from pns.run import write_json
 from pns.stages.context import Context
+from pns.verify import Verifier
+from pns.verify.extract import extract
+
+LOG = logging.getLogger(__name__)
+
+LOOKED_AT = 1000
+"""Solutions whose final answers are verified, at most: hard ones take seconds, and what is wrong with a file shows in many rows."""
 
 Groups = dict[str, list[Problem]]
 
@@ -24,7 +33,7 @@ def make_problems(context: Context) -> None:
     """Write `<split>.parquet` and `benchmark-<name>.parquet` for each, and summary.json with their sizes."""
     part = context.recipe.problems
     build = _embedded if part.source == "embedded" else _from_files
-    splits, benchmarks, notes = build(context)
+    splits, benchmarks, notes, contradicting = build(context)
     check_disjoint({**splits, "the benchmarks": [p for rows in benchmarks.values() for p in rows]})
     groups = {**splits, **{f"benchmark-{name}": rows for name, rows in benchmarks.items()}}
     for number, (name, rows) in enumerate(groups.items(), 1):
@@ -39,11 +48,13 @@ def make_problems(context: Context) -> None:
             "misread_share": misread,
             "largest_number": LIMIT if part.source == "embedded" else None,
             "notes": notes,
+            # Only where there are any: the digest of good data, on which later stages rest, is what it was.
+            **({"solutions": contradicting} if contradicting else {}),
         },
     )
 
 
-def _embedded(context: Context) -> tuple[Groups, Groups, list[str]]:
+def _embedded(context: Context) -> tuple[Groups, Groups, list[str], dict[str, int]]:
     part, seed = context.recipe.problems, context.recipe.seed
     splits = {
         name: embedded.training_problems(
@@ -62,10 +73,10 @@ def _embedded(context: Context) -> tuple[Groups, Groups, list[str]]:
         notes.append(
             f"{len(unknown)} tokens of the benchmarks do not occur in the SFT problems: {sorted(unknown)[:10]}"
         )
-    return splits, benchmarks, notes
+    return splits, benchmarks, notes, {}
 
 
-def _from_files(context: Context) -> tuple[Groups, Groups, list[str]]:
+def _from_files(context: Context) -> tuple[Groups, Groups, list[str], dict[str, int]]:
     part = context.recipe.problems
     notes: list[str] = []
     pool = _pool(part.train_file or (), notes)
@@ -78,9 +89,10 @@ def _from_files(context: Context) -> tuple[Groups, Groups, list[str]]:
         notes += _overlap_notes(overlap)
         pool = _usable(pool, verifier.decidable, "train_file", notes)
         splits = assign(pool, part.splits.model_dump(), context.recipe.seed)
+        contradicting = _contradicting(splits["sft"], verifier, notes)
     if splits["sft"]:
         splits["sft"] = _with_solutions(splits["sft"], notes)
-    return splits, benchmarks, notes
+    return splits, benchmarks, notes, contradicting
 
 
 def _pool(files: Sequence[Path], notes: list[str]) -> list[Problem]:
@@ -134,6 +146,32 @@ def _usable(
     if not kept:
         raise UserError(f"no usable problem in {name}", field="problems", remedy="check the answers in its file")
     return kept
+
+
+def _contradicting(rows: Sequence[Problem], verifier: Verifier, notes: list[str]) -> dict[str, int]:
+    """How the final answers of reference solutions compare with the gold ones, where any is decidedly another; else empty.
+
+    SFT would learn from such a solution. One that marks no final answer is not looked at, nor are more than LOOKED_AT.
+    """
+    ends = [(p, _final_answer(p.solution or "")) for p in rows]
+    looked = [(p, answer) for p, answer in ends if answer is not None][:LOOKED_AT]
+    verdicts = verifier.check_problems([p for p, _ in looked], [answer for _, answer in looked])
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    if not outcomes["wrong"]:
+        return {}
+    wrong = [p.id for (p, _), verdict in zip(looked, verdicts, strict=True) if verdict.outcome == "wrong"]
+    undecided = f", {outcomes['undecided']} are undecided" if outcomes["undecided"] else ""
+    notes.append(
+        f"sft: {len(wrong)} of the {len(looked)} solutions that were looked at end in another answer than the gold one, and SFT "
+        f"learns from them{undecided}: {wrong[:5]}"
+    )
+    LOG.warning("%s", notes[-1])
+    return {"looked_at": len(looked), **{name: outcomes[name] for name in ("correct", "wrong", "undecided")}}
+
+
+def _final_answer(solution: str) -> str | None:
+    """What a reference solution says last, in its box or behind `####`."""
+    return extract(solution, "boxed" if "\\boxed" in solution else "gsm8k").answer
 
 
 def _with_solutions(rows: Sequence[Problem], notes: list[str]) -> list[Problem]:
