@@ -129,6 +129,8 @@ def stage(
       pns stage negatives-pns recipes/embedded.yaml negatives.select=best
     """
     with errors():
+        if not recipe.is_file() and Path(name).is_file():
+            raise UserError("the stage stands before the recipe", remedy=f"write `pns stage {recipe} {name}`")
         starter = launcher_of(launcher.value, launcher_config)
         _run(recipe, overrides or [], run_dir, only=name, on_existing="resume", launcher=starter)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 import pytest
@@ -33,6 +34,10 @@ def test_examples_fit_80_columns_and_name_real_options(path: tuple[str, ...]) ->
     examples = [p.strip() for p in paragraphs if p.strip().startswith("pns ")]
     if path not in [(), ("audit",)]:
         assert examples, "no example"
+    for paragraph in takewhile(lambda p: not p.startswith(("Arguments:", "Options:", "Commands:")), paragraphs):
+        *lines, _ = paragraph.rstrip().split("\n")
+        for place, line in enumerate(lines, 1):  # it goes on where the shell reads on
+            assert line.endswith("\\") or "\n".join(lines[:place]).count("'") % 2, f"wrapped: {paragraph}"
     for example in examples:
         assert "\n" not in example, f"wrapped: {example}"
         words = shlex.split(example)[1:]

@@ -276,7 +276,7 @@ def test_wider_passes_are_advised_where_they_fit_and_gain(tmp_path: Path) -> Non
 
     def advice(*overrides: str, **how: Any) -> str | None:
         found = checked(paper(*small, *overrides), tmp_path, gpus=1, **how).get("passes")
-        assert found is None or found.state == "ok"
+        assert found is None or found.state == "advice"
         return None if found is None else found.detail
 
     said = advice("align.gradient_accumulation=32")
@@ -714,7 +714,7 @@ def test_readers_divide_what_is_read_by_no_training() -> None:
 def test_readers_are_advised_where_reading_takes_a_share_of_all_time(tmp_path: Path) -> None:
     def advice(*overrides: str, gpus: int) -> str | None:
         found = checked(paper(*overrides), tmp_path, gpus=gpus).get("readers")
-        assert found is None or found.state == "ok"
+        assert found is None or found.state == "advice"
         return None if found is None else found.detail
 
     said = advice(gpus=8)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from pns.cli import app
 from pns.commands.common import RESUMES, STARTS_ANEW, errors
 from pns.errors import StageStopped, UserError
 from pns.plan.machine import load_machine
@@ -75,6 +77,14 @@ def test_a_broken_row_has_one_line_number(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         list(read_rows(path, ("a",)))
     assert (caught.value.line, caught.value.message) == (3, "not valid JSON (Expecting value, character 8)")
+
+
+def test_a_recipe_before_the_stage_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    smoke = Path(__file__).parents[2] / "recipes" / "smoke.yaml"
+    done = CliRunner().invoke(app, ["stage", str(smoke), "generator"])
+    assert done.exit_code == 2
+    assert done.output == f"error: the stage stands before the recipe\n  -> write `pns stage generator {smoke}`\n"
 
 
 def said(error: BaseException, capsys: pytest.CaptureFixture[str], interrupted: str = RESUMES) -> str:

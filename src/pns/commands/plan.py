@@ -268,9 +268,8 @@ def _tables(
         checks.add_column(column)
     for check in results:
         told = check.detail + (f"\n-> {check.remedy}" if check.remedy else "")
-        checks.add_row(
-            Text(check.name), {"ok": "ok", "failed": "FAILED", "unchecked": "not checked"}[check.state], Text(told)
-        )
+        shown = {"failed": "FAILED", "unchecked": "not checked"}.get(check.state, check.state)
+        checks.add_row(Text(check.name), shown, Text(told))
     console().print(checks)
     say(_counted([check.state for check in results]))
 

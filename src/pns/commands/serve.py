@@ -45,10 +45,14 @@ def serve_reward(
 
       pns serve-reward recipes/reward.yaml
 
-      PNS_TOKEN=... pns serve-reward recipes/reward.yaml --host 0.0.0.0 --token-env PNS_TOKEN
+    \b
+      PNS_TOKEN=... pns serve-reward recipes/reward.yaml \\
+        --host 0.0.0.0 --token-env PNS_TOKEN
 
-      curl localhost:8100/score -H 'Content-Type: application/json' -d '{"responses": [{"problem": "Mia has 12 apples and
-      finds 5. How many now?", "answer": "17", "response": "12 + 5 = 18. So \\\\boxed{18}."}]}'
+    \b
+      curl localhost:8100/score -H 'Content-Type: application/json' \\
+        -d '{"responses": [{"problem": "Mia has 12 apples and finds 5. Now?",
+             "answer": "17", "response": "12 + 5 = 18. So \\\\boxed{18}."}]}'
     """
     with errors():
         from pns.recipe_files import load_reward

@@ -39,14 +39,14 @@ from pns.training.pretrained import (
     writer_of,
 )
 
-State = Literal["ok", "failed", "unchecked"]
+State = Literal["ok", "failed", "unchecked", "advice"]
 TIMEOUT = 3.0
 """Seconds that a server or the hub has to answer."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One result. A failed one would stop the run."""
+    """One result. A failed one would stop the run; advice says what would make it faster."""
 
     name: str
     state: State
@@ -75,7 +75,7 @@ def checks(
         lambda: _lengths(recipe, setting),
         lambda: _batches(recipe, setting),
         lambda: _memory(recipe, found, setting),
-        lambda: (Check(name, "ok", text) for name, text in advice(recipe, found, setting)),
+        lambda: (Check(name, "advice", text) for name, text in advice(recipe, found, setting)),
         lambda: _shares(recipe, setting),
         lambda: _disk(recipe, found, setting, run_dir),
     ]
