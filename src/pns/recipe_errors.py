@@ -114,6 +114,8 @@ def _remedy(
     words = [word for fault in faults for word in re.findall(r"'([^']*)'", fault.get("ctx", {}).get("expected", ""))]
     if near := difflib.get_close_matches(str(given), words, n=1):
         return f"did you mean `{near[0]}`?"
+    if kind == "literal_error" and inner is not None:  # a name under which keys stand
+        return "write one of them"
     if field is not None and inner is None:
         return f"change it{_meaning(field) or _known(model)}"
     if kind == "value_error" or inner is None:  # a rule of ours, whose message says what must hold

@@ -101,7 +101,12 @@ def tuning(**changes: Any) -> dict[str, Any]:
         ({"objectives": {"dpo": {"grit": 3}}}, "did you mean `objectives.dpo.grid`"),
         ({"objectives": {"dpo": 3}}, "write keys under it: regimes, protocols, set, grid, methods"),
         ({"objectives": {"dpo": {"grid": 3}}}, "change it; its meaning: in place of tuning.grid"),
-        ({"objectives": 3}, "change it"),
+        (
+            {"objectives": 3},
+            "objectives: must hold keys, got 3\n  -> change it; its meaning: a name, and under it what it sets",
+        ),
+        ({"limits": {"foo": {}}}, "-> write one of them"),
+        ({"limits": {"rejektion": {}}}, "-> did you mean `rejection`?"),
         ({"wxyz": 3}, "keys here: name, about, recipe"),
         (
             {"objectives": {"dpo": {}, "ipo": {}}},

@@ -47,7 +47,7 @@ class TuningPart(Part):
     metric: Literal["greedy", "sampled", "mean"] = Field(
         "mean", description="accuracy on the development split that decides; mean: of greedy and sampled"
     )
-    regime: Regime = "matched"
+    regime: Regime = Field("matched", description="of the pairs that are tried")
     held_on: Method = Field("rejection", description="whose pairs decide in the protocol `held`")
 
     @field_validator("seeds")
@@ -109,8 +109,8 @@ class SwitchPart(Part):
 class AblationsPart(Part):
     """Switches, each against the unswitched method on the same seeds."""
 
-    seeds: tuple[int, ...] = ()
-    regime: Regime = "own"
+    seeds: tuple[int, ...] = Field((), description="some of the study's")
+    regime: Regime = Field("own", description="of the pairs of all switches")
     controls: tuple[Control, ...] = Field((), description="controls that run on these seeds alone, for their cost")
     switches: dict[str, SwitchPart] = Field(default_factory=dict)
 
@@ -128,18 +128,26 @@ class Study(Part):
     recipe: Path = Field(description="the recipe that all cells share; relative to the working directory")
     set: Settings = Field(default_factory=dict, description="recipe keys that the study changes, dotted")
     seeds: tuple[int, ...] = Field(min_length=1, description="each its own from SFT on")
-    methods: tuple[Method, ...] = Field(min_length=1)
+    methods: tuple[Method, ...] = Field(min_length=1, description="whose negatives are compared")
     controls: tuple[Control, ...] = Field(
         ("sft_chosen",),
         description="sft_chosen; sft_each: the same for the own pairs of every method, one model for each (regime own); and the "
         "whole-method references",
     )
-    regimes: tuple[Regime, ...] = Field(("matched", "own"), min_length=1)
-    objectives: dict[str, ObjectivePart] = Field(min_length=1)
+    regimes: tuple[Regime, ...] = Field(
+        ("matched", "own"), min_length=1, description="matched: the problems that every method serves; own: all of each"
+    )
+    objectives: dict[str, ObjectivePart] = Field(
+        min_length=1, description="a name, and under it what it sets and where it takes part; the first is the main one"
+    )
     limits: dict[Literal[Method, Control], LimitPart] = Field(
         default_factory=dict, description="where a method or control takes part, if not everywhere"
     )
-    protocols: tuple[Protocol, ...] = Field(("held", "each"), min_length=1)
+    protocols: tuple[Protocol, ...] = Field(
+        ("held", "each"),
+        min_length=1,
+        description="settings that are tuned for one method and held for all, or for each",
+    )
     tuning: TuningPart
     hypotheses: tuple[str, ...] = ()
     primary: tuple[tuple[str, str], ...] = Field(
