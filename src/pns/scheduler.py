@@ -187,6 +187,8 @@ def _wait(active: dict[str, _Active], tasks: Mapping[str, Task], done: Done, run
             raise StageFailed(_died(name, one.process.exitcode, run)) from None
         if kind == "progress":
             display.progress(name, *value)
+        elif kind == "note":
+            display.note(f"{name}: {value}")
         elif kind == "done":
             one.process.join()
             del active[name]

@@ -112,6 +112,10 @@ def _run(job: Job, pipe: Connection) -> dict[str, Any]:
             with contextlib.suppress(BrokenPipeError):
                 pipe.send(("progress", (done, total)))
 
+    def note(text: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            pipe.send(("note", text))
+
     begun = time.monotonic()
     launched = job.launcher is not None and job.stage.call in TRAININGS
     if job.launcher is not None and launched:
@@ -119,7 +123,7 @@ def _run(job: Job, pipe: Connection) -> dict[str, Any]:
     else:
         recipe = job.recipe
         with opened(recipe.engine, device=recipe.runtime.device, threads=job.threads) as readers:
-            call(job.stage, Context(recipe, job.stage.name, job.out, job.inputs, progress, readers))
+            call(job.stage, Context(recipe, job.stage.name, job.out, job.inputs, progress, readers, note))
     # Linux gives the peak in KiB, macOS in bytes; of several processes it is the largest one's.
     whose = resource.RUSAGE_CHILDREN if launched else resource.RUSAGE_SELF
     peak = resource.getrusage(whose).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

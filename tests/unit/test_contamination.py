@@ -254,10 +254,12 @@ def test_the_problems_stage_leaves_out_what_overlaps_and_says_so(tmp_path: Path)
 def test_solutions_that_contradict_the_gold_answer_are_counted(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[str] = []
+
     def made(answers: Mapping[int, str]) -> Any:
         rows = [problem(f"q{i}", f"What is {i} and {i + 1} and {i + 2}?", str(i)) for i in range(20)]
-        told = [p.model_copy(update={"solution": form % answers.get(i, p.answer)}) for i, p in enumerate(rows)]
-        (tmp_path / "train.jsonl").write_text(to_jsonl(told))
+        rows = [p.model_copy(update={"solution": form % answers.get(i, p.answer)}) for i, p in enumerate(rows)]
+        (tmp_path / "train.jsonl").write_text(to_jsonl(rows))
         (tmp_path / "bench.jsonl").write_text(to_jsonl([problem("b", "What is 2 + 2?")]))
         overrides = [
             "problems.source=jsonl", "problems.misread_share=0", f"problems.train_file={tmp_path / 'train.jsonl'}",
@@ -265,7 +267,8 @@ def test_solutions_that_contradict_the_gold_answer_are_counted(
             "problems.splits={sft: 8, rlvr: 1, reward: 4, audit: 4, generator: 1, pairs: 1, dev: 1}",
             "rlvr.steps=1", "rlvr.prompts_per_step=1", "generator.steps=1", "generator.prompts_per_step=1",
         ]  # fmt: skip
-        make_problems(Context(load_recipe(SMOKE, overrides)[0], "problems", tmp_path, {}, lambda done, total: None))
+        recipe = load_recipe(SMOKE, overrides)[0]
+        make_problems(Context(recipe, "problems", tmp_path, {}, lambda done, total: None, note=told.append))
         return read_json(tmp_path / "summary.json")
 
     clean = made({})
@@ -273,6 +276,7 @@ def test_solutions_that_contradict_the_gold_answer_are_counted(
     found = made(dict.fromkeys(range(20), "999"))
     assert found["solutions"] == {"looked_at": 8, "correct": 0, "wrong": 8, "undecided": 0}
     assert "sft: 8 of the 8 solutions that were looked at end in another answer than the gold one" in found["notes"][0]
+    assert told == found["notes"], "it is said while the run goes on, too"
     assert len(read_parquet(tmp_path / "sft.parquet", Problem)) == 8, "they are counted, not left out"
     monkeypatch.setattr(data, "LOOKED_AT", 3)
     assert made(dict.fromkeys(range(20), "999"))["solutions"]["looked_at"] == 3

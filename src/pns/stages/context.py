@@ -20,6 +20,10 @@ from pns.verify import Verifier
 CONTROL = "control.json"
 
 
+def _nobody(text: str) -> None:
+    """Takes a note where nobody listens."""
+
+
 @dataclass(frozen=True)
 class Context:
     """One stage at work.
@@ -28,6 +32,7 @@ class Context:
         out: the folder to write to; files of an interrupted attempt with the same fingerprint are still there.
         inputs: published folders of the stages it needs, by name.
         progress: call with (done, total).
+        note: call with what a person should know while the run goes on.
         readers: actors that compute log-probabilities and scores; None: the stage does, on its own device.
     """
 
@@ -37,6 +42,7 @@ class Context:
     inputs: Mapping[str, Path]
     progress: Callable[[int, int], None]
     readers: Readers | None = None
+    note: Callable[[str], None] = _nobody
 
     @property
     def seed(self) -> int:

@@ -90,6 +90,9 @@ def _from_files(context: Context) -> tuple[Groups, Groups, list[str], dict[str, 
         pool = _usable(pool, verifier.decidable, "train_file", notes)
         splits = assign(pool, part.splits.model_dump(), context.recipe.seed)
         contradicting = _contradicting(splits["sft"], verifier, notes)
+        if contradicting:
+            LOG.warning("%s", notes[-1])
+            context.note(notes[-1])
     if splits["sft"]:
         splits["sft"] = _with_solutions(splits["sft"], notes)
     return splits, benchmarks, notes, contradicting
@@ -165,7 +168,6 @@ def _contradicting(rows: Sequence[Problem], verifier: Verifier, notes: list[str]
         f"sft: {len(wrong)} of the {len(looked)} solutions that were looked at end in another answer than the gold one, and SFT "
         f"learns from them{undecided}: {wrong[:5]}"
     )
-    LOG.warning("%s", notes[-1])
     return {"looked_at": len(looked), **{name: outcomes[name] for name in ("correct", "wrong", "undecided")}}
 
 
