@@ -616,6 +616,12 @@ def test_results_table() -> None:
         assert part in line
 
 
+def test_the_table_says_which_accuracy_is_compared_and_what_stands_in_brackets() -> None:
+    shown = " ".join(render(results_table(fixture_results()), width=140).split())
+    assert "Greedy, to policy" in shown
+    assert "In brackets: 95 % intervals over problems." in shown
+
+
 def test_a_run_of_own_pairs_alone_shows_them_and_claims_no_matched_ones(tmp_path: Path) -> None:
     results = fixture_results()
     results["pairs"], results["pairs_own"], results["own_coverage"] = {}, results["pairs"], {}

@@ -24,9 +24,13 @@ _READING_STYLE = {"gain": "green", "loss": "red", "unseen": "dim"}
 
 def results_table(results: Mapping[str, Any]) -> Table:
     """The comparison of a run: accuracies and differences in points with 95 % intervals, pairs and their separation."""
-    table = Table(title=Text(f"{plain(results.get('recipe') or 'results')}: mean accuracy, %"), title_justify="left")
+    table = Table(
+        title=Text(f"{plain(results.get('recipe') or 'results')}: mean accuracy, %"), title_justify="left",
+        caption="In brackets: 95 % intervals over problems. Sep.: pairs whose chosen side the policy finds likelier, before training.",
+        caption_justify="left",
+    )  # fmt: skip
     table.add_column("Method", no_wrap=True)
-    for name in ("Greedy", "Sampled", "To policy"):
+    for name in ("Greedy", "Sampled", "Greedy, to policy"):
         table.add_column(name, justify="right")
     regime, made = view.compared_pairs(results)
     table.add_column("Own pairs" if regime == "own" else "Pairs", justify="right")
@@ -46,9 +50,14 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 def study_table(results: Mapping[str, Any]) -> Table:
     """The contrasts of a study: differences in points with 95 % intervals over seeds and problems."""
-    table = Table(title=Text(f"{plain(results['study'])}: differences, points"), title_justify="left")
+    table = Table(
+        title=Text(f"{plain(results['study'])}: differences, points"), title_justify="left",
+        caption="In brackets: 95 % intervals over seeds and problems. KL: of each of the two models from the policy, a response. "
+        "Needed: seeds, to see the study's difference of interest in four studies of five.",
+        caption_justify="left",
+    )  # fmt: skip
     table.add_column("Contrast", no_wrap=True)
-    for name in ("Greedy", "Sampled", "KL", "Seeds", "Needed"):
+    for name in ("Greedy", "Sampled", "KL, nats", "Seeds", "Needed"):
         table.add_column(name, justify="right")
     for kind in ("primary", "secondary"):
         for c in results[kind]:
