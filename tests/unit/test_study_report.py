@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from helpers.study import BENCHMARKS, ROOT, pretend, recipes
 from pns.commands.study import _plan, _report
@@ -17,6 +19,7 @@ from pns.errors import UserError
 from pns.recipe_files import load_recipe
 from pns.records import Response, Rubric, Scores, write_parquet
 from pns.report import rounds
+from pns.report.console import study_table
 from pns.report.study import build_study_page, common_settings, contrast_row, plausibility_table, reading, tuning_rows
 from pns.report.study_plots import against_pairs, pairs_lines
 from pns.report.view import readings
@@ -73,8 +76,6 @@ def done(tmp_path: Path) -> tuple[Any, Run]:
 
 
 def run_through(found: Any, run: Run, **how: Any) -> None:
-    from rich.console import Console
-
     with Display(Console(quiet=True)) as display:
         execute(found, run, display, **{"until": "report", "jobs": 1, **how})
 
@@ -330,6 +331,18 @@ def test_accuracy_and_pairs_are_means_over_the_same_seeds() -> None:
     (points,) = pairs_lines(results).values()
     assert [x for point in points for x in point] == pytest.approx([5, 30, 15, 60])
     assert "<svg" in str(against_pairs(results))
+
+
+def test_a_study_ends_with_one_count_and_a_table_that_explains_itself(done: tuple[Any, Run]) -> None:
+    found, run = done
+    with Display(Console(file=(said := io.StringIO()), width=200)) as display:
+        execute(found, run, display, until="report", jobs=1)
+    _, _, after = said.getvalue().partition("protocol ")
+    assert after.count("stages are done already") == 1, "ablations that are done have no count of their own"
+    Console(file=(said := io.StringIO()), width=200).print(study_table(write_report(found, run)[0]))
+    shown = " ".join(said.getvalue().split())
+    for part in ("KL, nats", "Needed: seeds, to see", "In brackets: 95 % intervals over seeds and problems."):
+        assert part in shown
 
 
 def test_what_rounds_have_stands_below_each_other() -> None:

@@ -188,7 +188,12 @@ def execute(
                 break
             found = cell_tasks(work, ablations=ablations)
             work.look(run)
-            go(_upstream(work.graph.tasks, [*found.values(), *_every_extra(work)]))
+            wanted = _upstream(work.graph.tasks, [*found.values(), *_every_extra(work)])
+            if ablations:
+                if all(name in work.done for name in wanted):
+                    break  # a count of what is done would look like another one of the cells
+                display.note("the ablations, with what they rest on")
+            go(wanted)
 
 
 def finished(recipes: Recipes, run: Run) -> tuple[Work, dict[str, Any], dict[tuple[str, int], str]]:
