@@ -24,7 +24,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         results: the contents of a study's results.json.
     """
     shown = {name: cell for name, cell in results["cells"].items() if cell["switch"] is None}
-    common = common_settings(shown)
+    usual = usual_settings(shown)
     page = environment().get_template("study.html.j2").render(
         title=printable(str(results["study"])),
         about=printable(str(results.get("about") or "")),
@@ -38,9 +38,9 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         primary=[contrast_row(c, results["metric"]) for c in results["primary"]],
         secondary=[contrast_row(c, results["metric"]) for c in results["secondary"]],
         family=results["family"],
-        cells=[cell_row(name, cell, common) for name, cell in shown.items()],
-        common=_settings(common),
-        settings_differ=any(cell["settings"].items() - common.items() for cell in shown.values()),
+        cells=[cell_row(name, cell, usual) for name, cell in shown.items()],
+        usual=_settings(usual),
+        settings_differ=any(_unusual(cell["settings"], usual) for cell in shown.values()),
         changed=[(printable(k), printable(_value(v))) for k, v in (results.get("set") or {}).items()],
         accuracy_plot=study_plots.accuracy(results),
         forest_plot=study_plots.forest(results),
@@ -171,24 +171,30 @@ def _p(value: Any) -> str:
     return words.NONE if x is None else "<0.001" if x < 0.001 else f"{x:.3f}"
 
 
-def common_settings(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What all cells that were trained with settings have alike: a table says it once, above its rows."""
+def usual_settings(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Of the settings that all trained cells have, the value that most have: a table says it once, above its rows."""
     trained = [cell["settings"] for cell in cells.values() if cell["settings"]]
-    return {k: v for k, v in trained[0].items() if all(s.get(k) == v for s in trained)} if trained else {}
+    keys = [key for key in trained[0] if all(key in settings for settings in trained)] if trained else []
+    values = {key: [settings[key] for settings in trained] for key in keys}
+    return {key: max(found, key=found.count) for key, found in values.items()}
+
+
+def _unusual(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in usual or usual[key] != value}
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{k.removeprefix('align.')} {v}" for k, v in settings.items())
 
 
-def cell_row(name: str, cell: Mapping[str, Any], common: Mapping[str, Any]) -> Row:
-    """One model: accuracies, the KL that it spent, its pairs and what training did to them; settings beyond the common ones."""
+def cell_row(name: str, cell: Mapping[str, Any], usual: Mapping[str, Any]) -> Row:
+    """One model: accuracies, the KL that it spent, its pairs and what training did to them; settings that are not the usual ones."""
     training, pairs = cell.get("training") or {}, cell.get("pairs") or {}
     return {
         "name": name,
         "model": cell["model"],
         "key": cell["model"] == "pns",
-        "settings": _settings({k: v for k, v in cell["settings"].items() if k not in common}),
+        "settings": _settings(_unusual(cell["settings"], usual)),
         "seeds": len(cell["seeds"]),
         **{kind: words.percent(cell[kind]["mean"]) for kind in ("greedy", "sampled")},
         **{f"{kind}_ci": words.span(cell[kind]["ci95"]) for kind in ("greedy", "sampled")},
