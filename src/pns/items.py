@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from pydantic import ValidationError
 
 from pns.errors import UserError
+from pns.faults import said
 from pns.records import AnswerKind, Problem
 from pns.rows import Row, column_names, filled, flag, missing_column, number, one_of, read_rows, text
 from pns.run import fingerprint
@@ -189,4 +190,4 @@ def pair_problem(gold: str, defaults: Defaults) -> Problem:
             raise UserError(
                 "it is empty", field="GOLD", remedy="pns verify GOLD ANSWER: the gold answer first"
             ) from None
-        raise UserError(first["msg"], field=f"--{name}", remedy="see `pns verify --help`") from None
+        raise UserError(said(first), field=f"--{name}", remedy="see `pns verify --help`") from None

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pns.errors import UserError
+from pns.faults import MUST, said
 from pns.recipe import Part, Recipe
 
 
@@ -74,30 +75,11 @@ def _told(
     if kind == "invalid_key":  # YAML reads `on` as true, `5` as a number
         return "this key is no text", "write it in quotes"
     field, inner = _at(loc, model)
-    if isinstance(given, dict) and inner is None and kind in (*_MUST, "literal_error"):
+    if isinstance(given, dict) and inner is None and kind in MUST:
         return "holds a value, not keys", f"write `{'.'.join(loc)}: ...`{_meaning(field)}"
     got = "" if isinstance(given, dict) else f", got {given!r}"
-    said = " or ".join(dict.fromkeys(_said(fault) for fault in faults)).replace(" or must be ", " or ")
-    return said + got, _remedy(faults, loc, model, on_command_line=on_command_line)
-
-
-_MUST = {
-    "tuple_type": "must be a list", "dict_type": "must hold keys", "model_type": "must hold keys",
-    "model_attributes_type": "must hold keys", "path_type": "must be a path", "string_type": "must be text",
-    "string_too_short": "must not be empty", "int_type": "must be a whole number", "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number", "int_parsing_size": "must be a smaller number",
-    "float_type": "must be a number", "float_parsing": "must be a number", "finite_number": "must be a finite number",
-    "bool_type": "must be true or false", "bool_parsing": "must be true or false", "greater_than": "must be above {gt}",
-    "greater_than_equal": "must be at least {ge}", "less_than": "must be below {lt}", "less_than_equal": "must be at most {le}",
-    "literal_error": "must be {expected}", "too_short": "must not be empty", "too_long": "must have at most {max_length} items",
-    "string_pattern_mismatch": "must be letters, digits, `.`, `_` and `-`, the first of them a letter or a digit",
-}  # fmt: skip
-"""Kinds of fault -> what a value must be, in words that are not pydantic's. `name` alone has a pattern; lists have at least one item."""
-
-
-def _said(fault: ErrorDetails) -> str:
-    words = _MUST.get(fault["type"])
-    return fault["msg"].removeprefix("Value error, ") if words is None else words.format(**fault.get("ctx", {}))
+    told = " or ".join(dict.fromkeys(said(fault) for fault in faults)).replace(" or must be ", " or ")
+    return told + got, _remedy(faults, loc, model, on_command_line=on_command_line)
 
 
 def _remedy(

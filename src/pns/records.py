@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pns.errors import UserError
+from pns.faults import said
 from pns.rows import Row, jsonl_rows
 from pns.run import AGAIN
 
@@ -149,10 +150,11 @@ def parse_row(cls: type[R], row: Row, values: dict[str, Any] | None = None) -> R
     try:
         return cls.model_validate(row.values if values is None else values)
     except (ValidationError, RecursionError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": "nested too deep"}
-        field = ".".join(str(p) for p in first["loc"]) or None
+        first = error.errors()[0] if isinstance(error, ValidationError) else None
+        field = None if first is None else ".".join(str(p) for p in first["loc"]) or None
+        what = "nested too deep" if first is None else said(first)
         raise UserError(
-            f"not a {cls.__name__}: {first['msg']}", file=row.file, line=row.line, field=field, remedy="mend this row"
+            f"not a {cls.__name__}: {what}", file=row.file, line=row.line, field=field, remedy="mend this row"
         ) from None
 
 

@@ -833,7 +833,7 @@ def test_a_judge_has_a_price_only_where_one_is_given() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("answer_share", "assumes nothing"), ("tokens=3", "assumes nothing"), ("answer_share=2", "less than or equal to 1"),
+    [("answer_share", "assumes nothing"), ("tokens=3", "assumes nothing"), ("answer_share=2", "must be at most 1"),
      ("prompt_tokens=x", "prompt_tokens")],
 )  # fmt: skip
 def test_a_bad_assumption_is_refused(text: str, words: str) -> None:
@@ -853,7 +853,7 @@ def test_a_machine_is_read_as_it_was_written_and_a_broken_one_is_refused(tmp_pat
     for text, words in (
         ("{", "JSON"),
         ("{}", "required"),
-        (json.dumps({**CPU.model_dump(), "memory_gb": -1}), "greater than 0"),
+        (json.dumps({**CPU.model_dump(), "memory_gb": -1}), "must be above 0"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=words):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from pns.errors import UserError
-from pns.recipe import RewardPart
+from pns.recipe import Part, Recipe, RewardPart
 from pns.recipe_files import kind_of, load_recipe, load_reward
 from pns.study.spec import load_study
 
@@ -424,3 +425,24 @@ def test_a_recipe_in_place_of_a_study_is_told_with_its_command(path: Path) -> No
 )
 def test_what_a_file_holds_is_told_by_its_keys(keys: list[str], kind: str | None) -> None:
     assert kind_of(dict.fromkeys(keys)) == kind
+
+
+@pytest.mark.parametrize("bad", ["zz", -1, 1.5, [], ["a"], [None], {"x": 1}, {1: 2}, None, 10**30, ""])
+def test_no_fault_is_told_in_words_of_pydantic(file: Path, bad: Any) -> None:
+    told = []
+    for name, part in Recipe.model_fields.items():
+        inner = (
+            part.annotation.model_fields
+            if isinstance(part.annotation, type) and issubclass(part.annotation, Part)
+            else {}
+        )
+        for key in (name, *(f"{name}.{below}" for below in inner)):
+            file.write_text(yaml.safe_dump(put(SMALL, key, bad)))
+            try:
+                load_recipe(file)
+            except UserError as error:
+                told.append(str(error))
+    assert told
+    assert not [
+        text for text in told if re.search(r"Input should|valid dict|Tuple|String should|validation|Part\b", text)
+    ]

@@ -338,7 +338,7 @@ def test_hub_errors_say_what_to_do(
     with pytest.raises(UserError, match=r"openai/gsm8k:1: answer: no such column; there: question, solution"):
         load("gsm8k")
     hub_rows(entry, [{"question": "q", "answer": "#### 1"}, {"question": "", "answer": "#### 1"}])
-    with pytest.raises(UserError, match=r"openai/gsm8k:2: problem: .*at least 1 character"):
+    with pytest.raises(UserError, match=r"openai/gsm8k:2: problem: .*must not be empty"):
         load("gsm8k")
     calls = hub_rows(entry, [{"question": "q", "answer": "#### 1"}])
     assert "'main' is no commit" in load("gsm8k", revision="main").notes[0]

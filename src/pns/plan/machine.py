@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pns.accelerated import machines
 from pns.doctor.machine import memory_here
 from pns.errors import UserError
+from pns.faults import said
 from pns.rows import not_json
 from pns.run import write_json
 
@@ -102,7 +103,7 @@ def load_machine(path: Path) -> Machine:
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            first["msg"],
+            said(first),
             file=path,
             field=".".join(map(str, first["loc"])) or None,
             remedy="measure again (--calibrate)",

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pns.errors import UserError
+from pns.faults import said
 from pns.parts.training import GrpoPart, as_large_as, more_steps
 from pns.pipeline import Stage
 from pns.problems.families import BENCHMARKS as EMBEDDED
@@ -77,7 +78,7 @@ def assume(recipe: Recipe, given: Sequence[str]) -> Assumptions:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where}: {first['msg']}", field="--assume", remedy="give a number in range") from None
+        raise UserError(f"{where}: {said(first)}", field="--assume", remedy="give a number in range") from None
 
 
 def longest_generated(recipe: Recipe) -> int:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import ValidationError
 
 from pns.errors import UserError
+from pns.faults import said
 from pns.records import AnswerKind, Problem, parse_row
 from pns.rows import KINDS, Row, column_names, filled, jsonl_rows, missing_column, number, one_of, read_rows, text
 
@@ -172,7 +173,7 @@ def _from_row(row: Row, names: dict[str, str]) -> Problem:
     except ValidationError as error:
         first = error.errors()[0]
         field = str(first["loc"][0])
-        raise row.error(f"not a Problem: {first['msg']}", names.get(field, field), "mend this row") from None
+        raise row.error(f"not a Problem: {said(first)}", names.get(field, field), "mend this row") from None
 
 
 def _meta(row: Row, column: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pns.errors import UserError
+from pns.faults import said
 from pns.records import Problem
 
 Row = Mapping[str, Any]
@@ -94,7 +95,7 @@ def map_rows(hub: Hub, rows: Iterator[Row] | Any) -> list[Problem]:
         except ValidationError as error:
             first = error.errors()[0]
             raise UserError(
-                first["msg"], file=hub.id, line=index + 1, field=".".join(map(str, first["loc"])),
+                said(first), file=hub.id, line=index + 1, field=".".join(map(str, first["loc"])),
                 remedy="this row has no such value; another revision?",
             ) from None  # fmt: skip
         if problem is not None:

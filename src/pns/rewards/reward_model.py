@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pns.compute import batches, turn
 from pns.errors import UserError
+from pns.faults import said
 from pns.rewards.identity import ModelMark, digest_of_model
 from pns.run import write_atomic
 from pns.weights import whole_weights
@@ -128,7 +129,7 @@ class Calibration(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(p) for p in first["loc"])
-            raise UserError(first["msg"], file=path, field=field, remedy=AGAIN) from None
+            raise UserError(said(first), file=path, field=field, remedy=AGAIN) from None
 
 
 def _quantile(values: Sequence[float], q: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pns.errors import UserError
+from pns.faults import said
 from pns.records import Problem
 from pns.rewards.composite import Finish
 
@@ -39,7 +40,7 @@ def problem_of(fields: Mapping[str, Any], *, needs_text: bool, where: str) -> Pr
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(
-            first["msg"], field=f"{where}.{'.'.join(map(str, first['loc']))}", remedy="mend or leave it out"
+            said(first), field=f"{where}.{'.'.join(map(str, first['loc']))}", remedy="mend or leave it out"
         ) from None
 
 
