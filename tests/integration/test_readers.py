@@ -104,7 +104,7 @@ def test_the_same_figures_as_here_whoever_is_lost_on_the_way(
 
 
 def test_what_cannot_be_read_reaches_the_driver(readers: Readers, causal: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no tokenizer that can be read"):
+    with pytest.raises(UserError, match="no such folder"):
         RewardModel(causal, passes=readers.of("reward", str(tmp_path / "nothing")))
 
 
