@@ -142,7 +142,6 @@ def test_without_a_gpu_nothing_that_computes_on_one_is_begun(tmp_path: Path, mon
     for words in (
         ("run", str(SMOKE), CUDA, "--until", "sft"),
         ("run", str(SMOKE), CUDA, "--launcher", "accelerate"),
-        ("stage", "sft", str(SMOKE), CUDA),
         ("iterate", str(SMOKE), CUDA),
         ("study", "study.yaml"),
     ):

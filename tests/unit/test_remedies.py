@@ -67,7 +67,7 @@ def test_a_folder_of_a_study_is_no_run(tmp_path: Path) -> None:
 def test_a_reward_model_that_is_not_there_is_not_asked_for_its_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder\n  -> check the path"):
         chat_tokenizer(str(tmp_path / "nope"))
-    with pytest.raises(UserError, match="no tokenizer there"):
+    with pytest.raises(UserError, match="no tokenizer that can be read"):
         chat_tokenizer(str(tmp_path))
 
 

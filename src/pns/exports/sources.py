@@ -61,8 +61,8 @@ def of_run(folder: Path, method: str | None, regime: str, *, negatives: bool) ->
         rows = [Preference(problems[r.problem_id], r.text) for r in responses]
         facts, scores = _of_responses(responses), [r.scores for r in responses]
     else:
-        made = pairs_there(run, regime)
         check_regime(run, regime)
+        made = pairs_there(run, regime)
         path = _one_of(made, method, folder, f"{regime} pairs")
         pairs = read_parquet(path, Pair)
         rows = [Preference(p.prompt, p.rejected, p.chosen) for p in pairs]
@@ -88,7 +88,7 @@ def pairs_of_run(folder: Path, regime: str | None) -> tuple[str, dict[str, list[
 
 def check_regime(run: Run, regime: str) -> None:
     """Raises UserError where the run has pairs, but of the other regime alone: it is finished, and that is what to ask for."""
-    there = [name for name in REGIMES if pairs_there(run, name)]
+    there = [name for name in REGIMES if _pair_files(run, name)]
     if there and regime not in there:
         raise UserError(
             f"this run has {there[0]} pairs and no {regime} ones", file=run.folder, field="--regime",
@@ -99,6 +99,10 @@ def check_regime(run: Run, regime: str) -> None:
 def pairs_there(run: Run, regime: str) -> dict[str, Path]:
     """method -> file of its pairs, none where there are none. Raises UserError where they are not of the run's recipe."""
     check_current(run, "pairs")
+    return _pair_files(run, regime)
+
+
+def _pair_files(run: Run, regime: str) -> dict[str, Path]:
     found = run.stages.glob(f"[0-9]*[0-9]-pairs/{regime}-*.parquet")
     return {path.stem.removeprefix(f"{regime}-"): path for path in found}
 
