@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Does pns - rejection rise with size? From-scratch models of about 1M and 10M parameters (of 100M: not run yet) on harder instances of the embedded
 # families, three seeds of each, side by side on one GPU, for so many seconds: a round of pns, of rejection and of the
-# chosen side alone for each seed. Nothing is tuned: step sizes are scaled from what the embedded study chose.
+# chosen sides of both alone for each seed. Nothing is tuned: step sizes are scaled from what the embedded study chose.
 #
 #   studies/sizes.sh 420 [KEY=VALUE ...]          # small result files go to OUT (default: results/sizes)
 #   SIZES=10m SEEDS=1,2 studies/sizes.sh 420
@@ -28,7 +28,7 @@ of() {
     for split in $splits; do keys+=("problems.splits.$split"); done
     # INT ends it in good order.
     timeout --signal=INT --kill-after=20 "$seconds" bash studies/with_wheels.sh python3 -m pns iterate recipes/harder.yaml \
-        "${keys[@]}" "${@:8}" --rounds 1 --seeds "${SEEDS:-1,2,3}" --method pns --method rejection --method sft_chosen \
+        "${keys[@]}" "${@:8}" --rounds 1 --seeds "${SEEDS:-1,2,3}" --method pns --method rejection --method sft_chosen --method sft_pns \
         --run-dir "$runs/sizes-$name" >"$out/$name.log" 2>&1 || code=$?
     [ "$code" -eq 0 ] || echo "$name: ended with $code"
     for file in results.json index.html; do
