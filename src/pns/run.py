@@ -105,12 +105,6 @@ def read_json(path: Path, broken: str = AGAIN) -> Any:
         raise UserError(f"not valid JSON ({error})", file=path, remedy=broken) from None
 
 
-def check_of_recipe(folder: Path, remedy: str) -> None:
-    """Raises UserError for the folder of a study, or of rounds, which has many of what a run of one recipe has once."""
-    if (folder / STUDY).is_file():
-        raise UserError("this is the folder of a study, or of rounds, and no run", file=folder, remedy=remedy)
-
-
 def fingerprint(**parts: Any) -> str:
     """A short hash of JSON-able parts."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
@@ -150,6 +144,12 @@ def kind_of(folder: Path) -> Kind | None:
         told = (folder / STUDY).read_text(encoding="utf-8", errors="replace")
         return "rounds" if re.search(r"^rounds:", told, re.MULTILINE) else "study"
     return "run" if (folder / "recipe.yaml").is_file() else None
+
+
+def check_of_recipe(folder: Path, remedy: str) -> None:
+    """Raises UserError for the folder of a study, or of rounds, which has many of what a run of one recipe has once."""
+    if kind_of(folder) in ("study", "rounds"):
+        raise UserError("this is the folder of a study, or of rounds, and no run", file=folder, remedy=remedy)
 
 
 def check_kind(folder: Path, kind: Kind) -> None:
