@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from helpers.small import save_small_model, swap
 from pns.errors import UserError
-from pns.plan.checks import template_fault
+from pns.plan.check_models import template_fault
 from pns.problems import embedded
 from pns.recipe import AlignPart, ModelPart, Recipe, RewardModelPart, RuntimePart
 from pns.recipe_files import load_recipe

@@ -20,11 +20,12 @@ from pns.errors import UserError
 from pns.launch import Launcher
 from pns.parts.training import more_steps
 from pns.pipeline import stages
+from pns.plan import check_models, check_servers, cost
 from pns.plan import checks as module
-from pns.plan import cost
 from pns.plan import machine as machine_module
 from pns.plan.calibrate import fit
-from pns.plan.checks import Check, checks
+from pns.plan.check import Check
+from pns.plan.checks import checks
 from pns.plan.cost import Spread
 from pns.plan.estimate import Setting, estimates, totals
 from pns.plan.machine import CPU, H100, load_machine, save_machine, usual_machine
@@ -94,13 +95,12 @@ def test_what_cannot_be_checked_is_said_and_never_passed(tmp_path: Path) -> None
     ],
 )
 def test_what_would_stop_the_run_fails_with_a_remedy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], name: str, words: str
+    tmp_path: Path, overrides: list[str], name: str, words: str
 ) -> None:
     recipe = paper(*overrides)
     if recipe.model.path == "./nowhere":  # its shape is not known either, which the command says before all checks
         with pytest.raises(UserError, match=r"shape of '\./nowhere' is not known"):
             shapes_of(recipe)
-        monkeypatch.setitem(module.__dict__, "config_file", lambda *_: None)
         given = setting(paper())
         found = {c.name: c for c in checks(recipe, estimates(recipe, given), given, tmp_path, ask=False)}
     else:
@@ -161,7 +161,8 @@ def test_a_hub_that_knows_no_such_writer_fails(tmp_path: Path, monkeypatch: pyte
         asked.append(repo)
         return Check(name, "failed", f"the hub has no {repo}", "check the id")
 
-    monkeypatch.setattr(module, "_on_hub", on_hub)
+    for one in (module, check_models):
+        monkeypatch.setattr(one, "on_hub", on_hub)
     told = ["negatives.prompted={writer: model, model: nope/nope}", PROMPTED, "engine={kind: transformers}"]
     found = checked(load_recipe(SMOKE, told)[0], tmp_path, ask=True)
     assert (asked, found["negatives.prompted.model"].state) == (["nope/nope"], "failed")
@@ -373,7 +374,7 @@ def test_a_server_that_is_not_there_fails_and_one_that_serves_another_model_too(
 
     def judge(*overrides: str) -> Check:
         recipe = paper(*overrides)
-        return {c.name: c for c in module._servers(recipe, True)}["server: judge"]
+        return {c.name: c for c in check_servers.servers(recipe, True)}["server: judge"]
 
     try:
         assert judge(f"{url}/v1", "reward.judge_server.model=small").state == "ok"
@@ -416,7 +417,7 @@ def test_servers_that_sample_are_asked_whether_they_live(tmp_path: Path, monkeyp
     names = (f"server: engine {here}/v1", "server: GRPO's vLLM")
 
     def states(ask: bool = True) -> list[str]:
-        found = {c.name: c for c in module._servers(paper(*given), ask)}
+        found = {c.name: c for c in check_servers.servers(paper(*given), ask)}
         return [found[name].state for name in names]
 
     try:
@@ -425,7 +426,7 @@ def test_servers_that_sample_are_asked_whether_they_live(tmp_path: Path, monkeyp
         assert states() == ["failed", "ok"]
         monkeypatch.setenv("PLAN_KEY", "right")
         assert states() == ["ok", "ok"]
-        other = {c.name: c for c in module._servers(paper(*given), True)}["server: the generator's vLLM"]
+        other = {c.name: c for c in check_servers.servers(paper(*given), True)}["server: the generator's vLLM"]
         assert other.state == "ok"
         assert states(ask=False) == ["unchecked", "unchecked"]
     finally:
@@ -443,7 +444,7 @@ def test_a_local_model_without_weights_or_tokenizer_fails(tmp_path: Path) -> Non
         ("tokenizer.json", ""),
     ):
         (folder / name).write_text("{}")
-        found = module._model("model", ModelPart(kind="pretrained", path=str(folder)), ask=False)
+        found = check_models._model("model", ModelPart(kind="pretrained", path=str(folder)), ask=False)
         assert (found.state, missing in found.detail) == ("failed" if missing else "ok", True)
     with pytest.raises(UserError, match="no size of a dense decoder"):
         named(str(folder), None, "model")
@@ -479,10 +480,12 @@ def test_a_gguf_file_states_its_shape(tmp_path: Path) -> None:
     other = load_recipe(ROOT / "smollm2-gsm8k.yaml", [*given, "model.gguf_file=none.gguf"])[0]
     with pytest.raises(UserError, match=r"no none\.gguf in"):
         shapes_of(other)
-    assert module._model("model", recipe.model, ask=False).state == "ok", "such a directory needs no config.json"
-    missing = module._model("model", other.model, ask=False)
+    assert check_models._model("model", recipe.model, ask=False).state == "ok", "such a directory needs no config.json"
+    missing = check_models._model("model", other.model, ask=False)
     assert (missing.state, missing.remedy) == ("failed", "there: m.gguf")
-    forms = [dict(vars(c)) for told in (recipe, other) for c in module._models(told, False) if c.name == "model: form"]
+    forms = [
+        dict(vars(c)) for told in (recipe, other) for c in check_models.models(told, False) if c.name == "model: form"
+    ]
     assert [form["state"] for form in forms] == ["failed", "unchecked"], "the first file holds no tokenizer"
     assert "tokenizer of `., m.gguf` cannot be loaded" in forms[0]["detail"]
 
@@ -497,7 +500,7 @@ def test_the_form_of_a_model_is_looked_at_with_the_tokenizer_that_the_run_has(
         asked.append({**source.options, **options})
         return build_tokenizer()
 
-    monkeypatch.setattr(module, "tokenizer_of", tokenizer_of)
+    monkeypatch.setattr(check_models, "tokenizer_of", tokenizer_of)
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr("pns.training.pretrained.package_folder", lambda name: tmp_path)
     monkeypatch.setattr("pns.training.pretrained.missing", lambda modules: [])
@@ -506,12 +509,12 @@ def test_the_form_of_a_model_is_looked_at_with_the_tokenizer_that_the_run_has(
 
     def form(model: str) -> Check:
         recipe = load_recipe(ROOT / "smollm2-gsm8k.yaml", [*given, f"model={model}"])[0]
-        return {c.name: c for c in module._models(recipe, False)}["model: form"]
+        return {c.name: c for c in check_models.models(recipe, False)}["model: form"]
 
     assert form("{kind: pretrained, gguf_package: some, gguf_file: m.gguf}").state == "ok"
     of_hub = "{kind: pretrained, path: a/b, gguf_file: m.gguf}"
     assert (form(of_hub).state, len(asked)) == ("unchecked", 1)
-    monkeypatch.setattr(module, "cached", lambda repo, file, revision: Path(file) if file == "m.gguf" else None)
+    monkeypatch.setattr(check_models, "cached", lambda repo, file, revision: Path(file) if file == "m.gguf" else None)
     assert form(of_hub).state == "ok"
     assert [(o["pretrained_model_name_or_path"], o["gguf_file"]) for o in asked] == [
         (str(tmp_path), "m.gguf"), ("a/b", "m.gguf"),

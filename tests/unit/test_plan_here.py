@@ -16,7 +16,7 @@ from pns.cli import app
 from pns.errors import UserError
 from pns.launch import Launcher
 from pns.plan import here
-from pns.plan.checks import Check
+from pns.plan.check import Check
 from pns.plan.cost import Spread
 from pns.plan.estimate import Setting, estimates
 from pns.plan.machine import H100

@@ -17,7 +17,7 @@ from pns.plan.words import amount, duration, size, two
 
 if TYPE_CHECKING:
     from pns.launch import Launcher
-    from pns.plan.checks import Check
+    from pns.plan.check import Check
     from pns.plan.cost import Spread
     from pns.plan.estimate import Estimate, Setting
     from pns.plan.machine import Machine

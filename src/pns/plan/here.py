@@ -13,7 +13,7 @@ from pns.errors import UserError
 from pns.gpus import key_here, seen
 from pns.launch import Launcher, check_launcher
 from pns.pipeline import stages
-from pns.plan.checks import Check
+from pns.plan.check import Check
 from pns.plan.estimate import Estimate, Setting, loaded_bytes
 from pns.plan.words import size
 from pns.recipe import Recipe
