@@ -235,9 +235,11 @@ def _generator(recipe: Recipe) -> list[Stage]:
 def _references(recipe: Recipe) -> list[Stage]:
     """The whole-method references; the order in which the recipe names them changes nothing."""
     needs = ("problems", "rlvr")
+    # A reward model that the recipe names cost no rollouts here; the run's own did.
+    learnt = ("problems.splits.reward", "rollouts.n") if "reward" in recipe.splits_of_pns else ()
     solved = ("pairs.chosen_by", "rollouts.n") if recipe.pairs.chosen_by == "generator" else ()
     pns = ("generator", "generator.others", "problems.splits.pairs", "negatives.sample.n")
-    keys = (*pns, "rlvr", *solved, *GRPO, *VERIFY, *_FORM)
+    keys = (*pns, "rlvr", *dict.fromkeys((*learnt, *solved)), *GRPO, *VERIFY, *_FORM)
     nsr = (*keys, "reinforce.learning_rate")
     nodes = [
         Stage("rlvr_more", "policy:rlvr_more", needs, keys),

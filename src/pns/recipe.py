@@ -209,6 +209,17 @@ class Recipe(Part):
         mistakes = self.negatives.sample.n if "pns" in self.negatives.sources() or not solves else 0
         return self.problems.splits.pairs * (mistakes + (self.rollouts.n if solves else 0))
 
+    @property
+    def splits_of_pns(self) -> tuple[str, ...]:
+        """The splits whose problems PNS is trained on or writes for; a reward model that the recipe names cost it none."""
+        return ("generator", "pairs") if self.reward.reward_model is not None else ("generator", "pairs", "reward")
+
+    @property
+    def sampled_for_pns(self) -> int:
+        """Rollouts that PNS cost beside its generators' training: what they write, and what the reward model learns from."""
+        learnt = self.problems.splits.reward * self.rollouts.n if "reward" in self.splits_of_pns else 0
+        return self.sampled_by_generator + learnt
+
     @model_validator(mode="after")
     def _two_goals(self) -> Recipe:
         if self.pairs.chosen_by == "generator" and self.generator.control is None:

@@ -155,10 +155,10 @@ def test_references_differ_in_reward_advantage_and_step_size_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """`rlvr_more`, `nsr` and `w_reinforce`: the same start, problems, steps and batches, as many as PNS cost."""
-    problems = embedded.training_problems("generator", 80, 0)
+    problems = embedded.training_problems("generator", 160, 0)
     (tmp_path / "problems").mkdir()
-    write_parquet(tmp_path / "problems" / "generator.parquet", problems[:48])
-    write_parquet(tmp_path / "problems" / "pairs.parquet", problems[48:])
+    for split, some in (("generator", problems[:64]), ("pairs", problems[64:112]), ("reward", problems[112:])):
+        write_parquet(tmp_path / "problems" / f"{split}.parquet", some)
     said = ["no box", f"Step 1: 1 + 1 = 2\nThe answer is \\boxed{{{problems[0].answer}}}"]
     called: list[dict[str, Any]] = []
 
@@ -190,7 +190,10 @@ def test_references_differ_in_reward_advantage_and_step_size_alone(
     assert len({c["part"].model_copy(update=same) for c in called}) == 1
     assert [[p.id for p in c["rows"]] for c in called] == [[p.id for p in problems]] * 3
     assert {c["start"] for c in called} == {tmp_path / "rlvr" / "model"}
-    steps = recipe.generator.steps + -(-32 * recipe.negatives.sample.n // 32)
+    splits = recipe.problems.splits
+    sampled = splits.pairs * recipe.negatives.sample.n + splits.reward * recipe.rollouts.n
+    rows = recipe.generator.prompts_per_step * recipe.generator.num_generations
+    steps = recipe.generator.steps + -(-sampled // rows)
     assert {c["part"].steps for c in called} == {steps}
     budgets = [read_json(tmp_path / name / "budget.json") for name in recipe.references]
     assert budgets == [{"steps": steps, "steps_of_pns": steps}] * 3

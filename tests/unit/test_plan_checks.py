@@ -558,8 +558,8 @@ def test_further_generators_are_counted() -> None:
     assert [found[name].rows for name in recipe.generator.stages] == [48 * 512, 12 * 512, 48 * 512]
     assert [sample.rows for sample in found["samples-pns"].samples] == [4096 * 8 // 3] * 3
     assert found["samples-pns"].calls == alone["samples-pns"].calls
-    steps = [more_steps(r.generator, r.sampled_by_generator) for r in (plain, recipe)]
-    assert steps == [48 + 64, 48 + 64 + 60], "the reference has the steps of all of them"
+    steps = [more_steps(r.generator, r.sampled_for_pns) for r in (plain, recipe)]
+    assert steps == [48 + 64 + 24, 48 + 64 + 24 + 60], "the reference has the steps of all of them"
 
 
 def test_rows_and_verdicts_of_the_paper_recipe_by_hand() -> None:
@@ -582,7 +582,7 @@ def test_rows_and_verdicts_of_the_paper_recipe_by_hand() -> None:
         stage = next(s for s in stages(part).values() if s.name == "negatives-rejection")
         assert work_of(stage, part, assumptions(part)).calls == pytest.approx(calls)
     # rlvr_more: the generator's 48 steps, and 4096 x 8 samples in steps of 512.
-    assert found["rlvr_more"].rows == (48 + 64) * 512
+    assert found["rlvr_more"].rows == (48 + 64 + 1536 * 8 // 512) * 512  # generator, negatives, reward model
     assert found["align-pns-matched"].trained == 26 * 128 * (140 + 512)
     rows = benchmark_rows(recipe)
     assert rows["gsm8k"] == 1319

@@ -138,7 +138,7 @@ class GeneratorPart(GrpoPart):
 
 
 def more_steps(part: GeneratorPart, sampled: int) -> int:
-    """Steps that PNS cost: those of all generators, and as many again as their sampled negatives would have filled."""
+    """Steps that PNS cost: those of all generators, and as many again as what was sampled beside them would have filled."""
     rows = part.prompts_per_step * part.num_generations
     return sum(part.of(stage).steps for stage in part.stages) + -(-sampled // rows)
 

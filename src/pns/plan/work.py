@@ -293,9 +293,8 @@ def _rlvr(desk: Desk, stage: Stage) -> Work:
 
 def _more(desk: Desk, stage: Stage) -> Work:
     recipe, part = desk.recipe, desk.recipe.generator
-    splits = recipe.problems.splits
-    steps = more_steps(part, recipe.sampled_by_generator)
-    most = (splits.generator + splits.pairs) // part.prompts_per_step
+    steps = more_steps(part, recipe.sampled_for_pns)
+    most = sum(getattr(recipe.problems.splits, split) for split in recipe.splits_of_pns) // part.prompts_per_step
     return _grpo(desk, as_large_as(recipe.rlvr, part), "policy", min(steps, most))
 
 

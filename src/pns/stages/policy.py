@@ -93,7 +93,7 @@ def rlvr(context: Context) -> None:
 
 
 def rlvr_more(context: Context) -> None:
-    """RLVR continued on the problems that PNS used, with the rollouts that PNS cost: generator training and negatives."""
+    """RLVR continued on the problems that PNS used, with the rollouts that PNS cost: reward model, generator, negatives."""
     _rlvr(context, "rlvr", *_budget_of_pns(context))
 
 
@@ -108,8 +108,8 @@ def reinforce(context: Context, reference: Reference) -> None:
 def _budget_of_pns(context: Context) -> tuple[list[Problem], GrpoPart]:
     """The problems that PNS used, and RLVR's part with as many rollouts a step and steps as PNS cost; budget.json tells."""
     recipe = context.recipe
-    problems = [*context.problems("generator"), *context.problems("pairs")]
-    steps = more_steps(recipe.generator, recipe.sampled_by_generator)
+    problems = [p for split in recipe.splits_of_pns for p in context.problems(split)]
+    steps = more_steps(recipe.generator, recipe.sampled_for_pns)
     part = as_large_as(
         recipe.rlvr, recipe.generator, steps=min(steps, len(problems) // recipe.generator.prompts_per_step)
     )

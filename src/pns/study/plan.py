@@ -101,7 +101,7 @@ def _other(call: str, recipe: Recipe) -> float:
     splits, evaluate = recipe.problems.splits, recipe.evaluate
     if call in ("policy:rlvr_more", "policy:reinforce"):
         part = recipe.generator
-        return sum(_grpo(part.of(stage)) for stage in part.stages) + recipe.sampled_by_generator
+        return sum(_grpo(part.of(stage)) for stage in part.stages) + recipe.sampled_for_pns
     table = {
         "data:make_problems": sum(splits.model_dump().values()),
         "policy:sft": recipe.sft.steps * recipe.sft.batch_size,
