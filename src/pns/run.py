@@ -138,7 +138,7 @@ def digest_of(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def kind_of(folder: Path) -> Kind | None:
+def folder_kind(folder: Path) -> Kind | None:
     """Whose folder this is, by what was told in it; None where nothing has begun there."""
     if (folder / STUDY).is_file():
         told = (folder / STUDY).read_text(encoding="utf-8", errors="replace")
@@ -148,13 +148,13 @@ def kind_of(folder: Path) -> Kind | None:
 
 def check_of_recipe(folder: Path, remedy: str) -> None:
     """Raises UserError for the folder of a study, or of rounds, which has many of what a run of one recipe has once."""
-    if kind_of(folder) in ("study", "rounds"):
+    if folder_kind(folder) in ("study", "rounds"):
         raise UserError("this is the folder of a study, or of rounds, and no run", file=folder, remedy=remedy)
 
 
-def check_kind(folder: Path, kind: Kind) -> None:
+def check_folder(folder: Path, kind: Kind) -> None:
     """Raises UserError for a folder of another kind: its stages would be taken for foreign ones, its report be replaced."""
-    there = kind_of(folder)
+    there = folder_kind(folder)
     if there not in (None, kind):
         (found, _), (wanted, option) = _KINDS[there], _KINDS[kind]
         raise UserError(
@@ -213,7 +213,7 @@ class Run:
                     remedy="--on-existing resume goes on with it, `new` starts beside it",
                 )
             if on_existing == "resume":
-                check_kind(folder, kind)
+                check_folder(folder, kind)
                 return cls.open(folder)
             number = 2
             while (folder.parent / f"{folder.name}-{number}").exists():

@@ -26,6 +26,7 @@ from pns.display import Display
 from pns.errors import UserError
 from pns.recipe import Recipe
 from pns.recipe_files import load_recipe
+from pns.rewards.reward_model import Calibration
 from pns.run import Run, read_json, write_json
 from pns.scheduler import published
 from pns.worker import Job, held, launched_lock
@@ -201,6 +202,35 @@ def test_a_refused_command_leaves_a_run_as_it_was(run: Run, workers: Workers) ->
     with pytest.raises(UserError, match=r"stage evaluate-rejection needs problems, .*not done"):
         go(run, workers, recipe(FEWER, "seed=5"), only=["evaluate-rejection"])
     assert before == {path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.name != "lock"}
+
+
+PROMPTED = "negatives.methods=[rejection, prompted]"
+NAMED = {
+    "reward.reward_model.calibration": ("reward.reward_model={kind: transformers, path: a/b}",),
+    "calibration.json": ("reward.reward_model={kind: transformers, path: a/b, calibration: %s}",),
+    "reward.reward_model.path": ("reward.reward_model={kind: transformers, path: ./none, calibration: %s}",),
+    "negatives.prompted.model": (PROMPTED, "negatives.prompted={writer: model, model: ./none}"),
+    "negatives.prompted.revision": (PROMPTED, "negatives.prompted={writer: model, model: %s, revision: main}"),
+}
+
+
+@pytest.mark.parametrize("named", NAMED)
+def test_what_a_late_stage_is_to_read_is_missed_before_the_first(
+    named: str, run: Run, workers: Workers, tmp_path: Path
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    if named.endswith(".path"):
+        Calibration.fit([0.0, 1.0, 2.0]).save(there)
+    with pytest.raises(UserError) as caught:
+        go(run, workers, recipe(*(key.replace("%s", str(there)) for key in NAMED[named])))
+    assert named in str(caught.value)
+    assert not workers.made
+
+
+def test_only_stages_that_read_it_miss_it(run: Run, workers: Workers) -> None:
+    unnamed = recipe(PROMPTED, "negatives.prompted={writer: model, model: ./none}")
+    assert go(run, workers, unnamed, until=["rlvr"]) == {"start", "problems", "sft", "rlvr"}
 
 
 def test_only_a_whole_run_removes_what_its_recipe_does_not_have(run: Run, workers: Workers) -> None:

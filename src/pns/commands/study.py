@@ -85,7 +85,7 @@ def study(
     with errors():
         from pns.launch import launcher_of
         from pns.pipeline import stages
-        from pns.run import Run, check_kind
+        from pns.run import Run, check_folder
         from pns.study.cells import Recipes, check_contrasts
         from pns.study.protocol import check_committable
         from pns.study.spec import load_study
@@ -97,7 +97,7 @@ def study(
         folder = study_dir or Path("runs") / told.name
         if store is not None:
             Run.open(store)  # it must be one
-        check_kind(folder, "study")
+        check_folder(folder, "study")
         if plan:
             _plan(recipes, Run(folder, store), jobs)
             return

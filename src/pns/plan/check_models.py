@@ -17,7 +17,7 @@ from pns.recipe import ModelPart, Recipe, RewardModelSource
 from pns.training.pretrained import (
     TOKENIZER_FILES,
     WEIGHT_FILES,
-    check_readable,
+    check_writer,
     find_model,
     models_of,
     tokenizer_of,
@@ -58,7 +58,7 @@ def prompted(recipe: Recipe, ask: bool) -> Iterator[Check]:
     yield _read(f"{PROMPTED}.prompt", lambda: f"{load_prompt(part).version} is whole")
     if part.writer == "model":
         try:
-            check_readable(writer_of(part), recipe.engine.kind)
+            check_writer(part, recipe.engine.kind)
         except UserError as error:
             yield refused(name, error)
         else:

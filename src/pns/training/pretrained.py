@@ -106,6 +106,15 @@ def check_readable(part: ModelPart, engine: str) -> None:
         )
 
 
+def check_writer(part: PromptedPart, engine: str) -> None:
+    """`check_readable` for the model that writes prompted negatives, with the recipe's field."""
+    try:
+        check_readable(writer_of(part), engine)
+    except UserError as error:
+        key = "revision" if (error.field or "").endswith("revision") else "model"
+        raise UserError(error.message, file=error.file, field=f"negatives.prompted.{key}", remedy=error.remedy) from None
+
+
 @contextmanager
 def as_field(field: str) -> Iterator[None]:
     """Name another field of the recipe than `model` in what `load_pretrained` has to say."""
