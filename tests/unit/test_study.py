@@ -519,9 +519,15 @@ def test_the_protocol_names_the_whole_family(tmp_path: Path) -> None:
     assert asked[0] == ["pns", "mixture"], "what the study asks for stands"
 
 
-def test_a_protocol_without_a_family_is_no_other_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", [{"uses": ["reward_model"]}, {"audit": True}])
+def test_what_else_is_measured_belongs_to_the_protocol(changed: dict[str, Any], tmp_path: Path) -> None:
+    old, new = (protocols.protocol_of(recipes(tmp_path, **told), {}, []) for told in ({}, changed))
+    assert protocols.differing(old, new) == list(changed)
+
+
+def test_a_protocol_without_what_came_later_is_no_other_one(tmp_path: Path) -> None:
     new = protocols.protocol_of(recipes(tmp_path), {}, [])
-    old = {k: v for k, v in new.items() if k != "family"}
+    old = {k: v for k, v in new.items() if k not in ("family", "uses", "audit")}
     assert protocols.differing(old, new) == protocols.differing(new, old) == []
     assert protocols.differing({**new, "family": new["family"][1:]}, new) == ["family"]
 

@@ -29,6 +29,7 @@ from pns.scheduler import Task
 from pns.study import iterate
 from pns.study import protocol as protocols
 from pns.study.cells import cells
+from pns.study.collect import not_applicable
 from pns.study.family import unnamed_family
 from pns.study.plausible import plausibility
 from pns.study.report import write_report
@@ -119,7 +120,13 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     assert "pns &gt; policy &amp; all" in html
     assert "<script" not in html
     assert "For a verifier of steps, on the policy&#39;s answers to other problems (3 seeds)" in html
-    assert "not applicable" not in html, "nobody asked for it"
+    assert set(results["not_applicable"]) == {"prompted", "a model as judge"}
+    assert "<b>prompted</b> is not applicable here: a word-problem model follows no prompt" in html
+    said = [line for line in reading(results) if line.startswith("As hard examples for the reward model")]
+    assert said == [line for line in results["reading"] if "hard examples" in line]
+    assert [line.partition(": ")[2] for line in said] == [
+        "pns against rejection 0.000 pair accuracy, 0.000 best of 8; 3 seeds."
+    ]
     assert (results["recipe"], results["set"]) == (found.base.name, found.study.set)
     assert f"<dt>Recipe</dt><dd>{found.base.name}</dd>" in html
     assert '<th scope="row">report.examples</th><td class="wrap">3</td>' in html
@@ -559,6 +566,32 @@ def test_the_reading_claims_only_what_both_intervals_say(ci: Any, t: Any, words:
     said = reading({"primary": [c], "metric": "greedy"})
     assert said[0].startswith(words)
     assert (len(said) == 2) == ("not clear" in words)
+
+
+def test_the_reading_says_of_other_uses_what_the_primary_contrasts_ask() -> None:
+    def told(b: str, ci: Any) -> dict[str, Any]:
+        return {"a": "pns", "b": b, "figure": "pair_accuracy", "difference": 0.002, "ci95_t": ci}
+
+    uses = {"reward_model": {"seeds": [1, 2], "contrasts": [told("rejection", (-0.033, 0.038)), told("plain", None)]}}
+    c = {
+        "a": "pns", "b": "rejection", "seeds": [1, 2], "greedy": contrast(0.02, (0.01, 0.03), (0.01, 0.03)),
+        "sampled": contrast(0.01, (0.0, 0.02), None), "smallest_difference": 0.04,
+    }  # fmt: skip
+    _, said = reading({"primary": [c], "metric": "greedy", "uses": uses})
+    assert said == (
+        "As hard examples for the reward model, on the policy's held-out answers: pns against rejection +0.002 pair accuracy "
+        "(t over seeds −0.033 to +0.038); 2 seeds."
+    )
+
+
+def test_what_another_model_does_is_applicable(tmp_path: Path) -> None:
+    own = recipes(tmp_path).base
+    prompted = own.negatives.prompted.model_copy(update={"writer": "model", "model": "a/b"})
+    written = own.model_copy(update={"negatives": own.negatives.model_copy(update={"prompted": prompted})})
+    judged = own.model_copy(update={"reward": own.reward.model_copy(update={"judge": "my.module:judge"})})
+    taught = own.model_copy(update={"model": own.model.model_copy(update={"kind": "pretrained"})})
+    found = [list(not_applicable(recipe)) for recipe in (own, written, judged, taught)]
+    assert found == [["prompted", "a model as judge"], ["a model as judge"], ["prompted"], []]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def build_study_page(results: Mapping[str, Any], out: Path) -> Path:
         cells=[cell_row(name, cell, usual) for name, cell in shown.items()],
         usual=_settings(usual),
         settings_differ=any(_unusual(cell["settings"], usual) for cell in shown.values()),
+        not_applicable=[(printable(k), printable(v)) for k, v in (results.get("not_applicable") or {}).items()],
         changed=[(printable(k), printable(_value(v))) for k, v in (results.get("set") or {}).items()],
         accuracy_plot=study_plots.accuracy(results),
         forest_plot=study_plots.forest(results),
@@ -90,7 +91,28 @@ def reading(results: Mapping[str, Any]) -> list[str]:
             )
     if not out:
         out.append("None of the primary contrasts has its cells yet.")
+    return [*out, *_read_uses(results)]
+
+
+def _read_uses(results: Mapping[str, Any]) -> list[str]:
+    """The primary contrasts once more, of what else negatives are good for: one line a use and pair of methods."""
+    asked = dict.fromkeys((c["a"], c["b"]) for c in results["primary"])
+    out = []
+    for use, found in (results.get("uses") or {}).items():
+        for pair in asked:
+            told = [_told(c) for c in found["contrasts"] if (c["a"], c["b"]) == pair]
+            if told:
+                out.append(f"{_USES[use]}: {pair[0]} against {pair[1]} {', '.join(told)}; {_seeds(found)}.")
     return out
+
+
+def _told(c: Mapping[str, Any]) -> str:
+    over = f" (t over seeds {_range(c['ci95_t'])})" if c["ci95_t"] else ""
+    return f"{words.fixed(c['difference'], 3, sign=True)} {c['figure'].replace('_', ' ')}{over}"
+
+
+def _seeds(found: Mapping[str, Any]) -> str:
+    return f"{len(found['seeds'])} seed{'s' * (len(found['seeds']) != 1)}"
 
 
 def _facts(results: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -331,8 +353,9 @@ def uses_tables(results: Mapping[str, Any]) -> list[Row]:
             for c in found["contrasts"]
         ]  # fmt: skip
         columns = [n.replace("_", " ") for n in names]
-        seeds = f"{len(found['seeds'])} seed{'s' * (len(found['seeds']) != 1)}"
-        out.append({"title": f"{_USES[use]} ({seeds})", "columns": columns, "rows": rows, "contrasts": contrasts})
+        out.append(
+            {"title": f"{_USES[use]} ({_seeds(found)})", "columns": columns, "rows": rows, "contrasts": contrasts}
+        )
     return out
 
 

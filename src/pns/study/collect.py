@@ -9,6 +9,7 @@ from typing import Any
 
 import pns
 from pns.evaluation.contrasts import Table, contrast, estimate, holm, seeds_needed, smallest_difference
+from pns.recipe import Recipe
 from pns.run import Run, read_json, seed_of
 from pns.stages.environment import environment
 from pns.stages.summary import curve
@@ -22,6 +23,12 @@ from pns.study.uses import collect_uses
 
 Scored = Mapping[tuple[str, int], str]
 """(cell, seed) -> the task that scored it."""
+
+# What a model that was made from scratch on word problems cannot do. It is said, and never faked.
+NOT_FROM_SCRATCH = {
+    "prompted": "a word-problem model follows no prompt to write or edit a mistake; negatives.prompted.writer: model or server does",
+    "a model as judge": "a word-problem model follows no rubric; the step checker judges, or reward.judge_server",
+}
 
 
 class Collected:
@@ -104,6 +111,7 @@ def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -
         "reward_model": _reward_model(found),
         "uses": _uses(found, study),
         "scores": _scores(found),
+        "not_applicable": not_applicable(work.recipes.base),
         "environment": environment(work.recipes.base.runtime.device),
     }
 
@@ -262,6 +270,17 @@ def _reward_model(found: Collected) -> list[dict[str, Any]]:
     return [
         {"seed": seed, **read_json(folder / "worth.json")} for seed, folder in _anywhere(found, "reward_model").items()
     ]
+
+
+def not_applicable(recipe: Recipe) -> dict[str, str]:
+    """What the study's own models cannot do, and why; nothing of it where another model does it in their place."""
+    if recipe.model.kind != "scratch":
+        return {}
+    done = {
+        "prompted": recipe.negatives.prompted.writer != "policy",
+        "a model as judge": recipe.reward.judge not in ("steps", "none"),
+    }
+    return {name: why for name, why in NOT_FROM_SCRATCH.items() if not done[name]}
 
 
 def _uses(found: Collected, study: Study) -> dict[str, Any]:

@@ -22,7 +22,7 @@ FILE, OPENED = "protocol.json", "opened.json"
 # What says when and where a protocol was written, not what it is.
 _ASIDE = ("written", "fingerprint")
 # What protocols did not name once. One that lacks it is no other protocol for that.
-_SINCE = ("family",)
+_SINCE = ("family", "uses", "audit")
 _COMMIT = "name the committed protocol.json that `pns study STUDY --until protocol` wrote"
 
 
@@ -44,6 +44,8 @@ def protocol_of(recipes: Recipes, chosen: Mapping[str, Any], trials: list[Trial]
         "cells": {name: {"stage": cell.stage, "seeds": list(cell.seeds)} for name, cell in cells(study).items()},
         "objectives": data["objectives"],
         "ablations": data["ablations"],
+        "uses": data["uses"],
+        "audit": data["audit"],
         "bootstrap": study.bootstrap,
         "recipe": of_protocol(recipes.base.model_dump(mode="json", exclude={"seed", "about"})),
         "versions": {"pns": pns.__version__, "verifier": VERIFIER, "rules": RULES},

@@ -112,7 +112,9 @@ def check_writer(part: PromptedPart, engine: str) -> None:
         check_readable(writer_of(part), engine)
     except UserError as error:
         key = "revision" if (error.field or "").endswith("revision") else "model"
-        raise UserError(error.message, file=error.file, field=f"negatives.prompted.{key}", remedy=error.remedy) from None
+        raise UserError(
+            error.message, file=error.file, field=f"negatives.prompted.{key}", remedy=error.remedy
+        ) from None
 
 
 @contextmanager
