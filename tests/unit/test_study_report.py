@@ -133,10 +133,19 @@ def test_a_finished_study_runs_nothing_and_reports_everything(done: tuple[Any, R
     samples = pq.read_table(run.folder / "report" / "samples.parquet").to_pylist()
     cells = {c: len(row["seeds"]) for c, row in results["cells"].items()}
     assert len(samples) == sum(cells.values()) * len(BENCHMARKS) * 40 * 3
+    _check_negatives(run.folder / "report" / "negatives.parquet")
     mine = [r for r in samples if r["cell"] == "pns" and r["kind"] == "greedy"]
     share = sum(r["outcome"] == "correct" for r in mine) / len(mine)
     assert share == pytest.approx(results["cells"]["pns"]["greedy"]["mean"])
     assert build_study_page(results, run.folder / "report").read_text(encoding="utf-8") == html
+
+
+def _check_negatives(path: Path) -> None:
+    negatives = pq.read_table(path).to_pylist()
+    assert {(r["method"], r["seed"]) for r in negatives} == {(m, s) for m in ("rejection", "pns") for s in (1, 2, 3)}
+    full = {m: sum(r["judge"] == 1.0 for r in negatives if r["method"] == m) for m in ("rejection", "pns")}
+    assert full == {"rejection": 3, "pns": 9}
+    assert sum(r["judge"] is None for r in negatives) == 6
 
 
 DISPLACED = "likelihood displacement: the margin grew by {} nats <b>&"

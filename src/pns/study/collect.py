@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,11 @@ class Collected:
         self.tasks = work.graph.tasks
         self.cells: dict[str, Cell] = {c.name: c for c in cells(work.study).values()}
         self.names = benchmarks(self._input(next(iter(scored.values())), "problems"))
-        self.values = {at: scores_of(self.folder(name), self.names) for at, name in scored.items()}
+
+    @cached_property
+    def values(self) -> dict[tuple[str, int], dict[str, list[Any]]]:
+        """(cell, seed) -> kind -> for each benchmark its values."""
+        return {at: scores_of(self.folder(name), self.names) for at, name in self.scored.items()}
 
     def folder(self, task: str) -> Path:
         """Where a task's result lies."""
@@ -295,9 +300,19 @@ def _uses(found: Collected, study: Study) -> dict[str, Any]:
 
 def _plausibility(found: Collected) -> dict[str, Any]:
     """See `pns.study.plausible`: of the methods, and of those that they are mixed from."""
-    methods = found.work.recipes.base.negatives.sources()
-    negatives: dict[str, dict[int, Path]] = {m: _anywhere(found, f"negatives-{m}") for m in methods}
-    return plausibility(methods, negatives, _scores_by_seed(found), _audits(found))
+    negatives = _selected(found)
+    return plausibility(negatives, negatives, _scores_by_seed(found), _audits(found))
+
+
+def _selected(found: Collected) -> dict[str, dict[int, Path]]:
+    """method -> seed -> the folder with its selected negatives."""
+    return {m: _anywhere(found, f"negatives-{m}") for m in found.work.recipes.base.negatives.sources()}
+
+
+def selected(work: Work, run: Run, scored: Scored) -> Iterator[tuple[str, int, Path]]:
+    """Method, seed and folder of all selected negatives, of the seeds that have them."""
+    for method, folders in _selected(Collected(work, run, scored)).items():
+        yield from ((method, seed, folder) for seed, folder in folders.items())
 
 
 def _audits(found: Collected) -> dict[int, dict[str, Any]]:

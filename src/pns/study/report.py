@@ -8,13 +8,13 @@ from typing import Any
 from pns.report.study import build_study_page, reading
 from pns.run import Run, write_json
 from pns.study.cells import Recipes
-from pns.study.collect import collect
-from pns.study.results import benchmarks, write_samples
+from pns.study.collect import collect, selected
+from pns.study.results import benchmarks, write_negatives, write_samples
 from pns.study.run import finished
 
 
 def write_report(recipes: Recipes, run: Run) -> tuple[dict[str, Any], Path]:
-    """Write `report/{results.json, samples.parquet, index.html}` from the cells that are done.
+    """Write `report/{results.json, samples.parquet, negatives.parquet, index.html}` from the cells that are done.
 
     Returns:
         the results with their `reading` in words, and the page.
@@ -36,4 +36,5 @@ def write_report(recipes: Recipes, run: Run) -> tuple[dict[str, Any], Path]:
         ),
         out / "samples.parquet",
     )  # fmt: skip
+    write_negatives(selected(work, run, scored), out / "negatives.parquet")
     return results, build_study_page(results, out)

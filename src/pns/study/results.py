@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pns.records import read_table
+from pns.records import Response, read_table
 from pns.run import read_json, replacing
+from pns.streams import read_responses
 
 KINDS = ("greedy", "sampled")
 
@@ -86,6 +87,43 @@ def write_samples(cells: Iterable[tuple[str, int, Path, Sequence[str]]], out: Pa
             writer.write_table(table)
             rows += table.num_rows
     return rows
+
+
+NEGATIVES = pa.schema(
+    [
+        ("method", pa.dictionary(pa.int16(), pa.string())), ("seed", pa.int64()), ("problem_id", pa.string()),
+        ("index", pa.int32()), ("text", pa.string()), ("n_tokens", pa.int32()), ("answer", pa.string()),
+        ("policy_logp", pa.float64()), ("score", pa.float64()), ("reward_model", pa.float64()), ("judge", pa.float64()),
+    ]
+)  # fmt: skip
+"""A selected negative: `policy_logp` in nats, `score` of the composite, M and C of its reward model and judge in 0..1."""
+
+
+def write_negatives(selected: Iterable[tuple[str, int, Path]], out: Path) -> int:
+    """Every selected negative of every method in one file, a row group a method and seed; what was not scored is null.
+
+    Args:
+        selected: (method, seed, folder with its negatives.parquet).
+    Returns:
+        rows written.
+    """
+    rows = 0
+    with replacing(out) as part, pq.ParquetWriter(part, NEGATIVES, compression="zstd") as writer:
+        for method, seed, folder in selected:
+            found = [_negative(method, seed, r) for r in read_responses(folder / "negatives.parquet")]
+            writer.write_table(pa.Table.from_pylist(found, schema=NEGATIVES))
+            rows += len(found)
+    return rows
+
+
+def _negative(method: str, seed: int, r: Response) -> dict[str, Any]:
+    scores = r.scores
+    return {
+        "method": method, "seed": seed, "problem_id": r.problem_id, "index": r.index, "text": r.text,
+        "n_tokens": r.n_tokens, "answer": r.verdict and r.verdict.answer, "policy_logp": r.policy_logp,
+        "score": scores and scores.score, "reward_model": scores and scores.reward_model,
+        "judge": scores and scores.rubric and scores.rubric.value,
+    }  # fmt: skip
 
 
 def _samples(cell: str, seed: int, folder: Path, name: str, kind: str) -> pa.Table:
