@@ -75,12 +75,13 @@ def test_the_bar_says_which_detector_is_asked_about_which_method(
     file = write(tmp_path / "p.jsonl", *rows(12, "flip"), *rows(12, "rejection", "At length."))
     code, said = run(file, "--method", "method", "--folds", "2", "--out", tmp_path / "a", *CHEAP)
     assert code == 0, said
-    assert told[:4] == [(n, 2, "part 1 of 6: length, flip") for n in (0, 1, 2)] + [(0, 2, "part 2 of 6: ngrams, flip")]
+    assert told[:4] == [(n, 2, "part 1 of 7: length, flip") for n in (0, 1, 2)] + [(0, 2, "part 2 of 7: ngrams, flip")]
     assert list(dict.fromkeys(part for _, _, part in told))[2:] == [
-        "part 3 of 6: length, rejection",
-        "part 4 of 6: ngrams, rejection",
-        "part 5 of 6: reading steps",
-        "part 6 of 6: figures",
+        "part 3 of 7: length, rejection",
+        "part 4 of 7: ngrams, rejection",
+        "part 5 of 7: reading steps",
+        "part 6 of 7: first wrong steps",
+        "part 7 of 7: figures",
     ]
 
 

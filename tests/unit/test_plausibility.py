@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ import pytest
 
 from pns.errors import UserError
 from pns.evaluation.detectors import cross_validated, fit_length, fit_ngrams
-from pns.evaluation.plausibility import Audit, audit_pairs, first_wrong_step, parts
+from pns.evaluation.first_errors import UNREAD
+from pns.evaluation.negative_rows import Negative
+from pns.evaluation.plausibility import Audit, audit_pairs, first_false_statement, parts
 from pns.evaluation.preferences import Preference, PreferenceColumns, drawn, enough, read_preferences
+from pns.evaluation.step_labels import label_negatives
 from pns.evaluation.texts import any_answer, split_steps
+from pns.records import Problem
 from pns.report.audit import _examples, build_audit_page, figure_rows, verdicts
 from pns.verify import Verifier
 
@@ -198,8 +203,8 @@ def test_steps_and_answers_in_any_format() -> None:
     assert split_steps("One. Two is 2.\n") == ["One.", "Two is 2."]
     assert split_steps("One. Two.\n\n Three.") == ["One. Two.", "Three."]
     text = "2 + 3 = 5\n5 + 1 = 7\n7 + 1 = 8\n\\boxed{8}"
-    assert first_wrong_step(text) == pytest.approx(1 / 3)
-    assert first_wrong_step("2 + 3 = 5\n\\boxed{5}") is None
+    assert first_false_statement(text) == pytest.approx(1 / 3)
+    assert first_false_statement("2 + 3 = 5\n\\boxed{5}") is None
 
 
 def test_figures_of_each_method() -> None:
@@ -219,6 +224,53 @@ def test_figures_of_each_method() -> None:
     assert idle["duplicates"] == {"exact": 19, "near": 0}
     assert [row["method"] for row in each[::20]] == ["flip", "misread", "idle"]
     assert all(0 <= row["edit_distance"] <= 1 for row in each)
+
+
+def unread(a: int, b: int) -> str:
+    """What stands before the false statement has numbers that nobody could check."""
+    return f"Of {a} things {b} are more.\n{a} + {b} = {a + b + 1}\nThe answer is \\boxed{{{a + b + 1}}}."
+
+
+def test_the_first_wrong_step_is_that_of_the_rules_and_not_the_first_false_statement() -> None:
+    rows = [*pairs(10, flipped, "flip"), *pairs(10, misread, "misread"), *pairs(10, unread, "unread")]
+    with Verifier() as verifier:
+        figures, each = audit_pairs(rows, Audit(verifier=verifier))
+        negatives = [
+            Negative(p.line, p.prompt, p.rejected, p.method, p.chosen, Problem(id="p", problem=p.prompt, answer=p.gold))
+            for p in rows
+        ]
+        exported = label_negatives(negatives, verifier)
+    flip, other, open_ = (f["first_error"] for f in figures.values())
+    assert (flip["by"], flip["quartiles"]) == ({"consistency": 10}, (1, 1, 1))
+    assert (other["by"], other["quartiles"]) == ({"only_step": 10}, (0.5, 0.5, 0.5))
+    assert (open_["decided"], open_["undecided"], open_["share"], open_["quartiles"]) == (0, 10, 0, None)
+    assert open_["why"] == {UNREAD: 10}
+    assert figures["unread"]["first_wrong_step"] == {"found": 1, "quartiles": (0.5, 0.5, 0.5)}
+    assert figures["flip"]["first_wrong_step"]["found"] == 0
+    assert [row["decided_by"] for row in each] == [row.label.by for row in exported]
+    assert dict(figure_rows(figures))["  decided, undecided"] == ["10, 0", "10, 0", "0, 10"]
+    assert dict(figure_rows(figures))["  by statement / answer / chosen side"][:2] == ["0 / 10 / 0", "0 / 0 / 10"]
+    assert "The first wrong step is decided in 10 of 10 pairs (100.0 %), at 1.00 in the median" in verdicts(figures)[0]
+
+
+def test_without_gold_answers_false_statements_alone_decide_the_first_wrong_step() -> None:
+    """And where some pairs have one, it is said how many have none."""
+    wrong = pairs(10, lambda a, b: f"We add.\n{a} + {b} = {a + b + 1}\n\\boxed{{{a + b + 1}}}", "false")
+    rows = [*pairs(10, flipped, "flip"), *wrong]
+    figures, _ = audit_pairs(rows, Audit())
+    assert [f["first_error"]["decided"] for f in figures.values()] == [0, 10]
+    assert (
+        figures["false"]["first_error"] | {"share": 1, "with_gold": 0, "by": {"arithmetic": 10}}
+        == figures["false"]["first_error"]
+    )
+    assert "decided in 0 of 10 pairs (0.0 %); without gold answers by false statements alone." in verdicts(figures)[0]
+    with Verifier() as verifier:
+        half = [replace(pair, gold=None) if i % 2 else pair for i, pair in enumerate(rows)]
+        figures, _ = audit_pairs(half, Audit(verifier=verifier))
+    assert (
+        "decided in 5 of 10 pairs (50.0 %), at 1.00 in the median (0 first, 1 last); in 5 without"
+        in verdicts(figures)[0]
+    )
 
 
 def test_near_copies_and_leaks() -> None:
@@ -262,15 +314,16 @@ def test_progress_names_each_part_and_counts_it_from_nothing_to_all() -> None:
     with Verifier() as verifier:
         how = Audit({"length": fit_length, "ngrams": fit_ngrams}, Fixed(), verifier, folds=3, samples=20)
         audit_pairs(rows, how, lambda what, done, total: told.setdefault(what, []).append((done, total)))
+    last = ["first wrong steps", "figures"]
     asked = ["length, flip", "ngrams, flip", "length, misread", "ngrams, misread"]
-    assert [*told] == parts(rows, how) == [*asked, "reward model", "reading steps", "verifying answers", "figures"]
+    assert [*told] == parts(rows, how) == [*asked, "reward model", "reading steps", "verifying answers", *last]
     for what, counts in told.items():
         total = counts[0][1]
         assert (counts[0], counts[-1]) == ((0, total), (total, total)), what
         assert counts == sorted(counts)
     assert {told[what][0][1] for what in asked} == {3}, "folds"
     bare = Audit()
-    assert parts(rows, bare) == ["reading steps", "figures"]
+    assert parts(rows, bare) == ["reading steps", *last]
 
 
 # Words and page
@@ -293,11 +346,11 @@ def test_the_verdict_says_what_tells_and_what_is_fooled() -> None:
     assert "hardly or not by length alone (0.50)" in pns
     assert "reward model (0.40) fooled" in pns
     assert "Harder to tell than rejection samples by length alone, reward model; easier by n-grams." in pns
-    said = "Not consistent: 0.0 % are fully so, of the chosen 100.0 %; a false step is found in "
+    said = "Not consistent: 0.0 % are fully so, of the chosen 100.0 %; a false statement is found in "
     assert f"{said}0.0 %: in the others a number, a link or the answer does not follow." in rejection
     assert dict(figure_rows(figures))["steps and answer hold, rejected"][-1] == "0.0 %"
     figures["rejection"]["first_wrong_step"]["found"] = 0.95
-    assert f"{said}95.0 %." in verdicts(figures)[1]
+    assert f"{said}95.0 %. " in verdicts(figures)[1]
     del figures["rejection"]
     assert "No rejection samples stand beside" in verdicts(figures)[-1]
 
@@ -344,7 +397,7 @@ def test_of_answers_with_a_verdict_the_wrong_ones_are_counted() -> None:
 
 
 def test_the_page_shows_the_figures_and_escapes_all_text(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>"
+    evil = "<script>alert(window)</script>"  # a digit in it would leave the first wrong step undecided
     rows = pairs(12, lambda a, b: f"{evil}\n{a} + {b} = {a + b + 1}\n\\boxed{{{evil}}}", method=f"m{evil}")
     figures, each = audit_pairs(rows, Audit({"length": fit_length, "ngrams": fit_ngrams}, samples=50))
     page = build_audit_page(figures, each, rows, {"file": evil, "seed": 0}, tmp_path)

@@ -91,7 +91,7 @@ def negatives(
     """Can something simple tell the rejected side from the chosen one? For any preference data, by method.
 
     AUCs of length alone, of n-grams, of a small transformer (these two learn on some problems and are asked about
-    others) and of a reward model; where the first wrong step stands, how far a rejected response is from the nearest
+    others) and of a reward model; where the first wrong step stands if rules decide it, how far a rejected response is from the nearest
     chosen one, which answers it gives, what leaks, what repeats. 0.5: this detector cannot tell. Below: it is fooled.
 
     Of a run: the pairs of all its methods, the gold answers of its problems, and its audit model, which selected nothing.

@@ -18,9 +18,11 @@ from rapidfuzz.distance import Levenshtein
 
 from pns.evaluation.detectors import FOLDS, Fit, Floats, cross_validated
 from pns.evaluation.metrics import grouped_auc, grouped_mean, quartiles
+from pns.evaluation.negative_rows import Negative
 from pns.evaluation.preferences import Preference
+from pns.evaluation.step_labels import label_by_rules
 from pns.evaluation.texts import any_answer, split_steps
-from pns.records import Problem
+from pns.records import Outcome, Problem
 from pns.rewards.arithmetic import find_steps
 from pns.rewards.composite import Scorer, every_score
 from pns.rewards.format import CHECKS, Sample
@@ -32,7 +34,8 @@ NEAR = 0.1
 COMPARED, LONGEST = 16, 2000
 """Correct responses that a rejected one is compared with, and words of each that are looked at."""
 
-REWARD, STEPS, ANSWERS, FIGURES = "reward model", "reading steps", "verifying answers", "figures"
+REWARD, STEPS, ANSWERS = "reward model", "reading steps", "verifying answers"
+ERRORS, FIGURES = "first wrong steps", "figures"
 """What an audit does beside asking detectors."""
 
 Progress = Callable[[str, int, int], None]
@@ -66,7 +69,8 @@ def audit_pairs(
 
     Returns:
         method -> figures: `detectors` (AUC of chosen above rejected in 0..1, share of pairs that are ranked so,
-        each with a 95 % interval over problems), `consistent`, `first_wrong_step`, `edit_distance`, `length_ratio`,
+        each with a 95 % interval over problems), `consistent`, `first_error` (see `_errors`), `first_wrong_step` (`found`:
+        the share with a false arithmetic statement, `quartiles`: where the first one stands), `edit_distance`, `length_ratio`,
         `answers` (`distinct_a_problem`: different texts, of the problems that have any; with gold answers the decidably wrong
         ones alone), `leaks`, `duplicates`, and `truth` where there are gold answers. Shares are in 0..1, distances of words in
         0..1 (0: the same text), positions in 0..1 (0: the first step).
@@ -80,6 +84,8 @@ def audit_pairs(
     if how.verifier is not None:
         for row, truth in zip(rows, _truth(pairs, how.verifier, partial(progress, ANSWERS)), strict=True):
             row["truth"] = truth
+    for row, label in zip(rows, _first_errors(pairs, rows, partial(progress, ERRORS)), strict=True):
+        row |= label
     out: dict[str, Any] = {}
     places = _places(pairs)
     for method, at in places.items():
@@ -99,7 +105,7 @@ def parts(pairs: Sequence[Preference], how: Audit) -> list[str]:
     asked = [_asked(name, method) for method in _places(pairs) for name in how.detectors]
     scored = [] if how.reward_model is None else [REWARD]
     verified = [] if how.verifier is None else [ANSWERS]
-    return [*asked, *scored, STEPS, *verified, FIGURES]
+    return [*asked, *scored, STEPS, *verified, ERRORS, FIGURES]
 
 
 def _asked(detector: str, method: str) -> str:
@@ -184,7 +190,8 @@ def _each(pairs: Sequence[Preference], step: Step) -> list[dict[str, Any]]:
                 "line": pair.line, "method": pair.method, "edit_distance": distance,
                 "divergence": _common(words, nearest) / max(1, len(words)),
                 "length_ratio": len(words) / max(1, len(_words(pair.chosen))),
-                "first_wrong_step": first_wrong_step(pair.rejected),
+                # A false statement need not be the first wrong step, see `first_error`. The key is that of older results.
+                "first_wrong_step": first_false_statement(pair.rejected),
                 "answer": any_answer(pair.rejected),
                 **{f"{side}_{what}": value
                    for side in ("chosen", "rejected")
@@ -203,13 +210,39 @@ def _checked(prompt: str, text: str) -> dict[str, Any]:
     return {"consistent": None if total is None else total == 12, "leak": CHECKS["announces_error"](sample)}
 
 
-def first_wrong_step(text: str) -> float | None:
+def first_false_statement(text: str) -> float | None:
     """Where the first step with a false arithmetic statement stands, 0 (first) .. 1 (last); None where none is found."""
     steps = split_steps(text)
     for i, step in enumerate(steps):
         if any(not statement.right for statement in find_steps(step)):
-            return i / max(1, len(steps) - 1)
+            return _position(i, len(steps))
     return None
+
+
+def _position(step: int, steps: int) -> float:
+    return step / max(1, steps - 1)
+
+
+def _first_errors(
+    pairs: Sequence[Preference], rows: Sequence[Mapping[str, Any]], step: Step
+) -> list[dict[str, float | str | None]]:
+    """Where the first wrong step of each rejected response stands, by the rules of `first_errors`, and who decided it or
+    why nobody did. The chosen response stands beside, and what the verifier says of both, where there is a gold answer.
+    """
+    outcomes: dict[tuple[str, str], Outcome] = {}
+    for pair, row in zip(pairs, rows, strict=True):
+        for side, outcome in row.get("truth", {}).items():
+            outcomes.setdefault((pair.prompt, getattr(pair, side)), outcome)
+    negatives = [Negative(p.line, p.prompt, p.rejected, p.method, p.chosen) for p in pairs]
+    total = len({(n.prompt, n.rejected, n.chosen) for n in negatives})
+    step(0, total)
+    found = {(*r.response, r.negative.chosen): r for r in label_by_rules(negatives, outcomes, progress=step)}
+    out: list[dict[str, float | str | None]] = []
+    for negative in negatives:
+        one = found[negative.prompt, negative.rejected, negative.chosen]
+        at = None if one.label.step is None else _position(one.label.step, len(one.rejected.spans))
+        out.append({"first_error": at, "decided_by": one.label.by, "undecided_why": one.label.why or None})
+    return out
 
 
 def _words(text: str) -> list[str]:
@@ -247,12 +280,13 @@ def _figures(pairs: Sequence[Preference], rows: Sequence[dict[str, Any]]) -> dic
         if row["answer"] is not None and (not told or row.get("truth", {}).get("rejected") == "wrong"):
             answers.setdefault(pair.prompt, set()).add(row["answer"])
     counted = Counter(row["answer"] for row in rows if row["answer"] is not None)
-    wrong = [row["first_wrong_step"] for row in rows if row["first_wrong_step"] is not None]
+    false = [row["first_wrong_step"] for row in rows if row["first_wrong_step"] is not None]
     out = {
         "pairs": len(pairs),
         "problems": len({pair.prompt for pair in pairs}),
         "consistent": {side: _share_of(row[f"{side}_consistent"] for row in rows) for side in ("chosen", "rejected")},
-        "first_wrong_step": {"found": len(wrong) / len(rows), "quartiles": quartiles(wrong)},
+        "first_error": _errors(rows),
+        "first_wrong_step": {"found": len(false) / len(rows), "quartiles": quartiles(false)},
         **{name: {"quartiles": quartiles([row[name] for row in rows])}
            for name in ("edit_distance", "divergence", "length_ratio")},
         "answers": {
@@ -267,6 +301,21 @@ def _figures(pairs: Sequence[Preference], rows: Sequence[dict[str, Any]]) -> dic
     if told:
         out["truth"] = {side: dict(Counter(truth[side] for truth in told)) for side in ("chosen", "rejected")}
     return out
+
+
+def _errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first wrong steps that rules decide: how many `decided` and `undecided`, the `share` decided in 0..1, `quartiles` of
+    their positions (None without any), how many `by` each rule, `why` the others are undecided, and `with_gold`: pairs with a
+    gold answer. Without one only a false statement decides.
+    """
+    where = [row["first_error"] for row in rows if row["first_error"] is not None]
+    return {
+        "decided": len(where), "undecided": len(rows) - len(where), "share": len(where) / len(rows),
+        "quartiles": quartiles(where),
+        "by": dict(Counter(row["decided_by"] for row in rows if row["decided_by"] is not None).most_common()),
+        "why": dict(Counter(row["undecided_why"] for row in rows if row["undecided_why"] is not None).most_common()),
+        "with_gold": sum(bool(row.get("truth")) for row in rows),
+    }  # fmt: skip
 
 
 def _share_of(values: Any) -> dict[str, Any]:

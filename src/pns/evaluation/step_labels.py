@@ -8,7 +8,7 @@ a judge (ours); which pairs are made: the paper's form, our conditions.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,36 +83,56 @@ def label_negatives(
         any_false: see `first_error`.
         progress: told (done, total) responses.
     """
+    found = label_by_rules(negatives, _outcomes(negatives, verifier), any_false=any_false, progress=progress)
+    return found if read is None else _asked(found, read, progress)
+
+
+def label_by_rules(
+    negatives: Sequence[Negative],
+    outcomes: Mapping[tuple[str, str], Outcome],
+    *,
+    any_false: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> list[Labelled]:
+    """`label_negatives` without a judge, where the answers of both sides were verified before.
+
+    Args:
+        outcomes: what the verifier says, by prompt and text; without an entry there is no gold answer.
+        any_false: see `first_error`.
+        progress: told (done, total) distinct pairs of a response and its chosen one.
+    """
     first: dict[tuple[str, str, str | None], Negative] = {}
     for negative in negatives:
         first.setdefault((negative.prompt, negative.rejected, negative.chosen), negative)
     distinct = list(first.values())
-    rejected = _texts([(n, n.rejected) for n in negatives], verifier)
-    chosen = _texts([(n, n.chosen) for n in negatives if n.chosen is not None], verifier)
+    keys = dict.fromkeys(key for negative in distinct for key in _sides(negative))  # most chosen texts come often
+    texts = {key: _text(key[1], outcomes.get(key)) for key in keys}
     found = []
     for done, negative in enumerate(distinct, 1):
-        left = rejected[negative.prompt, negative.rejected]
-        right = None if negative.chosen is None else chosen[negative.prompt, negative.chosen]
+        left = texts[negative.prompt, negative.rejected]
+        right = None if negative.chosen is None else texts[negative.prompt, negative.chosen]
         found.append(_labelled(negative, left, right, any_false))
         progress(done, len(distinct))
-    found = _decided_once(found)
-    return found if read is None else _asked(found, read, progress)
+    return _decided_once(found)
 
 
-def _texts(rows: Sequence[tuple[Negative, str]], verifier: Verifier) -> dict[tuple[str, str], Text]:
-    """The texts by prompt and text, each split and verified once."""
-    distinct: dict[tuple[str, str], Problem | None] = {}
-    for negative, text in rows:  # a row without a gold answer may have a twin with one
-        distinct[negative.prompt, text] = distinct.get((negative.prompt, text)) or negative.gold
-    known = [(key, gold) for key, gold in distinct.items() if gold is not None]
-    verdicts = verifier.check_problems([gold for _, gold in known], [any_answer(text) for (_, text), _ in known])
-    outcomes = {key: verdict.outcome for (key, _), verdict in zip(known, verdicts, strict=True)}
-    return {
-        (prompt, text): Text(
-            text, tuple(step_spans(text)) if len(text) <= MAX_CHARS else (), outcomes.get((prompt, text))
-        )
-        for prompt, text in distinct
-    }
+def _sides(negative: Negative) -> list[tuple[str, str]]:
+    return [(negative.prompt, text) for text in (negative.rejected, negative.chosen) if text is not None]
+
+
+def _outcomes(negatives: Sequence[Negative], verifier: Verifier) -> dict[tuple[str, str], Outcome]:
+    """What the verifier says of each text with a gold answer, by prompt and text; each is verified once."""
+    known: dict[tuple[str, str], Problem] = {}
+    for negative in negatives:  # a row without a gold answer may have a twin with one
+        if negative.gold is not None:
+            for key in _sides(negative):
+                known.setdefault(key, negative.gold)
+    verdicts = verifier.check_problems(list(known.values()), [any_answer(text) for _, text in known])
+    return {key: verdict.outcome for key, verdict in zip(known, verdicts, strict=True)}
+
+
+def _text(text: str, outcome: Outcome | None) -> Text:
+    return Text(text, tuple(step_spans(text)) if len(text) <= MAX_CHARS else (), outcome)
 
 
 def _labelled(negative: Negative, rejected: Text, chosen: Text | None, any_false: bool) -> Labelled:

@@ -68,8 +68,14 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ("steps and answer hold, rejected", [_percent(f["consistent"]["rejected"]["share"]) for f in every]),
         ("steps and answer hold, chosen", [_percent(f["consistent"]["chosen"]["share"]) for f in every]),
         ("  rejected without a step to check", [str(f["consistent"]["rejected"]["nothing_to_check"]) for f in every]),
-        ("a false step is found", [_percent(f["first_wrong_step"]["found"]) for f in every]),
-        ("  where, 0 first .. 1 last", [_quartiles(f["first_wrong_step"]["quartiles"]) for f in every]),
+        ("a false statement is found", [_percent(f["first_wrong_step"]["found"]) for f in every]),
+        ("first wrong step decided", [_percent(f["first_error"]["share"]) for f in every]),
+        (
+            "  decided, undecided",
+            [f"{f['first_error']['decided']:,}, {f['first_error']['undecided']:,}" for f in every],
+        ),
+        ("  where, 0 first .. 1 last", [_quartiles(f["first_error"]["quartiles"]) for f in every]),
+        ("  by statement / answer / chosen side", [_deciders(f["first_error"]["by"]) for f in every]),
         ("words to the nearest chosen, 0..1", [_quartiles(f["edit_distance"]["quartiles"]) for f in every]),
         ("same words until, 0..1", [_quartiles(f["divergence"]["quartiles"]) for f in every]),
         ("length, rejected / chosen", [_quartiles(f["length_ratio"]["quartiles"]) for f in every]),
@@ -128,7 +134,7 @@ def _beside(found: Mapping[str, Any], baseline: Mapping[str, Any]) -> str:
 
 
 def _caveats(figures: Mapping[str, Any]) -> str:
-    out = _steps(figures)
+    out = _steps(figures) + _first_errors(figures)
     share = figures["answers"]["most_common_share"]
     if share is not None and share > 0.2 and figures["problems"] >= 20:
         out += f" One answer, {printable(str(figures['answers']['most_common']))[:40]}, stands in {_percent(share)} of the pairs."
@@ -150,16 +156,31 @@ def _steps(figures: Mapping[str, Any]) -> str:
         return " No step could be checked on either side, so whether they hold is unknown."
     if mine is not None and other is not None and mine < other / 2:
         false = figures["first_wrong_step"]["found"]
-        # A flip has no false step: what fails is that its answer follows from them.
+        # A flip has no false statement: what fails is that its answer follows from them.
         rest = ": in the others a number, a link or the answer does not follow" if false < (1 - mine) / 2 else ""
         out = (
             f" Not consistent: {_percent(mine)} are fully so, of the chosen {_percent(other)}; "
-            f"a false step is found in {_percent(false)}{rest}."
+            f"a false statement is found in {_percent(false)}{rest}."
         )
     else:
         out = f" Fully consistent: {_known(mine)} of the rejected, {_known(other)} of the chosen."
     bare = [f"{n:,} {side}" for side in ("rejected", "chosen") if (n := found[side]["nothing_to_check"])]
     return f"{out} Without a step to check: {' and '.join(bare)} of {figures['pairs']:,} pairs." if bare else out
+
+
+def _first_errors(figures: Mapping[str, Any]) -> str:
+    """How often rules decide the first wrong step, where it then stands, and what they had to go by."""
+    found, pairs = figures["first_error"], figures["pairs"]
+    out = f" The first wrong step is decided in {found['decided']:,} of {pairs:,} pairs ({_percent(found['share'])})"
+    out += "" if found["quartiles"] is None else f", at {found['quartiles'][1]:.2f} in the median (0 first, 1 last)"
+    if not found["with_gold"]:
+        return f"{out}; without gold answers by false statements alone."
+    bare = pairs - found["with_gold"]
+    return f"{out}; in {bare:,} without a gold answer by false statements alone." if bare else f"{out}."
+
+
+def _deciders(by: Mapping[str, int]) -> str:
+    return " / ".join(f"{by.get(rule, 0):,}" for rule in ("arithmetic", "consistency", "only_step"))
 
 
 def _known(share: Any) -> str:

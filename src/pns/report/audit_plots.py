@@ -20,11 +20,17 @@ def all_drawings(figures: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
         ("Can it tell chosen from rejected? AUC with 95 % intervals over problems; 0.5: it cannot.", aucs(figures)),
         ("Words that separate a rejected response from the nearest chosen one, as a share.",
          spread(rows, "edit_distance", "normalised edit distance in words")),
-        ("Where the first false arithmetic step stands.",
-         spread(rows, "first_wrong_step", "position of the first false step, 0 first to 1 last")),
+        (f"Where the first wrong step stands, of the {_decided(figures)} for which rules decide it.",
+         spread(rows, "first_error", "position of the first wrong step, 0 first to 1 last")),
         ("Raw scores of the reward model, chosen and rejected.", reward_scores(rows)),
     ]  # fmt: skip
     return [(caption, drawing) for caption, drawing in found if drawing is not None]
+
+
+def _decided(figures: Mapping[str, Any]) -> str:
+    found = [f["first_error"] for f in figures.values()]
+    n = sum(f["decided"] for f in found)
+    return f"{n:,} of {n + sum(f['undecided'] for f in found):,} pairs"
 
 
 def aucs(figures: Mapping[str, Any]) -> Markup | None:
