@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from e2e.conftest import Micro
 from pns.cli import app
+from pns.records import Pair, Response, Verdict, write_parquet
 
 pytestmark = pytest.mark.e2e
 
@@ -128,6 +130,44 @@ def test_a_small_transformer_sees_what_is_in_the_words(tmp_path: Path) -> None:
     assert found["transformer"]["auc"] > 0.9
 
 
+def test_pairs_of_a_stage_are_compared_with_the_correct_rollouts_that_they_were_made_from(tmp_path: Path) -> None:
+    """Of a study with two seeds; without the rollouts, and elsewhere, there are the chosen sides alone."""
+    stages = tmp_path / "stages"
+    gold = rows(12, "pns")
+    for seed, outcome in (("s1", "correct"), ("s2", "wrong")):
+        stage, rollouts = stages / f"{seed}-pairs-aa", stages / f"{seed}-rollouts-pairs-bb"
+        for folder, state in (
+            (stage, {"name": "pairs", "inputs": {"rollouts-pairs": seed}, "digest": "x"}),
+            (rollouts, {"name": "rollouts-pairs", "inputs": {}, "digest": seed}),
+        ):
+            folder.mkdir(parents=True)
+            (folder / "stage.json").write_text(json.dumps(state))
+        made, drawn = [], []
+        for i, row in enumerate(gold):
+            side = {key: row[key] for key in ("prompt", "chosen", "rejected", "method")}
+            made.append(Pair(problem_id=str(i), chosen_answer=str(row["answer"]), **side))
+            for n, said in enumerate((outcome, "wrong", "undecided")):
+                verdict = Verdict(outcome=said, reason="")
+                drawn.append(Response(problem_id=str(i), text=f"{n}", index=n, source="policy", verdict=verdict))
+        write_parquet(stage / "matched-pns.parquet", made)
+        write_parquet(rollouts / "responses.parquet", drawn)
+
+    def nearest(file: Path) -> Any:
+        code, said = run(
+            file, "--gold", "chosen_answer", "--out", tmp_path / "audit", "--force", "--detector", "length"
+        )
+        assert code == 0, said
+        assert ("nearest correct response" in said) != ("nearest chosen response" in said)
+        return json.loads((tmp_path / "audit" / "audit.json").read_text())["methods"]["pairs"]["nearest"]
+
+    file = stages / "s1-pairs-aa" / "matched-pns.parquet"
+    assert nearest(file) == {"chosen": 1, "rollouts": 1}
+    assert nearest(stages / "s2-pairs-aa" / "matched-pns.parquet") == {"chosen": 1, "rollouts": 0}, "none is correct"
+    assert nearest(Path(shutil.copy(file, tmp_path))) == {"chosen": 1, "rollouts": 0}
+    shutil.rmtree(stages / "s1-rollouts-pairs-bb")
+    assert nearest(file) == {"chosen": 1, "rollouts": 0}
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("e2e")
 def test_a_run(smoke: Micro, own: Micro, tmp_path: Path) -> None:
@@ -141,6 +181,8 @@ def test_a_run(smoke: Micro, own: Micro, tmp_path: Path) -> None:
     for method in found["methods"].values():
         assert method["detectors"]["reward_model"]["auc"] is not None
         assert set(method["truth"]["rejected"]) == {"wrong"}, "by the run's own gold answers"
+        assert method["first_error"]["with_gold"] == method["pairs"]
+        assert method["nearest"]["rollouts"] > 0, "the run's correct rollouts"
     page = (out / "index.html").read_text()
     assert "audit model" in page
     assert str(smoke.folder.parent) not in page

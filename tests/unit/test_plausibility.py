@@ -273,6 +273,38 @@ def test_without_gold_answers_false_statements_alone_decide_the_first_wrong_step
     )
 
 
+def test_a_rejected_response_is_compared_with_correct_rollouts_too() -> None:
+    """The rollout is one word away and the chosen side many; two texts with the same words are one."""
+    [*rows] = pairs(10, flipped)
+    far = [replace(pair, chosen=f"By counting on his fingers he gets \\boxed{{{pair.gold}}}") for pair in rows]
+    near = {pair.prompt: [pair.chosen, f"{pair.chosen} \n"] for pair in rows}
+    alone, each = audit_pairs(far, Audit())
+    more, _ = audit_pairs(far, Audit(correct=near))
+    assert (alone["m"]["nearest"], more["m"]["nearest"]) == ({"chosen": 1, "rollouts": 0}, {"chosen": 1, "rollouts": 1})
+    assert each[0]["compared"] == {"chosen": 1, "rollouts": 0}
+    assert more["m"]["edit_distance"]["quartiles"][2] < 0.2 < 0.5 < alone["m"]["edit_distance"]["quartiles"][0]
+    assert more["m"]["divergence"]["quartiles"][0] > alone["m"]["divergence"]["quartiles"][2]
+    many, _ = audit_pairs(far, Audit(correct={prompt: [f"{n}" for n in range(40)] for prompt in near}))
+    assert many["m"]["nearest"] == {"chosen": 1, "rollouts": 15}, "sixteen at most, the chosen one first"
+
+
+def test_table_and_page_say_what_a_rejected_response_was_compared_with(tmp_path: Path) -> None:
+    rows = pairs(10, flipped)
+    for more, row, count, words in (
+        ([], "words to the nearest chosen response, 0..1", ("  chosen responses a problem", ["1.00"]),
+         "the nearest chosen response (1.0 of them a problem)"),
+        (["a", "b"], "words to the nearest correct response, 0..1",
+         ("  correct ones a problem: chosen + rollouts", ["1.00 + 2.00"]),
+         "the nearest correct response (3.0 of them a problem: chosen side and the run&#39;s correct rollouts)"),
+    ):  # fmt: skip
+        figures, each = audit_pairs(rows, Audit(correct={pair.prompt: more for pair in rows}))
+        said = figure_rows(figures)
+        assert said[[name for name, _ in said].index(row) + 1] == count
+        assert build_audit_page(figures, each, rows, {}, tmp_path).read_text().count(words) == 3, (
+            "caption, its label, words"
+        )
+
+
 def test_near_copies_and_leaks() -> None:
     base = [*pairs(12, flipped)]
     words = " ".join(f"w{i}" for i in range(40))

@@ -91,8 +91,9 @@ def negatives(
     """Can something simple tell the rejected side from the chosen one? For any preference data, by method.
 
     AUCs of length alone, of n-grams, of a small transformer (these two learn on some problems and are asked about
-    others) and of a reward model; where the first wrong step stands if rules decide it, how far a rejected response is from the nearest
-    chosen one, which answers it gives, what leaks, what repeats. 0.5: this detector cannot tell. Below: it is fooled.
+    others) and of a reward model; where the first wrong step stands if rules decide it, how far a rejected response is
+    from the nearest chosen one (of a run or its pairs: from its correct rollouts, too), which answers it gives, what
+    leaks, what repeats. 0.5: this detector cannot tell. Below: it is fooled.
 
     Of a run: the pairs of all its methods, the gold answers of its problems, and its audit model, which selected nothing.
 
@@ -115,16 +116,16 @@ def negatives(
         told: dict[str, Any] = {"file": file.resolve().name, "baseline": baseline and baseline.name}
         if file.is_dir():
             _no_columns(columns, baseline)
-            told["regime"], pairs = _of_run(file, regime and regime.value)
+            told["regime"], pairs, correct = _of_run(file, regime and regime.value)
             source = source or _audit_model(file)
             if source is not None and recipe is None:
                 told["reward model"] = "the run's audit model"
         elif regime is not None:
             raise UserError("is for runs", field="--regime", remedy="leave it out for a file")
         else:
-            pairs = _read(file, baseline, columns)
+            pairs, correct = _read(file, baseline, columns)
         pairs = _some(pairs, limit, seed, file)
-        figures, rows = _audit(pairs, source, detector, folds, seed)
+        figures, rows = _audit(pairs, correct, source, detector, folds, seed)
         _write(out, figures, rows, pairs, {**told, "folds": folds, "limit": limit, "seed": seed})
         _show(figures)
         say(f"output: {out / 'index.html'}")
@@ -154,17 +155,22 @@ def _no_columns(columns: Any, baseline: Path | None) -> None:
         raise UserError("is for files", field="--baseline", remedy="leave it out: a run has rejection's pairs, or none")
 
 
-def _of_run(folder: Path, regime: str | None) -> tuple[str, list[Any]]:
+def _of_run(folder: Path, regime: str | None) -> tuple[str, list[Any], dict[str, list[str]]]:
+    """(regime, pairs, correct rollouts by prompt) of a run."""
     from pns.evaluation.preferences import Preference
-    from pns.exports.sources import pairs_of_run, run_problems
+    from pns.exports.sources import correct_rollouts, open_run, pairs_of_run, pairs_there, run_problems
 
     found, methods = pairs_of_run(folder, regime)
     gold = {p.id: p.answer for p in run_problems(folder, "pairs")}
-    return found, [
-        Preference(line, pair.prompt, pair.chosen, pair.rejected, method, gold[pair.problem_id])
-        for method, pairs in methods.items()
-        for line, pair in enumerate(pairs, 1)
-    ]
+    return (
+        found,
+        [
+            Preference(line, pair.prompt, pair.chosen, pair.rejected, method, gold[pair.problem_id])
+            for method, pairs in methods.items()
+            for line, pair in enumerate(pairs, 1)
+        ],
+        correct_rollouts(pairs_there(open_run(folder), found).values()),
+    )
 
 
 def _audit_model(folder: Path) -> Any:
@@ -184,8 +190,10 @@ def _audit_model(folder: Path) -> Any:
     return RewardModelSource(path=str(there[0]), calibration=there[0].parent, device=device)
 
 
-def _read(file: Path, baseline: Path | None, columns: Any) -> list[Any]:
+def _read(file: Path, baseline: Path | None, columns: Any) -> tuple[list[Any], dict[str, list[str]]]:
+    """(pairs, correct rollouts by prompt) of a file; rollouts only where a stage of ours made it."""
     from pns.evaluation.preferences import BASELINE, ONE_METHOD, read_preferences
+    from pns.exports.sources import correct_rollouts
 
     pairs = read_preferences(file, columns, ONE_METHOD)
     if baseline is not None:
@@ -196,7 +204,7 @@ def _read(file: Path, baseline: Path | None, columns: Any) -> list[Any]:
         from dataclasses import replace
 
         pairs += read_preferences(baseline, replace(columns, method=None), BASELINE)
-    return pairs
+    return pairs, correct_rollouts([file] if baseline is None else [file, baseline])
 
 
 def _some(pairs: list[Any], limit: int | None, seed: int, file: Path) -> list[Any]:
@@ -210,7 +218,7 @@ def _some(pairs: list[Any], limit: int | None, seed: int, file: Path) -> list[An
 
 
 def _audit(
-    pairs: list[Any], source: Any, asked: list[Detector] | None, folds: int, seed: int
+    pairs: list[Any], correct: dict[str, list[str]], source: Any, asked: list[Detector] | None, folds: int, seed: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     from pns.commands.tables import progress
     from pns.evaluation.plausibility import Audit, audit_pairs, parts
@@ -220,7 +228,7 @@ def _audit(
     with _reward_model(source) as model, Verifier() as verifier, progress(console(), "auditing") as bar:
         how = Audit(
             detectors=detectors, reward_model=model, verifier=verifier if any(p.gold for p in pairs) else None,
-            folds=folds, seed=seed,
+            correct=correct, folds=folds, seed=seed,
         )  # fmt: skip
         names = parts(pairs, how)
 

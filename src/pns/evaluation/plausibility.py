@@ -8,7 +8,7 @@ rejection samples, and beside what the steps themselves say.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -51,12 +51,14 @@ class Audit:
         detectors: name -> how it learns; each is cross-validated over problems.
         reward_model: scores both sides raw, in any unit; it learns nothing here.
         verifier: for the gold answers, where the pairs have them.
+        correct: prompt -> correct responses that a rejected one is compared with beside the chosen ones in the data.
         folds: of the cross-validation. samples: of the bootstrap. seed: of both.
     """
 
     detectors: Mapping[str, Fit] = field(default_factory=dict)
     reward_model: Scorer | None = None
     verifier: Verifier | None = None
+    correct: Mapping[str, Sequence[str]] = field(default_factory=dict)
     folds: int = FOLDS
     samples: int = 2000
     seed: int = 0
@@ -70,13 +72,15 @@ def audit_pairs(
     Returns:
         method -> figures: `detectors` (AUC of chosen above rejected in 0..1, share of pairs that are ranked so,
         each with a 95 % interval over problems), `consistent`, `first_error` (see `_errors`), `first_wrong_step` (`found`:
-        the share with a false arithmetic statement, `quartiles`: where the first one stands), `edit_distance`, `length_ratio`,
+        the share with a false arithmetic statement, `quartiles`: where the first one stands), `edit_distance`
+        (to the nearest correct response of the problem), `nearest` (how many were compared a problem, in the mean: `chosen`
+        ones in the data, and further `rollouts`, those of `how.correct`; at most 16 together), `divergence`, `length_ratio`,
         `answers` (`distinct_a_problem`: different texts, of the problems that have any; with gold answers the decidably wrong
         ones alone), `leaks`, `duplicates`, and `truth` where there are gold answers. Shares are in 0..1, distances of words in
         0..1 (0: the same text), positions in 0..1 (0: the first step).
     """
     scores = _detected(pairs, how, progress)
-    rows = _each(pairs, partial(progress, STEPS))
+    rows = _each(pairs, how.correct, partial(progress, STEPS))
     for i, row in enumerate(rows):
         row["scores"] = {
             name: [float(a[i]), float(b[i])] for name, (a, b) in scores.items() if np.isfinite(a[i] + b[i])
@@ -173,21 +177,20 @@ def _detector(pairs: Sequence[Preference], chosen: Floats, rejected: Floats, how
     }  # fmt: skip
 
 
-def _each(pairs: Sequence[Preference], step: Step) -> list[dict[str, Any]]:
-    """What each pair says by itself, and beside the correct responses to its prompt."""
-    correct: dict[str, dict[str, list[str]]] = {}
-    for pair in pairs:
-        known = correct.setdefault(pair.prompt, {})
-        if len(known) < COMPARED:
-            known.setdefault(pair.chosen, _words(pair.chosen))
+def _each(pairs: Sequence[Preference], more: Mapping[str, Sequence[str]], step: Step) -> list[dict[str, Any]]:
+    """What each pair says by itself, and beside the correct responses to its prompt: chosen ones, and `more`."""
+    correct = _correct((pair.prompt, pair.chosen) for pair in pairs)
+    chosen = {prompt: len(known) for prompt, known in correct.items()}
+    _correct(((prompt, text) for prompt in correct for text in more.get(prompt, ())), correct)
     out: list[dict[str, Any]] = []
     for pair in pairs:
         step(len(out), len(pairs))
         words = _words(pair.rejected)
-        distance, nearest = min((_distance(words, other), other) for other in correct[pair.prompt].values())
+        distance, nearest = min((_distance(words, other), other) for other in correct[pair.prompt])
         out.append(
             {
                 "line": pair.line, "method": pair.method, "edit_distance": distance,
+                "compared": {"chosen": chosen[pair.prompt], "rollouts": len(correct[pair.prompt]) - chosen[pair.prompt]},
                 "divergence": _common(words, nearest) / max(1, len(words)),
                 "length_ratio": len(words) / max(1, len(_words(pair.chosen))),
                 # A false statement need not be the first wrong step, see `first_error`. The key is that of older results.
@@ -199,6 +202,18 @@ def _each(pairs: Sequence[Preference], step: Step) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     step(len(out), len(pairs))
+    return out
+
+
+def _correct(
+    texts: Iterable[tuple[str, str]], known: dict[str, dict[tuple[str, ...], None]] | None = None
+) -> dict[str, dict[tuple[str, ...], None]]:
+    """Prompt -> words of its responses, each once and at most COMPARED of them, behind those that are `known`."""
+    out = {} if known is None else known
+    for prompt, text in texts:
+        mine = out.setdefault(prompt, {})
+        if len(mine) < COMPARED:
+            mine[tuple(_words(text))] = None
     return out
 
 
@@ -249,11 +264,11 @@ def _words(text: str) -> list[str]:
     return text.split()[:LONGEST]
 
 
-def _distance(left: list[str], right: list[str]) -> float:
+def _distance(left: Sequence[str], right: Sequence[str]) -> float:
     return float(Levenshtein.normalized_distance(left, right))
 
 
-def _common(left: list[str], right: list[str]) -> int:
+def _common(left: Sequence[str], right: Sequence[str]) -> int:
     """How many words they share from the beginning."""
     return next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
 
@@ -289,6 +304,7 @@ def _figures(pairs: Sequence[Preference], rows: Sequence[dict[str, Any]]) -> dic
         "first_wrong_step": {"found": len(false) / len(rows), "quartiles": quartiles(false)},
         **{name: {"quartiles": quartiles([row[name] for row in rows])}
            for name in ("edit_distance", "divergence", "length_ratio")},
+        "nearest": _nearest(pairs, rows),
         "answers": {
             "none": sum(row["answer"] is None for row in rows) / len(rows),
             "distinct_a_problem": sum(map(len, answers.values())) / len(answers) if answers else None,
@@ -301,6 +317,12 @@ def _figures(pairs: Sequence[Preference], rows: Sequence[dict[str, Any]]) -> dic
     if told:
         out["truth"] = {side: dict(Counter(truth[side] for truth in told)) for side in ("chosen", "rejected")}
     return out
+
+
+def _nearest(pairs: Sequence[Preference], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """With how many correct responses a rejected one is compared, in the mean over problems."""
+    by_problem = {pair.prompt: row["compared"] for pair, row in zip(pairs, rows, strict=True)}
+    return {kind: sum(n[kind] for n in by_problem.values()) / len(by_problem) for kind in ("chosen", "rollouts")}
 
 
 def _errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from pns.parts.negatives import REGIMES
 from pns.records import Pair, Problem, Response, Scores, read_parquet
 from pns.rows import KINDS, Row, column_names, message, missing_column, read_rows, text
 from pns.run import Run, check_of_recipe
+from pns.streams import read_responses
 
 _USUAL = {"prompt": ("prompt", "problem", "question"), "chosen": ("chosen",), "rejected": ("rejected",)}
 _METHOD = ("method", "source")
@@ -84,6 +86,47 @@ def pairs_of_run(folder: Path, regime: str | None) -> tuple[str, dict[str, list[
         f"this run has no {regime + ' ' if regime else ''}pairs", file=folder, field=None if regime is None else "--regime",
         remedy="finish the run, or choose a regime that its recipe makes (pairs.regimes)",
     )  # fmt: skip
+
+
+def correct_rollouts(files: Iterable[Path]) -> dict[str, list[str]]:
+    """Prompt -> distinct texts that were verified correct, of the rollouts from which stages of ours made these pairs.
+
+    Which rollouts those are, is told by the digests in stage.json, so that a study may have many. A file that is in no stage
+    of pairs has none, and no more has one whose rollouts are gone.
+
+    Args:
+        files: tables of pairs, of a run's or a study's stages or of anybody's.
+    """
+    prompts: dict[Path, dict[str, str]] = {}
+    for file in files:
+        stage = file.resolve().parent
+        if file.suffix == ".parquet" and _state(stage).get("name") == "pairs":
+            prompts.setdefault(stage, {}).update((p.problem_id, p.prompt) for p in read_parquet(file, Pair))
+    out: dict[str, dict[str, None]] = {}
+    for stage, asked in prompts.items():
+        for path in _rollouts(stage):
+            for r in read_responses(path):
+                if r.problem_id in asked and r.verdict is not None and r.verdict.outcome == "correct":
+                    out.setdefault(asked[r.problem_id], {})[r.text] = None
+    return {prompt: list(texts) for prompt, texts in out.items()}
+
+
+def _rollouts(stage: Path) -> list[Path]:
+    """The files of rollouts that a stage of pairs was made from, as far as they are there."""
+    inputs = _state(stage).get("inputs", {})
+    wanted = {inputs.get(name) for name in ("rollouts-pairs", "rollouts-generator")} - {None}
+    # A stage that still works, or is being replaced, has a suffix.
+    found = sorted(p for p in stage.parent.glob("*rollouts-*/responses.parquet") if not p.parent.suffix)
+    return [path for path in found if _state(path.parent).get("digest") in wanted]
+
+
+def _state(stage: Path) -> dict[str, Any]:
+    """stage.json of a stage's folder; empty for a folder of anything else."""
+    try:
+        found = json.loads((stage / "stage.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("inputs"), dict) else {}
 
 
 def check_regime(run: Run, regime: str) -> None:

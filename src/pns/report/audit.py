@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any
 
+from pns.evaluation.plausibility import COMPARED
 from pns.evaluation.preferences import BASELINE, Preference
 from pns.evaluation.texts import any_answer
 from pns.records import Pair
@@ -44,6 +45,8 @@ def build_audit_page(
         table=[(name, cells) for name, cells in figure_rows(figures)],
         drawings=audit_plots.all_drawings(figures, rows),
         examples=_examples(rows, pairs),
+        nearest=audit_plots.nearest(figures),
+        compared=COMPARED,
         settings=[(printable(name), printable(str(value))) for name, value in settings.items() if value is not None],
     )  # fmt: skip
     path = out / "index.html"
@@ -76,7 +79,7 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         ),
         ("  where, 0 first .. 1 last", [_quartiles(f["first_error"]["quartiles"]) for f in every]),
         ("  by statement / answer / chosen side", [_deciders(f["first_error"]["by"]) for f in every]),
-        ("words to the nearest chosen, 0..1", [_quartiles(f["edit_distance"]["quartiles"]) for f in every]),
+        *_distances(every),
         ("same words until, 0..1", [_quartiles(f["divergence"]["quartiles"]) for f in every]),
         ("length, rejected / chosen", [_quartiles(f["length_ratio"]["quartiles"]) for f in every]),
         ("no answer found", [_percent(f["answers"]["none"]) for f in every]),
@@ -90,6 +93,17 @@ def figure_rows(figures: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         out.append(("rejected: wrong / undecided / correct", [_truth(f, "rejected") for f in every]))
         out.append(("chosen: wrong / undecided / correct", [_truth(f, "chosen") for f in every]))
     return out
+
+
+def _distances(every: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The edit distances, and with how many responses each was compared: of which kinds, only where there are two."""
+    cells = [_quartiles(f["edit_distance"]["quartiles"]) for f in every]
+    kinds = [(_number(f["nearest"]["chosen"]), _number(f["nearest"]["rollouts"])) for f in every]
+    if not any(f["nearest"]["rollouts"] for f in every):
+        told = ("  chosen responses a problem", [chosen for chosen, _ in kinds])
+        return [("words to the nearest chosen response, 0..1", cells), told]
+    told = ("  correct ones a problem: chosen + rollouts", [" + ".join(both) for both in kinds])
+    return [("words to the nearest correct response, 0..1", cells), told]
 
 
 def verdicts(figures: Mapping[str, Any]) -> list[str]:

@@ -18,13 +18,28 @@ def all_drawings(figures: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) 
     """(caption, drawing) of what there is."""
     found = [
         ("Can it tell chosen from rejected? AUC with 95 % intervals over problems; 0.5: it cannot.", aucs(figures)),
-        ("Words that separate a rejected response from the nearest chosen one, as a share.",
+        (f"Words that separate a rejected response from {nearest(figures)}, as a share.",
          spread(rows, "edit_distance", "normalised edit distance in words")),
         (f"Where the first wrong step stands, of the {_decided(figures)} for which rules decide it.",
          spread(rows, "first_error", "position of the first wrong step, 0 first to 1 last")),
         ("Raw scores of the reward model, chosen and rejected.", reward_scores(rows)),
     ]  # fmt: skip
     return [(caption, drawing) for caption, drawing in found if drawing is not None]
+
+
+def nearest(figures: Mapping[str, Any]) -> str:
+    """What a rejected response is compared with, in words, and how many of them a problem has."""
+    found = [f["nearest"] for f in figures.values()]
+    if not any(n["rollouts"] for n in found):
+        return f"the nearest chosen response ({_range([n['chosen'] for n in found])} of them a problem)"
+    n = _range([n["chosen"] + n["rollouts"] for n in found])
+    return f"the nearest correct response ({n} of them a problem: chosen side and the run's correct rollouts)"
+
+
+def _range(values: Sequence[float]) -> str:
+    """One figure where methods have the same, otherwise from the least to the most."""
+    ends = [f"{min(values):.1f}", f"{max(values):.1f}"]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _decided(figures: Mapping[str, Any]) -> str:
