@@ -18,9 +18,9 @@ from pns import fingerprints, pipeline
 from pns.display import Display
 from pns.errors import UserError
 from pns.launch import Launcher
-from pns.recipe import ModelPart, Recipe
+from pns.named import check_named
+from pns.recipe import Recipe
 from pns.run import Run, check_of_recipe, read_json, write_atomic, write_json
-from pns.sampling.make import check_engine
 from pns.scheduler import Done, Task, lock_of, published, run_tasks
 from pns.worker import wait_for_left_over
 
@@ -101,7 +101,7 @@ def check(
         if state is not None and not (name in stale and name in wanted):
             plan.done[name] = state
     _check_inputs(run, plan, single)
-    _check_named(recipe, {name: plan.tasks[name].stage for name in wanted - set(plan.done)})
+    check_named((plan.tasks[name].stage, recipe) for name in wanted - set(plan.done))
     return plan
 
 
@@ -136,26 +136,6 @@ def _check_inputs(run: Run, plan: _Plan, single: list[str]) -> None:
             )
     for name in single:
         plan.done.pop(name, None)
-
-
-def _check_named(recipe: Recipe, ahead: Mapping[str, pipeline.Stage]) -> None:
-    """What the stages ahead have from beside the run: told before hours of training, not after them. No hub is asked."""
-    if any("engine" in stage.keys for stage in ahead.values()):
-        check_engine(recipe.engine)
-    source, prompted = recipe.reward.reward_model, recipe.negatives.prompted
-    if source is not None and any("reward" in stage.keys for stage in ahead.values()):
-        from pns.rewards.build import calibration_of
-        from pns.training.pretrained import as_field, find_model
-
-        calibration_of(source)
-        # A directory may hold weights in forms that no training starts from: the model's own reader looks at it.
-        if source.path is not None and not Path(source.path).expanduser().is_dir():
-            with as_field("reward.reward_model"):
-                find_model(ModelPart(kind="pretrained", path=source.path, revision=source.revision))
-    if "negatives-prompted" in ahead and prompted.writer == "model":
-        from pns.training.pretrained import check_writer
-
-        check_writer(prompted, recipe.engine.kind)
 
 
 def _placed(tasks: Mapping[str, Task], labels: Mapping[str, str]) -> dict[str, Task]:

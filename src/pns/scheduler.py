@@ -13,6 +13,7 @@ from pns import gpus
 from pns.display import Display
 from pns.errors import StageStopped, UserError
 from pns.launch import TRAININGS, Launcher
+from pns.named import check_named
 from pns.pipeline import Stage
 from pns.recipe import Recipe
 from pns.run import Run
@@ -89,11 +90,12 @@ def run_tasks(
     it is made again, too.
 
     Raises:
-        UserError (also where a task needs a GPU that is not there), StageStopped, StageFailed. Whatever is published by
-        then stays.
+        UserError (also where a task needs a GPU, or its recipe names something, that is not here), StageStopped, StageFailed.
+        Whatever is published by then stays.
     """
     todo = [name for name in tasks if name in wanted and name not in done]
     gpus.check_here(((tasks[name].stage, tasks[name].recipe) for name in todo), launcher)
+    check_named((tasks[name].stage, tasks[name].recipe) for name in todo)
     display.begin(total=len(wanted), done=len(wanted) - len(todo))
     if not todo:
         return

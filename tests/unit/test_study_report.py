@@ -492,6 +492,14 @@ def test_another_study_is_told_before_it_changes_anything(done: tuple[Any, Run],
     assert {name: (run.folder / name).read_bytes() for name in before} == before
 
 
+def test_a_study_misses_what_a_late_stage_is_to_read_before_the_first(tmp_path: Path) -> None:
+    named = {"reward.reward_model": {"kind": "transformers", "path": "a/b"}}
+    run = Run.create(tmp_path / "study", "resume")
+    with pytest.raises(UserError, match="this reward model has no calibration"):
+        run_through(recipes(tmp_path, **{**SETTINGS, "set": named}), run)
+    assert not list(run.stages.glob("*"))
+
+
 def test_the_test_split_waits_for_the_protocol(done: tuple[Any, Run]) -> None:
     found, run = done
     run_through(found, run, until="tuning")
