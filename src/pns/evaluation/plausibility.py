@@ -179,9 +179,10 @@ def _detector(pairs: Sequence[Preference], chosen: Floats, rejected: Floats, how
 
 def _each(pairs: Sequence[Preference], more: Mapping[str, Sequence[str]], step: Step) -> list[dict[str, Any]]:
     """What each pair says by itself, and beside the correct responses to its prompt: chosen ones, and `more`."""
-    correct = _correct((pair.prompt, pair.chosen) for pair in pairs)
+    correct: dict[str, dict[tuple[str, ...], None]] = {}
+    _add(correct, ((pair.prompt, pair.chosen) for pair in pairs))
     chosen = {prompt: len(known) for prompt, known in correct.items()}
-    _correct(((prompt, text) for prompt in correct for text in more.get(prompt, ())), correct)
+    _add(correct, ((prompt, text) for prompt in chosen for text in more.get(prompt, ())))
     out: list[dict[str, Any]] = []
     for pair in pairs:
         step(len(out), len(pairs))
@@ -205,16 +206,12 @@ def _each(pairs: Sequence[Preference], more: Mapping[str, Sequence[str]], step: 
     return out
 
 
-def _correct(
-    texts: Iterable[tuple[str, str]], known: dict[str, dict[tuple[str, ...], None]] | None = None
-) -> dict[str, dict[tuple[str, ...], None]]:
-    """Prompt -> words of its responses, each once and at most COMPARED of them, behind those that are `known`."""
-    out = {} if known is None else known
+def _add(known: dict[str, dict[tuple[str, ...], None]], texts: Iterable[tuple[str, str]]) -> None:
+    """Adds words of responses to those known of their prompt, each once and at most COMPARED of them."""
     for prompt, text in texts:
-        mine = out.setdefault(prompt, {})
+        mine = known.setdefault(prompt, {})
         if len(mine) < COMPARED:
             mine[tuple(_words(text))] = None
-    return out
 
 
 def _checked(prompt: str, text: str) -> dict[str, Any]:

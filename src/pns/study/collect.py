@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,7 @@ class Collected:
         self.tasks = work.graph.tasks
         self.cells: dict[str, Cell] = {c.name: c for c in cells(work.study).values()}
         self.names = benchmarks(self._input(next(iter(scored.values())), "problems"))
-
-    @cached_property
-    def values(self) -> dict[tuple[str, int], dict[str, list[Any]]]:
-        """(cell, seed) -> kind -> for each benchmark its values."""
-        return {at: scores_of(self.folder(name), self.names) for at, name in self.scored.items()}
+        self.values = {at: scores_of(self.folder(name), self.names) for at, name in scored.items()}
 
     def folder(self, task: str) -> Path:
         """Where a task's result lies."""
@@ -74,13 +69,13 @@ class Collected:
         return None
 
 
-def collect(work: Work, run: Run, protocol: Mapping[str, Any], scored: Scored) -> dict[str, Any]:
+def collect(found: Collected, protocol: Mapping[str, Any]) -> dict[str, Any]:
     """All figures. Accuracies and differences are shares (0..1), KL is in nats a response."""
-    study, found = work.study, Collected(work, run, scored)
+    work, study = found.work, found.work.study
     samples, seed = study.bootstrap, seed_of(0, f"study/{study.name}")
     rows = {name: _cell(found, name, work, samples, seed) for name in found.cells if found.seeds(name)}
     planned = {name: list(cell.seeds) for name, cell in found.cells.items()}
-    missing = {n: [s for s in seeds if (n, s) not in scored] for n, seeds in planned.items()}
+    missing = {n: [s for s in seeds if (n, s) not in found.scored] for n, seeds in planned.items()}
     primary = [_contrast(found, a, b, study, samples, seed) for a, b in study.primary]
     family = _family(found, protocol)
     secondary = _with_holm({(a, b): _contrast(found, a, b, study, samples, seed) for a, b in family})
@@ -309,9 +304,9 @@ def _selected(found: Collected) -> dict[str, dict[int, Path]]:
     return {m: _anywhere(found, f"negatives-{m}") for m in found.work.recipes.base.negatives.sources()}
 
 
-def selected(work: Work, run: Run, scored: Scored) -> Iterator[tuple[str, int, Path]]:
+def selected(found: Collected) -> Iterator[tuple[str, int, Path]]:
     """Method, seed and folder of all selected negatives, of the seeds that have them."""
-    for method, folders in _selected(Collected(work, run, scored)).items():
+    for method, folders in _selected(found).items():
         yield from ((method, seed, folder) for seed, folder in folders.items())
 
 

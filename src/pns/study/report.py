@@ -8,7 +8,7 @@ from typing import Any
 from pns.report.study import build_study_page, reading
 from pns.run import Run, write_json
 from pns.study.cells import Recipes
-from pns.study.collect import collect, selected
+from pns.study.collect import Collected, collect, selected
 from pns.study.results import benchmarks, write_negatives, write_samples
 from pns.study.run import finished
 
@@ -23,7 +23,8 @@ def write_report(recipes: Recipes, run: Run) -> tuple[dict[str, Any], Path]:
         UserError: tuning is not over, or no cell is done.
     """
     work, protocol, scored = finished(recipes, run)
-    results = collect(work, run, protocol, scored)
+    found = Collected(work, run, scored)
+    results = collect(found, protocol)
     results["reading"] = reading(results)
     out = run.folder / "report"
     out.mkdir(exist_ok=True)
@@ -36,5 +37,5 @@ def write_report(recipes: Recipes, run: Run) -> tuple[dict[str, Any], Path]:
         ),
         out / "samples.parquet",
     )  # fmt: skip
-    write_negatives(selected(work, run, scored), out / "negatives.parquet")
+    write_negatives(selected(found), out / "negatives.parquet")
     return results, build_study_page(results, out)

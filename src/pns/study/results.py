@@ -1,4 +1,4 @@
-"""What finished cells say: accuracies by problem, read without the texts; all samples in one Parquet file."""
+"""What finished cells say: accuracies by problem, read without the texts; all samples in one Parquet file, all negatives in another."""
 
 from __future__ import annotations
 
